@@ -50,16 +50,17 @@ def load(data: bytes, *, max_bytes: int) -> Any:
 
 
 def _no_float(text: str) -> NoReturn:
-    raise ValueError(f"{text!r} is a float; only integers have one canonical form")
+    raise ValueError(f"{text[:40]!r} is a float; only integers have one canonical form")
 
 
 def _check(value: Any) -> None:
     match value:
         case None | bool() | str():
             return
+        case int() if -INTEGER_LIMIT < value < INTEGER_LIMIT:
+            return
         case int():
-            if not -INTEGER_LIMIT < value < INTEGER_LIMIT:
-                raise MalformedError(f"not canonical JSON: {value} does not fit 53 bits")
+            raise MalformedError("not canonical JSON: an integer does not fit 53 bits")
         case list():
             for item in value:
                 _check(item)

@@ -78,7 +78,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Xcom:
-    """One pushed XCom. `value` is Airflow's serialised JSON as text: it may hold floats, which canonical JSON refuses."""
+    """One pushed XCom. `value` is Airflow's serialised JSON as text: it may hold floats, canonical JSON does not."""
 
     key: str
     value: str

@@ -30,14 +30,17 @@ def make_folder(dir_fd: int, name: str, *, mode: int = 0o700) -> None:
 
 
 def open_temporary(dir_fd: int, *, mode: int = 0o600) -> tuple[int, str]:
-    """A new write descriptor and its temporary name, for bytes that arrive piece by piece. Close it, then `publish_temporary`."""
+    """A new write descriptor and its temporary name, for bytes that arrive piece by piece.
+
+    Then `publish_temporary` or `discard_temporary`, and close the descriptor.
+    """
     name = TEMPORARY_PREFIX + secrets.token_hex(16)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(name, flags, mode, dir_fd=dir_fd), name
 
 
 def publish_temporary(dir_fd: int, temporary: str, fd: int, to_dir_fd: int, name: str) -> None:
-    """Sync `fd` and give its file the final `name`. For content-addressed names: an existing one is replaced by equals."""
+    """Sync `fd` and give its file the final `name`. What stands there is replaced: by equals, if content-addressed."""
     os.fsync(fd)
     os.rename(temporary, name, src_dir_fd=dir_fd, dst_dir_fd=to_dir_fd)
     os.fsync(to_dir_fd)
@@ -79,9 +82,17 @@ def create_exclusive(dir_fd: int, name: str, data: bytes, *, mode: int = 0o600) 
 
 
 def append(fd: int, data: bytes) -> None:
-    """Append to a journal opened with O_APPEND and wait until it is on disk."""
-    write_all(fd, [data])
-    os.fdatasync(fd)
+    """Append to a journal opened with O_APPEND by its only writer, and wait until it is on disk.
+
+    When that fails the journal is as long as before, so that the next record does not follow half of this one.
+    """
+    size = os.fstat(fd).st_size
+    try:
+        write_all(fd, [data])
+        os.fdatasync(fd)
+    except BaseException:
+        os.ftruncate(fd, size)
+        raise
 
 
 def write_all(fd: int, chunks: Iterable[bytes]) -> None:

@@ -1,7 +1,7 @@
 """DSSE envelopes (Dead Simple Signing Envelope, protocol v1): who signed which bytes, for which purpose.
 
-An envelope is canonical JSON: `{"payload": base64, "payloadType": text, "signatures": [{"keyid": hex, "sig": base64}]}`.
-What is signed is not the JSON but PAE("DSSEv1", type, payload), so a ticket can never be read as a grant:
+An envelope is canonical JSON: `{"payload": base64, "payloadType": text, "signatures": [{"keyid": hex,
+"sig": base64}]}`. What is signed is not the JSON but PAE("DSSEv1", type, payload), so a ticket is never read as a grant:
 
 >>> pae("http://example.com/HelloWorld", b"hello world")
 b'DSSEv1 29 http://example.com/HelloWorld 11 hello world'

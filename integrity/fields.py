@@ -66,7 +66,8 @@ class Fields:
         return Digest.parse(self.text(key))
 
     def binary(self, key: str, *, max_bytes: int) -> bytes:
-        return from_base64(self.text(key, max_chars=max_bytes * 2), f"{self._what}: {key!r}", max_bytes=max_bytes)
+        max_chars = (max_bytes + 2) // 3 * 4
+        return from_base64(self.text(key, max_chars=max_chars), f"{self._what}: {key!r}", max_bytes=max_bytes)
 
     def optional(self, key: str, read: Callable[[str], T]) -> T | None:
         """`None` where the field is null, else what `read` (a method of this object) makes of it."""

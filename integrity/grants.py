@@ -94,11 +94,11 @@ class Grant:
 def seal(
     secrets: Secrets, *, launch_id: str, ticket_digest: Digest, claim_digest: Digest, to: SealTo, key: SigningKey
 ) -> bytes:
-    """The signed envelope's bytes. Raises `MalformedError` when the secrets are over `MAX_SECRET_BYTES`."""
+    """The signed envelope's bytes. Raises `OutOfScopeError` when the secrets are over `MAX_SECRET_BYTES`."""
     plaintext = secrets.to_bytes()
     if len(plaintext) > MAX_SECRET_BYTES:
         raise OutOfScopeError(
-            f"the grant would be {len(plaintext)} bytes, the limit is {MAX_SECRET_BYTES}: grant less, or push smaller XComs"
+            f"the grant has {len(plaintext)} bytes, the limit is {MAX_SECRET_BYTES}: grant less, or push smaller XComs"
         )
     grant = Grant(
         launch_id=launch_id,
@@ -112,8 +112,8 @@ def seal(
 def open_sealed(
     envelope: bytes, ring: KeyRing, *, ticket_digest: Digest, claim_digest: Digest, key: SealingKey
 ) -> bytes:
-    """The plaintext for the pipe. 1 signed by a trusted API key; 2 for this ticket; 3 for this claim; 4 sealed to us for
-    this ticket; 5 canonical secrets. Raises `SignatureError`, `OutOfScopeError` or `MalformedError`."""
+    """The plaintext for the pipe. 1 signed by a trusted API key; 2 for this ticket; 3 for this claim; 4 sealed to us
+    for this ticket; 5 canonical secrets. Raises `SignatureError`, `OutOfScopeError` or `MalformedError`."""
     payload, _ = envelopes.verify(envelope, payload_type=PAYLOAD_TYPE, ring=ring)
     grant = Grant.from_bytes(payload)
     if grant.ticket_digest != ticket_digest or grant.claim_digest != claim_digest:

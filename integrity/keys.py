@@ -21,6 +21,16 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from integrity.errors import MalformedError, SignatureError
 
 KEY_BYTES = 32
+_SIGN_BIT = 1 << 255
+_PRIME = 2**255 - 19
+# The y-coordinates of the points of small order, also written unreduced: under such a key anybody can sign.
+_WEAK_Y = frozenset(
+    [
+        *(0, 1, _PRIME - 1, _PRIME, _PRIME + 1),
+        int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little"),
+        int.from_bytes(bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"), "little"),
+    ]
+)
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
 
@@ -32,6 +42,8 @@ class VerifyKey:
 
     def __post_init__(self) -> None:
         _sized(self.raw, "a public signing key")
+        if int.from_bytes(self.raw, "little") % _SIGN_BIT in _WEAK_Y:
+            raise MalformedError("this public signing key is a point of small order: no honest program makes it")
 
     @property
     def key_id(self) -> str:
@@ -76,6 +88,12 @@ class SealTo:
 
     def __post_init__(self) -> None:
         _sized(self.raw, "a public sealing key")
+        try:
+            X25519PrivateKey.from_private_bytes(bytes(KEY_BYTES)).exchange(X25519PublicKey.from_public_bytes(self.raw))
+        except ValueError:
+            raise MalformedError(
+                "this public sealing key is a point of small order: no honest program makes it"
+            ) from None
 
     def seal(self, plaintext: bytes, *, info: bytes) -> bytes:
         """HPKE: encapsulated key and ciphertext, for the holder of the private key and this `info` only."""

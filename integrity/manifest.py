@@ -8,6 +8,7 @@ any byte of the archive is imported. Payload type `application/vnd.dagseal.manif
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from integrity import canonical, envelopes, names
@@ -37,7 +38,9 @@ class Member:
     @classmethod
     def from_json(cls, value: Any) -> Member:
         fields = Fields(value, "member")
-        member = cls(name=fields.text("name", max_chars=1024), size=fields.integer("size"), digest=fields.digest("digest"))
+        member = cls(
+            name=fields.text("name", max_chars=1024), size=fields.integer("size"), digest=fields.digest("digest")
+        )
         fields.done()
         return member
 
@@ -197,5 +200,5 @@ def verify(envelope: bytes, ring: KeyRing) -> VerifiedManifest:
 
 
 def _strictly_sorted(keys: list[str], what: str) -> None:
-    if any(a >= b for a, b in zip(keys, keys[1:], strict=False)):
+    if any(a >= b for a, b in pairwise(keys)):
         raise MalformedError(f"manifest: {what} are to be sorted, each named once")

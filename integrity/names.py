@@ -1,6 +1,7 @@
 """Which names are names. Every rule is a full match with a length cap, applied before a name is used for anything.
 
-A name that passes here is safe as a file name, in a log line, in a URL path after quoting, and on a terminal.
+A name that passes here is safe in a log line, in a URL path after quoting, and on a terminal, and is never `.` or `..`.
+Archives, principals, groups, workers and ids are safe as file names as well.
 """
 
 from __future__ import annotations
@@ -26,15 +27,18 @@ _RULES: dict[str, tuple[re.Pattern[str], str]] = {
     "group": (re.compile(r"[a-z0-9][a-z0-9._@-]{0,99}"), "lower-case letters, digits and ._@- , at most 100"),
     "worker": (re.compile(r"[a-z0-9][a-z0-9._-]{0,99}"), "lower-case letters, digits and ._- , at most 100"),
     "connection": (re.compile(r"[\w#!()./:\\-]{1,250}"), "as Airflow's conn_id: word characters and #!()-./:\\"),
-    "variable": (re.compile(r"[^\x00-\x1f\x7f]{1,250}"), "1 to 250 characters, none of them a control character"),
+    "variable": (
+        re.compile(r"[^\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]{1,250}"),
+        "1 to 250 characters, none of them a control character",
+    ),
     "id": (re.compile(r"[0-9a-f]{32}"), "32 lower-case hexadecimal characters"),
 }
 
 
 def check(kind: str, name: object) -> str:
-    """Return `name` if it is a good name of `kind` (a key of the table above). Raises `MalformedError` with the rule."""
+    """Return `name` if it is a good one of `kind` (a key of the table above). Raises `MalformedError` with the rule."""
     pattern, rule = _RULES[kind]
-    if not isinstance(name, str) or not pattern.fullmatch(name):
+    if not isinstance(name, str) or not pattern.fullmatch(name) or name in (".", ".."):
         shown = repr(name)[:80]
         raise MalformedError(f"{shown} is not a good name for a {kind}: {rule}")
     return name

@@ -22,7 +22,7 @@ CLOCK_SKEW_SECONDS = 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ticket:
-    """`audience` is the key id of the launcher; `task_digest` is None where the release declares task_check = archive."""
+    """`audience` is the key id of the launcher; `task_digest` is None where the release declares task_check=archive."""
 
     ticket_id: str
     launch_id: str
@@ -107,7 +107,7 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedTicket:
-    """A ticket whose signature, audience and time held. `digest` is that of the signed payload: what a grant is bound to."""
+    """A ticket whose signature, audience and time held. `digest`, of the signed payload, is what grants are bound to."""
 
     ticket: Ticket
     digest: Digest

@@ -1,0 +1,53 @@
+# make setup | quickstart | test | lint | bench | soak. Every target builds .venv first when it is missing or out of date.
+
+# Not the first python3 of the PATH: one that every account of the host can read, since tasks run as other users.
+PYTHON ?= /usr/bin/python3
+BIN    := .venv/bin
+SUITES := tests/unit tests/integration tests/attacks tests/faults tests/root tests/e2e
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
+
+.PHONY: setup quickstart test lint unit bench soak lock clean
+
+setup: .venv/.ready
+
+.venv/.ready: requirements/dev.txt pyproject.toml
+	@if ! $(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	        apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y python3 python3-venv make gcc; \
+	    else \
+	        echo "dagseal needs $(PYTHON) >= 3.11 with venv (Debian: python3-venv)" >&2; exit 1; \
+	    fi; \
+	fi
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install -q --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
+	$(BIN)/python -m compileall -q integrity submit_api worker_cache launcher dagseal
+	@touch $@
+
+quickstart: setup
+	@d=$$(mktemp -d) && chmod 755 $$d && $(BIN)/dagseal quickstart --dir $$d/quickstart; code=$$?; rm -rf $$d; exit $$code
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest $(SUITES)
+
+bench: setup
+	$(BIN)/python -m tests.bench
+
+soak: setup
+	$(BIN)/python -m pytest tests -m soak --timeout=7200
+
+# Hashed locks without index URLs. Needs uv.
+lock:
+	uv pip compile -q --python $(BIN)/python --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml -o requirements/runtime.txt
+	uv pip compile -q --python $(BIN)/python --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --all-extras pyproject.toml -o requirements/dev.txt
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,76 @@
+"""impersonation and group: who may run as which unix user, and who belongs together."""
+
+from __future__ import annotations
+
+import typer
+
+from dagseal.cli import printing
+from dagseal.cli.context import run_of
+
+_RULE_COLUMNS = ("id", "subject_kind", "subject", "dag_glob", "unix_user", "queue_glob", "created_by")
+
+
+def register(app: typer.Typer) -> None:
+    rules = typer.Typer(no_args_is_help=True)
+    rules.command()(allow)
+    rules.command("list")(list_rules)
+    rules.command("rm")(remove_rule)
+    app.add_typer(rules, name="impersonation", help="Whose tasks may run as which unix user.")
+    groups = typer.Typer(no_args_is_help=True)
+    groups.command("set")(set_group)
+    groups.command("list")(list_groups)
+    app.add_typer(groups, name="group", help="Groups that own archives and get grants.")
+
+
+def allow(
+    ctx: typer.Context,
+    subject: str = typer.Argument(..., metavar="OWNER", help="Whose tasks; with --group the group's."),
+    as_user: str = typer.Option(..., "--as-user", help="The unix user that they may run as."),
+    group: bool = typer.Option(False, "--group", help="OWNER is a group."),
+    dag: str = typer.Option("*", "--dag", metavar="GLOB"),
+    queue: str = typer.Option("*", "--queue", metavar="GLOB"),
+) -> None:
+    """Let the tasks of an owner or a group run as a unix user."""
+    body = {
+        "subject_kind": "group" if group else "principal",
+        "subject": subject,
+        "dag_glob": dag,
+        "unix_user": as_user,
+        "queue_glob": queue,
+    }
+    run = run_of(ctx)
+    printing.item(run, run.call(lambda client: client.send("POST", "/v1/impersonation-rules", body)), _RULE_COLUMNS)
+
+
+def list_rules(ctx: typer.Context) -> None:
+    """All rules."""
+    run = run_of(ctx)
+    printing.rows(run, run.call(lambda client: client.get("/v1/impersonation-rules"))["rules"], _RULE_COLUMNS)
+
+
+def remove_rule(ctx: typer.Context, rule_id: str = typer.Argument(..., metavar="ID")) -> None:
+    """Take a rule away."""
+    from worker_cache.client import segment
+
+    run = run_of(ctx)
+    run.call(lambda client: client.send("DELETE", f"/v1/impersonation-rules/{segment(rule_id)}"))
+    run.note(f"rule {rule_id} removed")
+
+
+def set_group(
+    ctx: typer.Context,
+    name: str = typer.Argument(..., metavar="NAME"),
+    members: list[str] = typer.Argument(None, metavar="[MEMBER...]", help="All members; none empties the group."),
+) -> None:
+    """Say who is in a group."""
+    from worker_cache.client import segment
+
+    run, body = run_of(ctx), {"members": members or []}
+    found = run.call(lambda client: client.send("PUT", f"/v1/groups/{segment(name)}", body))
+    printing.item(run, found, ("name", "members"))
+
+
+def list_groups(ctx: typer.Context) -> None:
+    """All groups and their members."""
+    run = run_of(ctx)
+    printing.rows(run, run.call(lambda client: client.get("/v1/groups"))["groups"], ("name", "members"))

@@ -1,0 +1,105 @@
+"""token and key: who may call, and what the API signs with."""
+
+from __future__ import annotations
+
+import typer
+
+from dagseal.cli import printing
+from dagseal.cli.context import run_of
+from dagseal.cli.exits import UsageError
+
+_COLUMNS = ("token_id", "principal", "kind", "admin", "created_at", "created_by", "expires_at", "revoked_at")
+
+
+def register(app: typer.Typer) -> None:
+    tokens = typer.Typer(no_args_is_help=True)
+    tokens.command()(create)
+    tokens.command("list")(list_tokens)
+    tokens.command()(revoke)
+    app.add_typer(tokens, name="token", help="Tokens of people and of CI.")
+    keys = typer.Typer(no_args_is_help=True)
+    keys.command("show")(key_show)
+    keys.command("fingerprint")(key_fingerprint)
+    app.add_typer(keys, name="key", help="The API's public key.")
+
+
+def create(
+    ctx: typer.Context,
+    principal: str = typer.Argument(..., metavar="PRINCIPAL"),
+    admin: bool = typer.Option(False, "--admin"),
+    expires_in: str | None = typer.Option(None, "--expires-in", metavar="DURATION", help="Such as 12h or 90d."),
+    out: str | None = typer.Option(None, "--out", metavar="FILE", help="Write it to a new file, 0600, not to stdout."),
+) -> None:
+    """Make a token. It is shown this once."""
+    import time
+
+    from dagseal.cli import secret_input
+    from dagseal.cli.commands.launches import seconds
+
+    run = run_of(ctx)
+    body: dict[str, object] = {"principal": principal, "admin": admin}
+    if expires_in is not None:
+        body["expires_at"] = (int(time.time()) + seconds(expires_in)) * 1_000_000
+    if out is not None:
+        secret_input.check_new(out)
+    made = run.call(lambda client: client.send("POST", "/v1/tokens", body))
+    if out is not None:
+        secret_input.write_new(out, made["token"])
+        made = {"token_id": made["token_id"], "token_file": out}
+    printing.item(run, made)
+
+
+def list_tokens(ctx: typer.Context) -> None:
+    """All tokens, without their secrets."""
+    run = run_of(ctx)
+    printing.rows(run, run.call(lambda client: client.get("/v1/tokens"))["tokens"], _COLUMNS)
+
+
+def revoke(ctx: typer.Context, token_id: str = typer.Argument(..., metavar="TOKEN_ID")) -> None:
+    """End a token now."""
+    from worker_cache.client import segment
+
+    run = run_of(ctx)
+    run.call(lambda client: client.send("DELETE", f"/v1/tokens/{segment(token_id)}"))
+    run.note(f"token {token_id} revoked")
+
+
+def key_show(ctx: typer.Context) -> None:
+    """The API's public key, read on the API's host (--config FILE of the API): for agents, launchers and `verify`."""
+    from submit_api import settings
+
+    run = run_of(ctx)
+    path = settings.load(run.config).verify_key_file
+    try:
+        with open(path, encoding="ascii") as file:
+            raw = bytes.fromhex(file.read(200).strip())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"the API's public key {path} cannot be read ({error}): run this on the API's host") from None
+    printing.item(run.without_config_file(), _described(raw))
+
+
+def key_fingerprint(
+    ctx: typer.Context,
+    key: str | None = typer.Argument(None, metavar="[BASE64]", help="Default: the api_key of your settings."),
+) -> None:
+    """The fingerprint of a public key: what two people compare."""
+    from integrity.errors import MalformedError
+    from integrity.fields import from_base64
+    from integrity.keys import KEY_BYTES
+
+    run = run_of(ctx)
+    text = key or run.settings.api_key
+    if text is None:
+        raise UsageError("no key: give it as base64, or set DAGSEAL_API_KEY")
+    try:
+        printing.item(run, _described(from_base64(text, "the key", max_bytes=KEY_BYTES)))
+    except MalformedError as error:
+        raise UsageError(str(error)) from None
+
+
+def _described(raw: bytes) -> dict[str, str]:
+    from integrity.fields import to_base64
+    from integrity.keys import VerifyKey
+
+    key = VerifyKey(raw)
+    return {"api_key": to_base64(key.raw), "fingerprint": key.key_id}

@@ -1,0 +1,139 @@
+"""worker: identity, enroll, list, revoke. A launcher's keys are believed because somebody compared their fingerprint."""
+
+from __future__ import annotations
+
+import hmac
+import json
+from typing import Any
+
+import typer
+
+from dagseal.cli import printing
+from dagseal.cli.context import Run, run_of
+from dagseal.cli.exits import UsageError
+
+DEFAULT_SOCKET = "/run/dagseal/launcher.sock"
+_COLUMNS = ("name", "queues", "fingerprint", "created_at", "revoked_at")
+
+
+def register(app: typer.Typer) -> None:
+    workers = typer.Typer(no_args_is_help=True)
+    workers.command()(identity)
+    workers.command()(enroll)
+    workers.command("list")(list_workers)
+    workers.command()(revoke)
+    app.add_typer(workers, name="worker", help="The hosts that may run tasks.")
+
+
+def identity(
+    ctx: typer.Context,
+    launcher_socket: str = typer.Option(DEFAULT_SOCKET, "--launcher-socket", metavar="PATH"),
+) -> None:
+    """Ask the launcher of this host for its public keys; with -o json for `enroll --identity-file`."""
+    printing.item(run_of(ctx), _ask(launcher_socket))
+
+
+def enroll(
+    ctx: typer.Context,
+    name: str = typer.Argument(..., metavar="NAME"),
+    queue: list[str] = typer.Option(["default"], "--queue", help="May be given more than once."),
+    launcher_socket: str = typer.Option(DEFAULT_SOCKET, "--launcher-socket", metavar="PATH"),
+    identity_file: str | None = typer.Option(
+        None, "--identity-file", metavar="FILE", help="Written by `worker identity -o json` on that host; - is stdin."
+    ),
+    fingerprint: str | None = typer.Option(
+        None, "--fingerprint", help="What the launcher's host shows; then nothing is asked."
+    ),
+    yes: bool = typer.Option(
+        False, "--yes", help="Ask nothing: this socket or file is known to be the launcher's own."
+    ),
+    out: str | None = typer.Option(None, "--out", metavar="FILE", help="Write the token to a new file, 0600."),
+) -> None:
+    """Trust a launcher, and make the token of its agent. The token is shown this once."""
+    from dagseal.cli import secret_input
+
+    run = run_of(ctx)
+    found = _from_file(identity_file) if identity_file else _ask(launcher_socket)
+    _compare(run, name, found, fingerprint, yes)
+    if out is not None:
+        secret_input.check_new(out)
+    body = {
+        "name": name,
+        "verify_key": found["verify_key"],
+        "sealing_key": found["sealing_key"],
+        "fingerprint": found["fingerprint"],
+        "queues": queue,
+    }
+    made = run.call(lambda client: client.send("POST", "/v1/workers", body))
+    if out is not None:
+        secret_input.write_new(out, made.pop("token"))
+        made["token_file"] = out
+    printing.item(run, made)
+
+
+def _compare(run: Run, name: str, found: dict[str, Any], given: str | None, yes: bool) -> None:
+    from integrity.errors import SignatureError
+
+    if given is None:
+        run.note(f"launcher of {name}: fingerprint {found['fingerprint']}")
+        if not yes:
+            run.confirm("Is this the fingerprint that `dagseal worker identity` shows on that host?")
+    elif not hmac.compare_digest(given.strip().lower().encode(), found["fingerprint"].encode()):
+        raise SignatureError(
+            f"the launcher's fingerprint is {found['fingerprint']}, not the given one: do not enroll it, and find out why"
+        )
+
+
+def _ask(launcher_socket: str) -> dict[str, Any]:
+    import asyncio
+
+    from worker_cache import agent
+
+    found = asyncio.run(agent.identify(launcher_socket))
+    return _described(found.verify_key.raw, found.sealing_key.raw) | {
+        "version": found.version,
+        "privileged": found.privileged,
+        "warnings": list(found.warnings),
+    }
+
+
+def _from_file(source: str) -> dict[str, Any]:
+    from dagseal.cli import secret_input
+    from integrity.errors import MalformedError
+    from integrity.fields import from_base64
+    from integrity.keys import KEY_BYTES
+
+    try:
+        value = json.loads(secret_input.read_bytes(source))
+        keys = [from_base64(value[key], key, max_bytes=KEY_BYTES) for key in ("verify_key", "sealing_key")]
+        return _described(*keys)
+    except (ValueError, KeyError, TypeError, MalformedError) as error:
+        raise UsageError(
+            f"{source} is not a launcher's identity ({error}): write it by `worker identity -o json`"
+        ) from None
+
+
+def _described(verify_key: bytes, sealing_key: bytes) -> dict[str, Any]:
+    from integrity.fields import to_base64
+    from integrity.keys import SealTo, VerifyKey
+
+    return {
+        "fingerprint": VerifyKey(verify_key).key_id,
+        "verify_key": to_base64(verify_key),
+        "sealing_key": to_base64(SealTo(sealing_key).raw),
+    }
+
+
+def list_workers(ctx: typer.Context) -> None:
+    """All workers."""
+    run = run_of(ctx)
+    printing.rows(run, run.call(lambda client: client.get("/v1/workers"))["workers"], _COLUMNS)
+
+
+def revoke(ctx: typer.Context, name: str = typer.Argument(..., metavar="NAME")) -> None:
+    """Take a worker's trust and its tokens away."""
+    from worker_cache.client import segment
+
+    run = run_of(ctx)
+    run.call(lambda client: client.send("DELETE", f"/v1/workers/{segment(name)}"))
+    run.note(f"worker {name} revoked")

@@ -1,0 +1,87 @@
+"""An archive: one `.py`, or one `.zip` of modules and the files beside them, accepted or refused by its bytes alone.
+
+Promise: `read` extracts nothing to disk, executes, compiles and parses no Python, and gives the same answer for the
+same bytes (under one version of Python, whose module names are reserved). Everything accepted is extracted by `zipfile`
+to exactly the members listed, and `zipimport` sees the same. A `.py` has one member, of the archive's own name; a zip's
+modules begin at its top level, as Airflow puts a packaged DAG on `sys.path`. That the source is Python, imports and
+defines a DAG is for the sandboxed describe to find out.
+
+Each refusal is an `UnsafeArchiveError` (or `InvalidArchiveError`: nothing in it, or no zip) with a stable `rule`: those
+of `integrity.zipreader`, `integrity.membernames` and `integrity.sources`.
+
+>>> [member.name for member in read("etl.py", b"import datetime\\n").members]
+['etl.py']
+>>> read("etl.zip", b"PK")
+Traceback (most recent call last):
+integrity.errors.InvalidArchiveError: this is not a zip file
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from integrity import manifest, membernames, names, sources
+from integrity.digests import Digest
+from integrity.errors import InvalidArchiveError
+from integrity.limits import DEFAULT, Limits
+from integrity.zipreader import END_MAGIC, LOCAL_MAGIC, read_members
+
+__all__ = ["TOO_LARGE_RULES", "Archive", "ArchiveMember", "Limits", "manifest_members", "read"]
+
+TOO_LARGE_RULES = frozenset({"source-too-large", "zip-expanded-too-large", "zip-too-many-entries"})
+"""The rules that are about size, not about content: HTTP answers 413 to them, 422 to the others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveMember:
+    """One file: its slash-separated relative name and its content."""
+
+    name: str
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Archive:
+    """What `read` accepted; `members` are sorted by name."""
+
+    name: str
+    kind: Literal["py", "zip"]
+    members: tuple[ArchiveMember, ...]
+
+
+def read(name: str, data: bytes | memoryview, limits: Limits = DEFAULT) -> Archive:
+    """The archive that `data` is. Raises `UnsafeArchiveError`, `InvalidArchiveError`; `MalformedError` for `name`."""
+    view = memoryview(data).cast("B")
+    kind: Literal["py", "zip"]
+    if names.archive_kind(name) == "py":
+        kind, files = "py", [_single_source(name, view, limits)]
+    else:
+        kind, files = "zip", sorted(read_members(view, limits))
+    if not any(member.endswith(".py") for member, _ in files):
+        raise InvalidArchiveError("no-dag-found", "there is no .py file in the archive")
+    membernames.check_modules(member for member, _ in files)
+    for member, content in files:
+        if member.endswith(".py"):
+            sources.check(member, content, limits)
+    return Archive(name=name, kind=kind, members=tuple(ArchiveMember(name=n, data=content) for n, content in files))
+
+
+def manifest_members(archive: Archive) -> tuple[manifest.Member, ...]:
+    """What the manifest says of the members, in its order."""
+    return tuple(
+        manifest.Member(name=member.name, size=len(member.data), digest=Digest.of(member.data))
+        for member in archive.members
+    )
+
+
+def _single_source(name: str, view: memoryview, limits: Limits) -> tuple[str, bytes]:
+    membernames.check(name, limits)
+    if view[:4] in (LOCAL_MAGIC, END_MAGIC):
+        raise InvalidArchiveError(
+            "unsupported-media-type", "this is a zip file: give it a name that ends in .zip", name
+        )
+    source = bytes(view)
+    if not source.strip():
+        raise InvalidArchiveError("no-dag-found", "the file is empty", name)
+    return name, source

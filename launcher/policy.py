@@ -1,0 +1,216 @@
+"""The launcher's one configuration file: TOML, owned by root, checked on the descriptor that is read.
+
+    [trust]        api_keys = ["<base64 of a public Ed25519 key>"]
+    [peers]        run = ["dagseal-agent"]   describe = ["dagseal-api"]      # who may ask for what, by account
+    [users]        allowed = ["etl"]  allowed_groups = []  banned = []  min_uid = 1000  parser = "dagseal-parser"
+    [paths]        socket = "/run/dagseal/launcher.sock"   state_dir = "/var/lib/dagseal/launcher"
+    [environment]  pass = ["AIRFLOW_CONN_LEGACY"]          # from the launcher's own environment, by name
+                   [environment.set]  AIRFLOW__CORE__DEFAULT_TIMEZONE = "utc"
+    [limits]       as in `Limits` below
+
+Unknown keys are refused, and so is an empty answer to a question that must be answered.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import stat
+import tomllib
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from integrity.errors import MalformedError, SettingsError
+from integrity.fields import from_base64
+from integrity.keys import KeyRing, VerifyKey
+from launcher.accounts import AccountRules
+
+MAX_FILE_BYTES = 64 * 1024
+DEFAULT_BANNED = ("bin", "daemon", "nobody", "root", "sys")
+_ENVIRONMENT_NAME = re.compile(r"[A-Z][A-Z0-9_]{0,250}")
+_PASSABLE = ("AIRFLOW_CONN_", "AIRFLOW_VAR_")
+# What makes the interpreter or the C library load code from elsewhere: a warm process starts as root with this environment.
+_NEVER_SET = ("LD_", "PYTHON", "GCONV_PATH", "LOCPATH", "GLIBC_TUNABLES")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Every limit carries its unit."""
+
+    max_archive_bytes: int = 64 * 1024 * 1024
+    max_log_bytes: int = 16 * 1024 * 1024
+    max_task_frame_bytes: int = 12 * 1024 * 1024
+    describe_timeout_seconds: int = 60
+    import_timeout_seconds: int = 60
+    grant_timeout_seconds: int = 60
+    secrets_timeout_seconds: int = 10
+    warm_start_timeout_seconds: int = 120
+    warm_idle_seconds: int = 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The file, valid by construction."""
+
+    ring: KeyRing
+    may_run: frozenset[str]
+    may_describe: frozenset[str]
+    users: AccountRules
+    parser: str
+    socket: str
+    state_dir: str
+    pass_environment: tuple[str, ...]
+    set_environment: dict[str, str]
+    limits: Limits
+
+
+def load(path: str) -> Policy:
+    """Read and check the file. Raises `SettingsError` with what to change."""
+    return parse(_read_trusted(path), path)
+
+
+def parse(text: str, path: str) -> Policy:
+    """The rules of the file; `path` is for messages."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: {error}") from None
+    section = _Section(document, path)
+    trust, peers, users = section.table("trust"), section.table("peers"), section.table("users")
+    paths, environment, limits = section.table("paths"), section.table("environment", {}), section.table("limits", {})
+    section.done()
+
+    try:
+        ring = KeyRing(
+            [VerifyKey(from_base64(key, "trust.api_keys", max_bytes=32)) for key in trust.strings("api_keys")]
+        )
+    except MalformedError as error:
+        raise SettingsError(f"{path}: trust.api_keys: {error}") from None
+    may_run, may_describe = frozenset(peers.strings("run")), frozenset(peers.strings("describe"))
+    parser = users.string("parser")
+    policy = Policy(
+        ring=ring,
+        may_run=may_run,
+        may_describe=may_describe,
+        users=AccountRules(
+            allowed=frozenset(users.strings("allowed", [])),
+            allowed_groups=frozenset(users.strings("allowed_groups", [])),
+            banned=frozenset(users.strings("banned", list(DEFAULT_BANNED))),
+            reserved=may_run | may_describe | {parser},
+            min_uid=users.integer("min_uid", 1000),
+        ),
+        parser=parser,
+        socket=paths.string("socket"),
+        state_dir=paths.string("state_dir"),
+        pass_environment=tuple(environment.strings("pass", [])),
+        set_environment=environment.strings_by_name("set"),
+        limits=Limits(**{f.name: limits.integer(f.name, f.default) for f in dataclasses.fields(Limits)}),
+    )
+    for name, where in (("socket", policy.socket), ("state_dir", policy.state_dir)):
+        if not os.path.isabs(where):
+            section.refuse(f"paths.{name} is to be an absolute path, not {where!r}")
+    for table in (trust, peers, users, paths, environment, limits):
+        table.done()
+    if not policy.users.allowed and not policy.users.allowed_groups:
+        section.refuse("users.allowed and users.allowed_groups are both empty: no task could run")
+    for name in (*policy.pass_environment, *policy.set_environment):
+        if not _ENVIRONMENT_NAME.fullmatch(name):
+            section.refuse(f"environment: {name!r} is not a good name")
+        if name.startswith(_NEVER_SET):
+            section.refuse(
+                f"environment.set: {name} would decide what code a process loads before it drops its privileges"
+            )
+    for name in policy.pass_environment:
+        if not name.startswith(_PASSABLE):
+            section.refuse(f"environment.pass: only {' and '.join(_PASSABLE)}… may be passed on, not {name}")
+    return policy
+
+
+class _Section:
+    """One TOML table; each key is taken once, by type."""
+
+    def __init__(self, table: dict[str, Any], path: str, prefix: str = "") -> None:
+        self._left = dict(table)
+        self._path = path
+        self._prefix = prefix
+
+    def refuse(self, why: str) -> NoReturn:
+        raise SettingsError(f"{self._path}: {why}")
+
+    def _take(self, key: str, default: Any, kind: type, what: str) -> Any:
+        value = self._left.pop(key, default)
+        if value is None:
+            self.refuse(f"{self._prefix}{key} is missing")
+        if not isinstance(value, kind) or isinstance(value, bool):
+            self.refuse(f"{self._prefix}{key} is to be {what}")
+        return value
+
+    def table(self, key: str, default: dict[str, Any] | None = None) -> _Section:
+        return _Section(self._take(key, default, dict, "a table"), self._path, f"{self._prefix}{key}.")
+
+    def string(self, key: str) -> str:
+        value: str = self._take(key, None, str, "text")
+        if not value:
+            self.refuse(f"{self._prefix}{key} is empty")
+        return value
+
+    def integer(self, key: str, default: Any) -> int:
+        value: int = self._take(key, default, int, "a whole number")
+        if value < 1:
+            self.refuse(f"{self._prefix}{key} is {value}, the least is 1")
+        return value
+
+    def strings(self, key: str, default: list[str] | None = None) -> list[str]:
+        value: list[str] = self._take(key, default, list, "a list of texts")
+        if not all(isinstance(item, str) and item for item in value):
+            self.refuse(f"{self._prefix}{key} is to be a list of texts")
+        if default is None and not value:
+            self.refuse(f"{self._prefix}{key} is empty")
+        return value
+
+    def strings_by_name(self, key: str) -> dict[str, str]:
+        value: dict[str, str] = self._take(key, {}, dict, "a table of texts")
+        if not all(isinstance(item, str) for item in value.values()):
+            self.refuse(f"{self._prefix}{key} is to be a table of texts")
+        return value
+
+    def done(self) -> None:
+        if self._left:
+            self.refuse(f"unknown keys: {', '.join(self._prefix + key for key in sorted(self._left))}")
+
+
+def _read_trusted(path: str) -> str:
+    """The file's text, if nobody but root (or the invoking user) could have written it or any folder above it."""
+    path = os.path.abspath(path)
+    try:
+        # O_NONBLOCK: a FIFO put there must not keep the launcher waiting.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}: the launcher needs its policy file") from None
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_FILE_BYTES:
+            raise SettingsError(f"{path}: is to be a regular file of at most {MAX_FILE_BYTES} bytes")
+        _require_trusted(found, path)
+        folder = os.path.dirname(path)
+        while True:
+            _require_trusted(os.lstat(folder), folder)
+            if folder == "/":
+                break
+            folder = os.path.dirname(folder)
+        return os.read(fd, MAX_FILE_BYTES).decode("utf-8")
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path}: is not UTF-8") from None
+    finally:
+        os.close(fd)
+
+
+def _require_trusted(found: os.stat_result, path: str) -> None:
+    if found.st_uid not in (0, os.geteuid()):
+        raise SettingsError(f"{path}: belongs to uid {found.st_uid}; it is to belong to root")
+    if stat.S_ISLNK(found.st_mode):
+        raise SettingsError(f"{path}: is a symbolic link; name the policy file by its real path")
+    sticky_folder = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX
+    if found.st_mode & 0o022 and not sticky_folder:
+        raise SettingsError(f"{path}: others may write it; run: chmod go-w {path}")

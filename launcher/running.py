@@ -1,0 +1,309 @@
+"""The `run` job: from a ticket and a descriptor to a signed result.
+
+    verify ─► fork ─► ready ─► claim ─► grant ─► secrets ─► finished ─► dead
+       └────────┴───────┴────────┴────────┴─► refused: no secret was given, nothing of the task is left
+
+Until the ticket is verified a refusal is unsigned, as there is nothing to bind it to; from then on every end is a result
+signed with the launcher's key and a line in its journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from integrity import claims, grants
+from integrity.claims import MAX_RESULT_BYTES, MAX_XCOMS, Claim, Result, Xcom
+from integrity.digests import Digest
+from integrity.envelopes import MAX_ENVELOPE_BYTES
+from integrity.errors import ArchiveError, DagsealError, MalformedError, SecurityError, UnauthorizedError
+from integrity.fields import to_base64
+from integrity.messages import Message
+from integrity.tickets import Ticket, VerifiedTicket
+from launcher.channel import Channel
+from launcher.checks import VerifiedRequest, check_request, check_ticket
+from launcher.context import Context, identity_of
+from launcher.describing import refusal
+from launcher.sealed import verify_and_seal
+from launcher.taskprocess import TaskProcess
+from launcher.warmpool import Kind
+
+EXIT_REFUSED = 77
+EXIT_KILLED = 137
+T = TypeVar("T")
+
+
+class Cancelled(Exception):
+    """The caller asked for it, or went away."""
+
+
+@dataclass(slots=True)
+class Run:
+    """One run while it lasts. Nobody else uses `caller` meanwhile."""
+
+    context: Context
+    caller: Channel
+    verified: VerifiedTicket
+    started_at: int
+    timings: dict[str, int] = field(default_factory=dict)
+    _word: asyncio.Task[Message] | None = None
+    _log_pump: asyncio.Task[None] | None = None
+
+    @property
+    def ticket(self) -> Ticket:
+        return self.verified.ticket
+
+    async def go(self, manifest_envelope: bytes, fd: int) -> Result:
+        """The whole of it. Every error of ours becomes a result; a bug goes up."""
+        result = self._result("refused", EXIT_REFUSED, "", "")
+        task: TaskProcess | None = None
+        try:
+            request = check_request(self.verified, manifest_envelope, self.context.policy.ring)
+            task = await self._start(request, fd)
+            result = await self._converse(task, request)
+        except (SecurityError, ArchiveError) as error:
+            result = self._result("refused", EXIT_REFUSED, error.slug, str(error))
+        except DagsealError as error:
+            result = self._result("failed", EXIT_REFUSED, error.slug, str(error))
+        except Cancelled as why:
+            result = self._result("cancelled", EXIT_KILLED, "cancelled", str(why))
+        except EOFError as why:
+            result = self._result("failed", EXIT_KILLED, "task-died", f"the task's process ended early: {why}")
+        except TimeoutError:
+            limit = self.ticket.timeout_seconds
+            result = self._result(
+                "failed", EXIT_KILLED, "timeout", f"not done within its limits (task: {limit} s): killed"
+            )
+        finally:
+            if task is not None:
+                rss = task.max_rss_kib()
+                await task.end()
+                if self._log_pump is not None:
+                    await self._log_pump
+        if task is not None:
+            log = task.log
+            result = replace(
+                result, log_digest=log.digest, log_bytes=log.bytes, log_truncated=log.truncated, max_rss_kib=rss
+            )
+        return replace(result, ended_at=self.context.now_us(), timings_us=self.timings)
+
+    async def _start(self, request: VerifiedRequest, fd: int) -> TaskProcess:
+        context, ticket = self.context, self.ticket
+        account = context.task_account(ticket.unix_user)
+        limits = context.policy.limits
+        with await asyncio.to_thread(verify_and_seal, fd, ticket.digest, max_bytes=limits.max_archive_bytes) as code:
+            self._mark("verified")
+            warm = await context.pool.get(Kind(account=account, purpose="run"))
+            self._mark("warm")
+            context.used.use(ticket)
+            context.journal.write(
+                "launch",
+                launch_id=ticket.launch_id,
+                ticket=str(self.verified.digest),
+                digest=str(ticket.digest),
+                user=account.name,
+            )
+            task = await TaskProcess.start(
+                warm,
+                identity_of(account),
+                code.fd,
+                context.trees,
+                label=ticket.launch_id,
+                max_log_bytes=limits.max_log_bytes,
+                max_frame=limits.max_task_frame_bytes,
+            )
+        self._mark("forked")
+        self._word = asyncio.create_task(self._caller_word())
+        return task
+
+    async def _converse(self, task: TaskProcess, request: VerifiedRequest) -> Result:
+        limits = self.context.policy.limits
+        async with asyncio.timeout(limits.import_timeout_seconds):
+            await task.ask(self._job(request))
+            ready = await self._unless_cancelled(task.answer("ready", "refused"))
+        if ready.kind == "refused":
+            raise refusal(ready.fields)
+        reported = ready.fields.digest("task_digest")
+        ready.fields.done()
+        if self.ticket.task_digest is not None:
+            self.ticket.task_digest.require(reported, "the task digest reported by the child")
+        self._mark("ready")
+
+        claim, envelope = self._claim(task, reported)
+        await self.caller.send("claim", envelope=to_base64(envelope))
+        async with asyncio.timeout(limits.grant_timeout_seconds):
+            secrets = await self._granted(claim)
+        self._log_pump = asyncio.create_task(self._pass_log_on(task))
+        self._mark("granted")
+        async with asyncio.timeout(limits.secrets_timeout_seconds):
+            await self._unless_cancelled(task.give_secrets(secrets))
+        self._mark("secrets")
+        async with asyncio.timeout(self.ticket.timeout_seconds):
+            finished = await self._unless_cancelled(task.answer("finished"))
+        self._mark("finished")
+        return self._finished(finished)
+
+    def _claim(self, task: TaskProcess, reported: Digest) -> tuple[Claim, bytes]:
+        attestation = task.attest(privileged=self.context.privileged) | {"tree": self.context.trees.name}
+        claim = Claim(
+            ticket_id=self.ticket.ticket_id,
+            launch_id=self.ticket.launch_id,
+            ticket_digest=self.verified.digest,
+            task_digest=reported,
+            attestation=attestation,
+            claimed_at=self.context.now_us(),
+        )
+        self.context.journal.write(
+            "claim", launch_id=self.ticket.launch_id, task_digest=str(reported), attestation=attestation
+        )
+        return claim, claims.sign_claim(claim, self.context.keys.signing)
+
+    async def _granted(self, claim: Claim) -> bytes:
+        """Check 12, and the record that a secret is about to be handed over."""
+        message = await self._next_word()
+        if message.kind == "deny":
+            raise UnauthorizedError(f"the API refused the claim: {message.fields.text('detail', max_chars=4096)}")
+        envelope = message.fields.binary("envelope", max_bytes=MAX_ENVELOPE_BYTES)
+        message.fields.done()
+        plaintext = grants.open_sealed(
+            envelope,
+            self.context.policy.ring,
+            ticket_digest=self.verified.digest,
+            claim_digest=Digest.of(claim.to_bytes()),
+            key=self.context.keys.sealing,
+        )
+        delivered = grants.Secrets.from_bytes(plaintext)
+        self.context.journal.write(
+            "grant",
+            launch_id=self.ticket.launch_id,
+            connections=sorted(delivered.connections),
+            variables=sorted(delivered.variables),
+        )
+        return plaintext
+
+    async def _caller_word(self) -> Message:
+        received = await self.caller.receive()
+        if received.fds:
+            raise MalformedError("descriptors came with a message that has none")
+        return received.message
+
+    async def _next_word(self) -> Message:
+        """`grant` or `deny`. Raises `Cancelled` for `cancel` and when the caller is gone."""
+        assert self._word is not None
+        try:
+            message = await self._word
+        except EOFError:
+            raise Cancelled("the agent went away") from None
+        self._word = asyncio.create_task(self._caller_word())
+        if message.kind == "cancel":
+            raise Cancelled("cancelled by request")
+        if message.kind not in ("grant", "deny"):
+            raise MalformedError(f"{message.kind!r} is not permitted while a claim is open")
+        return message
+
+    async def _unless_cancelled(self, work: Awaitable[T]) -> T:
+        """`work`, unless the caller says `cancel` or goes away first. Any other word ends the run too."""
+        assert self._word is not None
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({task, self._word}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            try:
+                kind = self._word.result().kind
+            except EOFError:
+                raise Cancelled("the agent went away") from None
+            if kind == "cancel":
+                raise Cancelled("cancelled by request")
+            raise MalformedError(f"{kind!r} is not permitted while the task runs")
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _pass_log_on(self, task: TaskProcess) -> None:
+        """To the agent, as long as it listens; the log's digest covers every byte all the same."""
+        try:
+            async for piece in task.log.pieces():
+                await self.caller.send("log", data=to_base64(piece))
+        except EOFError:
+            async for _ in task.log.pieces():
+                pass
+
+    def _job(self, request: VerifiedRequest) -> dict[str, Any]:
+        ticket = self.ticket
+        return {
+            "job": "run",
+            "name": ticket.archive,
+            "digest": str(ticket.digest),
+            "members": [member.to_json() for member in request.manifest.manifest.members],
+            "dag_id": ticket.dag_id,
+            "task_id": ticket.task_id,
+            "run_id": ticket.run_id,
+            "map_index": ticket.map_index,
+            "try_number": ticket.try_number,
+            "queue": ticket.queue,
+            "unix_user": ticket.unix_user,
+        }
+
+    def _finished(self, message: Message) -> Result:
+        """What the task says of itself, read strictly. It can lie about itself and about nothing else."""
+        fields = message.fields
+        state = fields.choice("state", tuple(s for s in claims.STATES if s not in ("refused", "cancelled", "lost")))
+        exit_code = fields.integer("exit_code")
+        detail = fields.text("detail", max_chars=8192)
+        xcoms = tuple(Xcom.from_json(item) for item in fields.items("xcoms", max_items=MAX_XCOMS))
+        for name, value in fields.take("timings_us").items():
+            if type(value) is int and value >= 0:
+                self.timings[f"task_{str(name)[:30]}"] = value
+        fields.done()
+        if sum(len(xcom.value) for xcom in xcoms) > MAX_RESULT_BYTES // 4:
+            return self._result("failed", 1, "xcom-too-large", f"its XComs are over {MAX_RESULT_BYTES // 4} characters")
+        return replace(self._result(state, exit_code, "", detail), xcoms=xcoms)
+
+    def _mark(self, name: str) -> None:
+        self.timings[name] = max(0, self.context.now_us() - self.started_at)
+
+    def _result(self, state: str, exit_code: int, error: str, detail: str) -> Result:
+        return Result(
+            launch_id=self.ticket.launch_id,
+            ticket_digest=self.verified.digest,
+            state=state,
+            exit_code=exit_code,
+            error=error,
+            detail=detail[:8192],
+            started_at=self.started_at,
+            ended_at=self.started_at,
+            timings_us={},
+            max_rss_kib=0,
+            log_digest=Digest.of(b""),
+            log_bytes=0,
+            log_truncated=False,
+            xcoms=(),
+        )
+
+    async def close(self) -> None:
+        if self._word is not None:
+            self._word.cancel()
+            await asyncio.gather(self._word, return_exceptions=True)
+
+
+async def run(context: Context, caller: Channel, message: Message, fd: int) -> None:
+    """Answer one `run` on `caller`. Raises a `SecurityError` when there is no verified ticket to sign a result for."""
+    started_at = context.now_us()
+    ticket_envelope = message.fields.binary("ticket", max_bytes=MAX_ENVELOPE_BYTES)
+    manifest_envelope = message.fields.binary("manifest", max_bytes=MAX_ENVELOPE_BYTES)
+    message.fields.done()
+    audience = context.keys.signing.public.key_id
+    verified = check_ticket(ticket_envelope, context.policy.ring, audience=audience, now=context.now())
+    job = Run(context, caller, verified, started_at)
+    try:
+        result = await job.go(manifest_envelope, fd)
+        context.journal.write(
+            "result", launch_id=result.launch_id, state=result.state, error=result.error, detail=result.detail[:1000],
+            log=str(result.log_digest),
+        )  # fmt: skip
+        await caller.send("result", envelope=to_base64(claims.sign_result(result, context.keys.signing)))
+    finally:
+        await job.close()

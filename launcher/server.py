@@ -1,0 +1,211 @@
+"""The socket: who may ask for what, in which order.
+
+One connection is one job. The table below is the whole of what may be asked; the caller is known by the kernel's word
+(SO_PEERCRED), and a message that the table does not permit ends the connection, having done nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import pwd
+import secrets
+import socket
+import stat
+import sys
+from typing import Any
+
+from integrity.errors import ArchiveError, DagsealError, MalformedError, OutOfScopeError, SettingsError
+from integrity.fields import to_base64
+from launcher.accounts import invoking_account
+from launcher.channel import Channel, Received, close_all
+from launcher.context import NOT_PROMISED_WITHOUT_ROOT, Context
+from launcher.describing import describe
+from launcher.running import EXIT_REFUSED, run
+
+VERSION = "0.1.0"
+
+# kind -> (descriptors it brings, the policy's list of accounts that may send it)
+REQUESTS: dict[str, tuple[int, str]] = {
+    "identity": (0, "anyone"),
+    "describe": (1, "describe"),
+    "run": (1, "run"),
+}
+_IDLE_SECONDS = 60
+_HOUSEKEEPING_SECONDS = 60
+
+
+class Server:
+    """Serves until `stop`. Every job's task tree is dead when it returns."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    async def serve(self) -> None:
+        """Listen on the policy's socket. Raises `SettingsError` when it cannot."""
+        listener = listen(self._context.policy.socket)
+        loop = asyncio.get_running_loop()
+        keeping = asyncio.create_task(self._housekeeping())
+        accepting = asyncio.create_task(self._accept(listener))
+        try:
+            await self._stop.wait()
+        finally:
+            listener.close()
+            for task in (keeping, accepting, *self._jobs):
+                task.cancel()
+            await asyncio.gather(keeping, accepting, *self._jobs, return_exceptions=True)
+            self._context.pool.end()
+            self._context.trees.close()
+            with contextlib.suppress(FileNotFoundError):
+                await loop.run_in_executor(None, os.unlink, self._context.policy.socket)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            sock, _ = await loop.sock_accept(listener)
+            job = asyncio.create_task(self._converse(sock))
+            self._jobs.add(job)
+            job.add_done_callback(self._jobs.discard)
+
+    async def _converse(self, sock: socket.socket) -> None:
+        channel = Channel(sock)
+        try:
+            while True:
+                async with asyncio.timeout(_IDLE_SECONDS):
+                    received = await channel.receive()
+                try:
+                    if await self._answer(channel, received):
+                        return
+                except DagsealError as error:
+                    await self._refuse(channel, received, error)
+                    return
+                finally:
+                    close_all(received.fds)
+        except (EOFError, TimeoutError):
+            return
+        except DagsealError as error:
+            log("refused", detail=str(error))
+        finally:
+            channel.close()
+
+    async def _answer(self, channel: Channel, received: Received) -> bool:
+        """Do one request; whether the connection is at its end."""
+        message = received.message
+        fds, may = REQUESTS.get(message.kind, (0, ""))
+        if not may:
+            raise MalformedError(f"{message.kind!r} is not a request; known are {', '.join(REQUESTS)}")
+        if len(received.fds) != fds:
+            raise MalformedError(f"{message.kind!r} brings {fds} descriptors, not {len(received.fds)}")
+        self._require(channel.peer.uid, may)
+        if message.kind == "identity":
+            message.fields.done()
+            await channel.send("identity", **self._identity())
+            return False
+        if message.kind == "describe":
+            found = await describe(self._context, message, received.fds[0], new_label)
+            await channel.send("described", **found)
+            return True
+        await run(self._context, channel, message, received.fds[0])
+        return True
+
+    def _require(self, uid: int, may: str) -> None:
+        policy = self._context.policy
+        allowed = {"run": policy.may_run, "describe": policy.may_describe}.get(may)
+        if allowed is None:
+            return
+        try:
+            name = pwd.getpwuid(uid).pw_name
+        except KeyError:
+            name = f"uid {uid}"
+        if name not in allowed:
+            raise OutOfScopeError(
+                f"unix user {name} may not ask for this: it is not in peers.{may} of the launcher's policy"
+            )
+
+    async def _refuse(self, channel: Channel, received: Received, error: DagsealError) -> None:
+        peer = channel.peer
+        detail = str(error)[:4096]
+        self._context.journal.write(
+            "refused", request=received.message.kind, uid=peer.uid, error=error.slug, detail=detail[:1000]
+        )
+        more: dict[str, Any] = (
+            {"rule": error.rule, "entry": error.entry[:1024]}
+            if isinstance(error, ArchiveError)
+            else {"rule": "", "entry": ""}
+        )
+        if isinstance(error, ArchiveError):
+            detail = error.detail[:4096]
+        with contextlib.suppress(EOFError):
+            await channel.send("refused", error=error.slug, detail=detail, exit_code=EXIT_REFUSED, **more)
+
+    def _identity(self) -> dict[str, Any]:
+        keys = self._context.keys
+        return {
+            "verify_key": to_base64(keys.signing.public.raw),
+            "sealing_key": to_base64(keys.sealing.public.raw),
+            "version": VERSION,
+            "privileged": self._context.privileged,
+            "warnings": warnings(self._context),
+        }
+
+    async def _housekeeping(self) -> None:
+        while True:
+            await asyncio.sleep(_HOUSEKEEPING_SECONDS)
+            self._context.pool.retire_idle()
+            self._context.used.forget_expired(now=self._context.now())
+
+
+def warnings(context: Context) -> list[str]:
+    """What is not promised here."""
+    if context.privileged:
+        return []
+    return [line.format(user=invoking_account().name) for line in NOT_PROMISED_WITHOUT_ROOT]
+
+
+def new_label() -> str:
+    """A tree's name, for a description: it has no launch id."""
+    return f"describe-{secrets.token_hex(8)}"
+
+
+def listen(path: str) -> socket.socket:
+    """Bind, replacing the socket of a launcher that is gone. Anyone may connect; the table says who is heard.
+
+    Raises `SettingsError` when another launcher answers there, or when its folder could be written by others.
+    """
+    folder = os.stat(os.path.dirname(path) or ".")
+    if folder.st_uid not in (0, os.geteuid()) or folder.st_mode & 0o022:
+        raise SettingsError(
+            f"{os.path.dirname(path)}: is to belong to the launcher's account, and others may not write it"
+        )
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISSOCK(os.lstat(path).st_mode):
+                try:
+                    sock.connect(path)
+                except ConnectionRefusedError:
+                    os.unlink(path)
+                else:
+                    raise SettingsError(f"{path}: another launcher is answering there; stop it first")
+        sock.close()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.bind(path)
+        os.chmod(path, 0o666)  # noqa: S103 - the permission table decides, not the mode
+        sock.listen(128)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise SettingsError(f"{path}: {error.strerror}: cannot listen there") from None
+    return sock
+
+
+def log(event: str, **fields: Any) -> None:
+    """One line of JSON on stderr: no logging library runs as root."""
+    print(json.dumps({"event": event, "process": "launcher", **fields}), file=sys.stderr, flush=True)  # noqa: T201

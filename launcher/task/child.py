@@ -1,0 +1,249 @@
+"""One task, from the fork to its last word: hello, job, import, ready, secrets, run, finished; then it waits to be killed.
+
+Promise: before any byte of the archive runs, this process has exactly six descriptors (0 /dev/null, 1 and 2 the log,
+3 control, 4 the sealed archive, 5 the secrets pipe), of which 3 to 5 are not inherited by what it starts; the archive's
+seals and SHA-512 agreed with the job. The secrets are read after the launcher had the task's digest, and the pipe is
+closed before the task runs. Nothing returns from here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from typing import Any, NoReturn
+
+from integrity import archives
+from integrity.archives import Archive
+from integrity.digests import Digest
+from integrity.errors import (
+    ArchiveError,
+    DagsealError,
+    InvalidArchiveError,
+    MalformedError,
+    NotFoundError,
+    SecurityError,
+)
+from integrity.fields import Fields
+from integrity.grants import MAX_SECRET_BYTES, Secrets
+from integrity.manifest import MAX_MEMBERS, Member
+from launcher import privileges
+from launcher.sealed import SEALS
+from launcher.task import clock, frames, logs, refusals
+
+CONTROL_FD, ARCHIVE_FD, SECRETS_FD = 3, 4, 5
+_FIRST_FREE_FD = 6
+_PARK_FROM = 16
+EXIT_BUG = 70
+
+
+def main(fds: list[int], *, warm_pid: int, purpose: str) -> NoReturn:
+    """The fork's whole life; `fds` as the `fork` message brought them: control, archive, secrets pipe, log pipe."""
+    code = EXIT_BUG
+    try:
+        os.setsid()
+        privileges.die_with(warm_pid)
+        for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_IGN if number == signal.SIGPIPE else signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        arrange(fds)
+        logs.configure()
+        control = socket.socket(fileno=CONTROL_FD)
+        _serve(control, purpose)
+        code = 0
+    except EOFError:
+        code = 0  # the launcher gave up on this task
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def arrange(fds: list[int]) -> None:
+    """Put the four at their numbers, /dev/null at 0, and close everything else."""
+    control, archive, pipe, log = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _PARK_FROM) for fd in fds)
+    null = fcntl.fcntl(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC), fcntl.F_DUPFD_CLOEXEC, _PARK_FROM)
+    os.dup2(null, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    for fd, number in ((control, CONTROL_FD), (archive, ARCHIVE_FD), (pipe, SECRETS_FD)):
+        os.dup2(fd, number, inheritable=False)
+    os.closerange(_FIRST_FREE_FD, os.sysconf("SC_OPEN_MAX"))
+
+
+def _serve(control: socket.socket, purpose: str) -> None:
+    frames.send(control, "hello")
+    message, _ = frames.receive(control)
+    if message.kind != "job":
+        raise MalformedError(f"a job is expected, not {message.kind!r}")
+    job = message.fields
+    kind = job.choice("job", ("run", "describe"))
+    if kind != purpose:
+        raise MalformedError(f"this process was started to {purpose}, not to {kind}")
+    try:
+        _run(control, job) if kind == "run" else _describe(control, job)
+    except DagsealError as error:
+        _refuse(control, error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    while control.recv(4096):
+        pass
+
+
+def _describe(control: socket.socket, job: Fields) -> None:
+    name, digest = job.name("name", "archive"), job.digest("digest")
+    members = _members(job)
+    variant = job.integer("variant")
+    task_check = job.choice("task_check", ("task", "archive")) if "task_check" in job.keys() else "task"
+    job.done()
+    archive = _verified(name, digest, members)
+    os.close(SECRETS_FD)
+
+    from launcher.task import describe, secrets
+    from launcher.task.comms import ImportTimeComms
+    from launcher.task.discover import ImportedArchive
+
+    if variant:
+        clock.shift()
+    imported = ImportedArchive(archive)
+    try:
+        try:
+            _begin(imported, ImportTimeComms(), secrets.watch_imports)
+            dags = imported.load()
+            answer = describe.describe(dags, digest, root=imported.root)
+        except InvalidArchiveError:
+            # What it asked for says more than what it died of, unless it never got that far.
+            if task_check == "task" and secrets.reads():
+                raise refusals.of_reads(secrets.reads()) from None
+            raise
+        if task_check == "task" and secrets.reads():
+            raise refusals.of_reads(secrets.reads())
+    finally:
+        imported.remove()
+    frames.send(control, "described", **answer)
+
+
+def _run(control: socket.socket, job: Fields) -> None:
+    name, digest = job.name("name", "archive"), job.digest("digest")
+    members = _members(job)
+    dag_id, task_id, run_id = job.name("dag_id", "dag_id"), job.name("task_id", "task_id"), job.name("run_id", "run_id")
+    map_index, try_number = job.integer("map_index", least=-1), job.integer("try_number", least=1)
+    queue, unix_user = job.name("queue", "queue"), job.name("unix_user", "unix user")
+    job.done()
+    started = time.perf_counter_ns()
+    archive = _verified(name, digest, members)
+    if unix_user != os.environ["USER"]:
+        raise SecurityError(f"the job is for {unix_user}, this process runs as {os.environ['USER']}")
+
+    from airflow.sdk.definitions._internal.dag_parsing_context import _airflow_parsing_context_manager
+
+    from launcher.task import describe, runner, secrets
+    from launcher.task.comms import ImportTimeComms
+    from launcher.task.discover import ImportedArchive
+
+    imported = ImportedArchive(archive)
+    try:
+        _begin(imported, ImportTimeComms(), secrets.watch_imports)
+        with _airflow_parsing_context_manager(dag_id=dag_id, task_id=task_id):
+            dags = imported.load()
+        if dag_id not in dags:
+            raise NotFoundError(f"{name} does not define dag {dag_id!r}")
+        found = dags[dag_id]
+        if task_id not in found.dag.task_dict:
+            raise NotFoundError(f"dag {dag_id!r} of {name} has no task {task_id!r}")
+        loaded = time.perf_counter_ns()
+        task_digest = describe.task_digest(found, task_id, digest, root=imported.root)
+        hashed = time.perf_counter_ns()
+        frames.send(control, "ready", task_digest=str(task_digest))
+        delivered = _read_secrets()
+        secrets.deliver(delivered)
+        received = time.perf_counter_ns()
+        outcome = runner.run(
+            found.dag,
+            runner.TaskName(task_id=task_id, run_id=run_id, map_index=map_index, try_number=try_number, queue=queue),
+            delivered,
+            archive=name,
+            digest=digest,
+            root=imported.root,
+        )
+        ended = time.perf_counter_ns()
+    finally:
+        imported.remove()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    marks = (started, loaded, hashed, received, ended)
+    steps = zip(("import", "digest", "secrets", "run"), marks, marks[1:], strict=False)
+    frames.send(
+        control,
+        "finished",
+        state=outcome.state,
+        exit_code=outcome.exit_code,
+        detail=outcome.detail,
+        xcoms=outcome.xcoms,
+        timings_us={step: (end - begin) // 1000 for step, begin, end in steps},
+    )
+
+
+def _begin(imported: Any, comms: Any, watch_imports: Any) -> None:
+    """From here on the archive's code runs: no database, no supervisor, every question noted."""
+    from airflow.sdk.execution_time import supervisor, task_runner
+
+    supervisor.block_orm_access()
+    task_runner.SUPERVISOR_COMMS = comms
+    watch_imports(imported.member_of)
+
+
+def _verified(name: str, digest: Digest, members: list[Member] | None) -> Archive:
+    """1 the descriptor is sealed, so what is checked is what runs; 2 its SHA-512 is the job's; 3 it is an acceptable archive;
+    4 its members are the manifest's. The launcher checked 1 and 2 already; it cannot do 3 without parsing."""
+    if fcntl.fcntl(ARCHIVE_FD, fcntl.F_GET_SEALS) & SEALS != SEALS:
+        raise SecurityError("the archive's descriptor is not sealed")
+    data = bytearray(os.fstat(ARCHIVE_FD).st_size)
+    view, at = memoryview(data), 0
+    while at < len(data) and (got := os.preadv(ARCHIVE_FD, [view[at:]], at)):
+        at += got
+    digest.require(Digest.of(view), "the archive")
+    archive = archives.read(name, view)
+    if members is not None and list(archives.manifest_members(archive)) != members:
+        raise MalformedError("the archive's members are not those of the manifest")
+    return archive
+
+
+def _members(job: Fields) -> list[Member] | None:
+    value = job.take("members")
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) > MAX_MEMBERS:
+        raise MalformedError(f"job: 'members' is to be null or a list of at most {MAX_MEMBERS}")
+    return [Member.from_json(item) for item in value]
+
+
+def _read_secrets() -> Secrets:
+    """Read the pipe to its end and close it. Raises `EOFError` when nothing came: the launcher will say why."""
+    with open(SECRETS_FD, "rb") as pipe:
+        payload = pipe.read(MAX_SECRET_BYTES + 1)
+    if not payload:
+        raise EOFError("no grant came")
+    return Secrets.from_bytes(payload)
+
+
+def _refuse(control: socket.socket, error: DagsealError) -> None:
+    rule, entry, detail = "", "", str(error)
+    if isinstance(error, ArchiveError):
+        rule, entry, detail = error.rule, error.entry, error.detail
+    if error.__cause__ is not None:
+        traceback.print_exception(error.__cause__)
+    frames.send(
+        control,
+        "refused",
+        error=error.slug,
+        rule=rule,
+        entry=refusals.shorten(entry),
+        detail=logs.masked(refusals.shorten(detail)),
+    )

@@ -1,0 +1,150 @@
+"""The warm process: Airflow imported once, by the unix user of the tasks and after the drop; then one fork per task.
+
+It holds no secret and imports no DAG. It is not dumpable, so a task of the same user can neither read nor trace it. What a
+fork needs comes as four descriptors beside the `fork` message; the warm process closes its own copies at once, or a
+pipe would never end. Orphans of its tasks come back to it (it is a subreaper) and are reaped. It ends with its control socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import threading
+import warnings
+from typing import NoReturn
+
+from integrity.errors import MalformedError
+from launcher import privileges
+from launcher.task import environment, frames
+
+FORK_FDS = 4
+# Imported ahead for what most DAGs use; one that is not installed is no error.
+PRELOADED = (
+    "airflow.sdk.execution_time.task_runner",
+    "airflow.sdk.execution_time.supervisor",
+    "airflow.serialization.serialized_objects",
+    "airflow.providers.standard.operators.bash",
+    "airflow.providers.standard.operators.branch",
+    "airflow.providers.standard.operators.datetime",
+    "airflow.providers.standard.operators.empty",
+    "airflow.providers.standard.operators.latest_only",
+    "airflow.providers.standard.operators.python",
+    "airflow.providers.standard.operators.trigger_dagrun",
+    "airflow.providers.standard.operators.weekday",
+    "airflow.providers.standard.decorators.bash",
+    "airflow.providers.standard.decorators.python",
+    "airflow.providers.standard.sensors.bash",
+    "airflow.providers.standard.sensors.date_time",
+    "airflow.providers.standard.sensors.external_task",
+    "airflow.providers.standard.sensors.filesystem",
+    "airflow.providers.standard.sensors.python",
+    "airflow.providers.standard.sensors.time_delta",
+    "airflow.providers.standard.sensors.weekday",
+    "airflow.providers.common.sql.operators.sql",
+    "airflow.providers.common.sql.hooks.sql",
+    "airflow.models.variable",
+    "airflow.models.connection",
+    "jinja2.sandbox",
+    "pendulum",
+    "yaml",
+    "launcher.task.child",
+    "launcher.task.comms",
+    "launcher.task.describe",
+    "launcher.task.discover",
+    "launcher.task.runner",
+    "launcher.task.secrets",
+)
+
+
+def serve(control_fd: int, *, purpose: str) -> NoReturn:
+    """Import, say `warm`, then fork on demand until the control socket ends. `purpose` is `run` or `describe`."""
+    control = socket.socket(fileno=control_fd)
+    control.setblocking(True)
+    os.set_inheritable(control_fd, False)
+    version = warm_up()
+    privileges.prctl(privileges.PR_SET_DUMPABLE, 0)
+    if threading.active_count() != 1:
+        raise RuntimeError(f"an import started threads, so nothing may fork: {threading.enumerate()}")
+    try:
+        frames.send(control, "warm", airflow_version=version)
+        _loop(control, purpose)
+    except EOFError:
+        os._exit(0)
+
+
+def warm_up() -> str:
+    """Import everything and serialise one DAG, so that the first task does not pay for it. Returns Airflow's version."""
+    environment.prepare()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # providers deprecate each other; a DAG's own warnings come in its own process
+        import airflow
+
+        for name in PRELOADED:
+            try:
+                importlib.import_module(name)
+            except ModuleNotFoundError as error:
+                if not (error.name or "").startswith("airflow.providers"):
+                    raise
+        _serialise_one()
+    gc.collect()
+    gc.freeze()
+    return str(airflow.__version__)
+
+
+def _serialise_one() -> None:
+    from airflow.providers.standard.operators.bash import BashOperator
+    from airflow.providers.standard.operators.python import PythonOperator
+    from airflow.sdk import DAG
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    with DAG("dagseal_warm_up", schedule=None) as dag:
+        BashOperator(task_id="a", bash_command="true") >> PythonOperator(task_id="b", python_callable=print)
+    dag.get_template_env()
+    DagSerialization.to_dict(dag)
+
+
+def _loop(control: socket.socket, purpose: str) -> NoReturn:
+    # A signal handler that does nothing, and a pipe that wakes the poll below: no signal is missed between the two.
+    woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    poll.register(woken, select.POLLIN)
+    while True:
+        for fd, _ in poll.poll():
+            if fd == woken:
+                with contextlib.suppress(BlockingIOError):
+                    while os.read(woken, 512):
+                        pass
+                _reap()
+            else:
+                _fork(control, purpose)
+
+
+def _reap() -> None:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _fork(control: socket.socket, purpose: str) -> None:
+    message, fds = frames.receive(control, fds=FORK_FDS)
+    if message.kind != "fork":
+        raise MalformedError(f"a warm process forks and does nothing else: {message.kind!r}")
+    message.fields.done()
+    warm_pid = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        from launcher.task import child
+
+        signal.set_wakeup_fd(-1)
+        control.detach()  # closed with every other descriptor; this object must not close its number again
+        child.main(fds, warm_pid=warm_pid, purpose=purpose)
+    frames.close_all(fds)
+    frames.send(control, "forked", pid=pid)

@@ -1,0 +1,213 @@
+"""One forked task as the launcher sees it: a control channel, a secrets pipe, a log pipe, a tree that can be killed.
+
+Order of a start: fork, kernel-attested hello, own tree, and only then the job. So no byte of a DAG runs outside a tree
+that `end` kills whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from integrity.digests import Digest
+from integrity.errors import MalformedError, PrivilegeError
+from integrity.messages import Message
+from launcher import privileges
+from launcher.channel import Channel, close_all, closing_fds, wait_readable, wait_writable
+from launcher.privileges import Identity
+from launcher.trees import Tree, Trees
+from launcher.warmpool import WarmProcess
+
+_CUT = b"\n[dagseal] the log is cut here: it is over the limit of %d bytes\n"
+_PIECE_BYTES = 256 * 1024
+
+
+class TaskLog:
+    """What the task writes, capped and hashed. Bytes over the cap are read and dropped, so the task never blocks on it."""
+
+    def __init__(self, read_fd: int, *, max_bytes: int) -> None:
+        os.set_blocking(read_fd, False)
+        self._fd = read_fd
+        self._left = max_bytes
+        self._max = max_bytes
+        self._hasher = hashlib.sha512()
+        self.bytes = 0
+        self.truncated = False
+        self._pending = bytearray()
+        self._news = asyncio.Event()
+        self._pump = asyncio.create_task(self._read())
+        self._ended = False
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                try:
+                    data = os.read(self._fd, _PIECE_BYTES)
+                except BlockingIOError:
+                    await wait_readable(self._fd)
+                    continue
+                if not data:
+                    return
+                self._keep(data)
+        finally:
+            self._ended = True
+            self._news.set()
+
+    def _keep(self, data: bytes) -> None:
+        if self.truncated:
+            return
+        kept = data[: self._left]
+        self._left -= len(kept)
+        if len(kept) < len(data):
+            self.truncated = True
+            kept += _CUT % self._max
+        self._hasher.update(kept)
+        self.bytes += len(kept)
+        self._pending += kept
+        self._news.set()
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """What was logged so far, then what comes, until every writer is gone."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            while self._pending:
+                piece = bytes(self._pending[:_PIECE_BYTES])
+                del self._pending[: len(piece)]
+                yield piece
+            if self._ended:
+                return
+
+    @property
+    def digest(self) -> Digest:
+        return Digest(self._hasher.hexdigest())
+
+    async def end(self) -> None:
+        """Read what is left. Every writer is dead by now, so the pipe is at its end."""
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._pump
+        os.close(self._fd)
+
+
+@dataclass(slots=True)
+class TaskProcess:
+    """A started task. The holder calls `end`, whatever happens."""
+
+    pid: int
+    identity: Identity
+    warm: WarmProcess
+    channel: Channel
+    log: TaskLog
+    tree: Tree
+    _pidfd: int
+    _secrets_fd: int
+
+    @classmethod
+    async def start(
+        cls,
+        warm: WarmProcess,
+        identity: Identity,
+        code_fd: int,
+        trees: Trees,
+        *,
+        label: str,
+        max_log_bytes: int,
+        max_frame: int,
+    ) -> TaskProcess:
+        """Fork from `warm`, check who said hello, adopt. Raises `PrivilegeError`, `MalformedError` or `EOFError`."""
+        ours, theirs = socket.socketpair()
+        secrets_read, secrets_write = os.pipe()
+        log_read, log_write = os.pipe()
+        channel = Channel(ours, limit=max_frame)
+        channel.ask_for_credentials()
+        pidfd = -1
+        try:
+            with theirs, closing_fds(secrets_read, log_write):
+                pid = await warm.fork([theirs.fileno(), code_fd, secrets_read, log_write])
+            hello = await channel.receive()
+            sender = hello.sender
+            if hello.message.kind != "hello" or sender is None:
+                raise MalformedError("the task's first word is not hello")
+            if (sender.pid, sender.uid, sender.gid) != (pid, identity.uid, identity.gid):
+                raise PrivilegeError(
+                    f"hello came from {sender}, expected pid {pid} uid {identity.uid} gid {identity.gid}"
+                )
+            pidfd = os.pidfd_open(pid)
+            tree = trees.adopt(pid, label)
+        except BaseException:
+            channel.close()
+            close_all([fd for fd in (secrets_write, log_read, pidfd) if fd >= 0])
+            raise
+        warm.tasks += 1
+        log = TaskLog(log_read, max_bytes=max_log_bytes)
+        return cls(pid, identity, warm, channel, log, tree, pidfd, secrets_write)
+
+    async def ask(self, job: dict[str, Any]) -> None:
+        await self.channel.send("job", **job)
+
+    async def answer(self, *kinds: str) -> Message:
+        """The task's next word, one of `kinds`. Raises `EOFError` when it died, `MalformedError` for any other word."""
+        message = await self._while_alive()
+        if message.kind not in kinds:
+            raise MalformedError(f"the task said {message.kind!r}, expected is {' or '.join(kinds)}")
+        return message
+
+    async def _while_alive(self) -> Message:
+        """A task that crashed may have left the socket open in its children: its death counts, not only the socket's end."""
+        word = asyncio.create_task(self.channel.receive())
+        death = asyncio.create_task(wait_readable(self._pidfd))
+        try:
+            await asyncio.wait({word, death}, return_when=asyncio.FIRST_COMPLETED)
+            if not word.done():
+                # Its last word may still be in the socket; a dead process adds nothing to it.
+                await asyncio.wait({word}, timeout=0.05)
+            if word.done():
+                return word.result().message
+            raise EOFError("the task's process died without a word")
+        finally:
+            for waiting in (word, death):
+                waiting.cancel()
+            await asyncio.gather(word, death, return_exceptions=True)
+
+    def attest(self, *, privileged: bool) -> dict[str, object]:
+        return privileges.attest(self.pid, self.identity, privileged=privileged)
+
+    async def give_secrets(self, data: bytes) -> None:
+        """Write them and close the pipe: the only place where a secret leaves the launcher. A task that does not read
+        meets the caller's deadline, not ours."""
+        os.set_blocking(self._secrets_fd, False)
+        view = memoryview(data)
+        try:
+            while view:
+                try:
+                    view = view[os.write(self._secrets_fd, view) :]
+                except BlockingIOError:
+                    await wait_writable(self._secrets_fd)
+        except BrokenPipeError:
+            raise EOFError("the task closed its secrets pipe without reading it") from None
+        finally:
+            os.close(self._secrets_fd)
+            self._secrets_fd = -1
+
+    def max_rss_kib(self) -> int:
+        """The most memory it held, while it still exists; 0 afterwards."""
+        try:
+            return int(privileges.status_of(self.pid).get("VmHWM", "0 kB").split()[0])
+        except (OSError, ValueError):
+            return 0
+
+    async def end(self) -> None:
+        """Kill the whole tree and read the rest of the log. Nothing of the task is left when this returns."""
+        self.warm.tasks -= 1
+        try:
+            await self.tree.kill()
+        finally:
+            self.channel.close()
+            close_all([fd for fd in (self._pidfd, self._secrets_fd) if fd >= 0])
+            await self.log.end()

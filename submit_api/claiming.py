@@ -1,0 +1,303 @@
+"""The worker's side of launches, second half: the claim that is answered with secrets, heartbeats, logs, the result.
+
+A claim is granted when: 1 the enrolled launcher signed it; 2 it is of this launch's newest ticket; 3 nobody claimed
+before; 4 the ticket has not run out; 5 the release is not revoked and its manifest's signature holds; 6 the task digest
+is the signed one (unless the release says task_check = archive); 7 the connections are still granted. A failure of 5 to
+7 ends the launch. What is delivered is audited by name, in the transaction that makes the launch `running`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+from integrity import claims, grants
+from integrity.claims import Result, VerifiedClaim, VerifiedResult
+from integrity.errors import (
+    ConflictError,
+    DagsealError,
+    DigestMismatchError,
+    ExpiredError,
+    NotFoundError,
+    OutOfScopeError,
+    ReplayError,
+    SecurityError,
+)
+from integrity.grants import Secrets
+from integrity.keys import SealTo, VerifyKey
+from submit_api import audit, connections, dispatching, launches, reserving
+from submit_api.dispatching import MICROSECONDS
+from submit_api.identity import Caller
+from submit_api.registry import ledger, people, secrets
+from submit_api.registry.database import Transaction
+from submit_api.registry.records import Launch, Worker
+from submit_api.service import Service
+from submit_api.signals import of_launch
+
+BEFORE_CLAIM = frozenset({"refused", "failed", "cancelled"})
+
+
+async def claim(service: Service, caller: Caller, launch_id: str, envelope: bytes) -> bytes:
+    """The grant's envelope. Raises a `SecurityError` that says which of the checks failed."""
+    worker = await dispatching.enrolled(service, caller, caller.principal)
+    verified = claims.verify_claim(envelope, VerifyKey(worker.verify_key))
+    failure: DagsealError
+    async with service.database.write() as tx:
+        launch = await _own(tx, caller, launch_id)
+        _require_current(launch, verified, service.now_us())
+        try:
+            return await _grant(service, tx, caller, worker, launch, verified)
+        except (SecurityError, ConflictError, NotFoundError) as error:
+            await dispatching.end_refused(service, tx, caller, launch, error, action="launch.claim")
+            failure = error
+    service.signals.notify(of_launch(launch_id))
+    raise failure
+
+
+def _require_current(launch: Launch, verified: VerifiedClaim, now_us: int) -> None:
+    found = verified.claim
+    if launch.claim_digest is not None:
+        raise ReplayError(f"launch {launch.id} was claimed already: a ticket is good for one claim")
+    if found.launch_id != launch.id:
+        raise OutOfScopeError(f"the claim is of launch {found.launch_id}, not of {launch.id}")
+    if launch.state in launches.ENDS:
+        raise ConflictError(f"launch {launch.id} has ended already ({launch.state})")
+    if found.ticket_id != launch.ticket_id or str(found.ticket_digest) != launch.ticket_digest:
+        raise ExpiredError(f"the claim is of an older ticket of launch {launch.id}: take again")
+    if launch.ticket_expires_at is None or now_us // MICROSECONDS >= launch.ticket_expires_at:
+        raise ExpiredError(f"the ticket of launch {launch.id} ran out at {launch.ticket_expires_at}: take again")
+
+
+async def _grant(
+    service: Service, tx: Transaction, caller: Caller, worker: Worker, launch: Launch, verified: VerifiedClaim
+) -> bytes:
+    release, manifest = await dispatching.launchable(service, tx, launch)
+    task = manifest.manifest.task(launch.dag_id, launch.task_id)
+    if release.task_check == "task" and task.digest != verified.claim.task_digest:
+        raise DigestMismatchError(
+            f"task {launch.dag_id}.{launch.task_id} has digest {verified.claim.task_digest} on worker {worker.name}, "
+            f"the manifest says {task.digest}"
+        )
+    await reserving.authorise(tx, release, task, dag_id=launch.dag_id, user=launch.unix_user, queue=launch.queue)
+    found, delivered = await _secrets(service, tx, launch)
+    envelope = grants.seal(
+        found,
+        launch_id=launch.id,
+        ticket_digest=verified.claim.ticket_digest,
+        claim_digest=verified.digest,
+        to=SealTo(worker.sealing_key),
+        key=service.keys.signing,
+    )
+    now = service.now_us()
+    await ledger.change(
+        tx,
+        launch.id,
+        state=launches.step(launch, "running"),
+        claim_digest=str(verified.digest),
+        task_digest=str(verified.claim.task_digest),
+        attestation=verified.claim.attestation,
+        started_at=now,
+        heartbeat_at=now,
+    )
+    await ledger.replace_xcoms(tx, launch, ())
+    about = f"launch:{launch.id}"
+    await audit.accepted(
+        tx,
+        at=now,
+        caller=caller,
+        action="launch.claim",
+        about=about,
+        digest=str(verified.digest),
+        detail=f"ticket {launch.ticket_id}, {len(delivered)} secrets delivered",
+    )
+    for name in delivered:
+        await audit.accepted(
+            tx, at=now, caller=caller, action="secret.deliver", about=name, digest=str(verified.digest), detail=about
+        )
+    return envelope
+
+
+async def _secrets(service: Service, tx: Transaction, launch: Launch) -> tuple[Secrets, list[str]]:
+    """What the task gets, and the names of the secrets in it. Raises `SignatureError` for a row that was changed."""
+    rows = await secrets.granted(tx, launch.owner, await people.groups_of(tx, launch.owner))
+    opened = {(row.kind, row.name): connections.open_secret(service.keys.rows, row) for row in rows}
+    upstream = [
+        {
+            "task_id": xcom.task_id,
+            "map_index": xcom.map_index,
+            "key": xcom.key,
+            "value": connections.open_xcom(service.keys.rows, xcom),
+        }
+        for xcom in await ledger.xcoms_of_run(tx, launch.dag_id, launch.run_id)
+        if xcom.task_id != launch.task_id
+    ]
+    run = {"dag_id": launch.dag_id, "run_id": launch.run_id}
+    started = await ledger.run_started_at(tx, launch.dag_id, launch.run_id)
+    run["start_date"] = _iso(started if started is not None else launch.created_at)
+    logical_date = _logical_date(launch.run_id)
+    if logical_date:
+        run["logical_date"] = logical_date
+    found = Secrets(
+        connections={name: value for (kind, name), value in opened.items() if kind == "connection"},
+        variables={name: value for (kind, name), value in opened.items() if kind == "variable"},
+        xcoms=tuple(upstream),
+        run=run,
+    )
+    return found, [f"{kind}:{name}" for kind, name in opened]
+
+
+async def heartbeat(service: Service, caller: Caller, launch_id: str) -> Launch:
+    """The launch after its worker was heard; an ended one is only told."""
+    async with service.database.write() as tx:
+        launch = await _own(tx, caller, launch_id)
+        if launch.state == "running":
+            await ledger.change(tx, launch.id, heartbeat_at=service.now_us())
+        return launch
+
+
+async def refuse(service: Service, caller: Caller, launch_id: str, slug: str, detail: str) -> Launch:
+    """The agent's word that its launcher would not take the ticket. After a claim only a signed result counts."""
+    async with service.database.write() as tx:
+        launch = await _own(tx, caller, launch_id)
+        if launch.state == "refused":
+            return launch
+        if launch.claim_digest is not None:
+            raise OutOfScopeError(f"launch {launch.id} was claimed: only its launcher's signed result can end it")
+        now = service.now_us()
+        state = launches.step(launch, "refused")
+        await ledger.change(tx, launch.id, state=state, error=slug, detail=detail, ended_at=now)
+        await audit.accepted(
+            tx,
+            at=now,
+            caller=caller,
+            action="launch.state",
+            about=f"launch:{launch.id}",
+            digest=launch.digest,
+            verdict=audit.REFUSED,
+            detail=f"{slug}: {detail}",
+        )
+        ended = await ledger.find(tx, launch.id)
+    service.signals.notify(of_launch(launch_id))
+    return ended or launch
+
+
+async def finish(service: Service, caller: Caller, launch_id: str, envelope: bytes) -> Launch:
+    """Store the launcher's signed result, once; the same result again is answered alike."""
+    worker = await dispatching.enrolled(service, caller, caller.principal)
+    verified = await asyncio.to_thread(claims.verify_result, envelope, VerifyKey(worker.verify_key))
+    result = verified.result
+    async with service.database.read() as tx:
+        seen = await _own(tx, caller, launch_id)
+    log_digest = await asyncio.to_thread(service.logs.digest, seen.id, seen.log_held_bytes)
+    async with service.database.write() as tx:
+        launch = await _own(tx, caller, launch_id)
+        if result.launch_id != launch.id:
+            raise OutOfScopeError(f"the result is of launch {result.launch_id}, not of {launch.id}")
+        if launch.result_digest == str(verified.digest):
+            return launch
+        if str(result.ticket_digest) != launch.ticket_digest:
+            raise ExpiredError(f"the result is of another ticket than the one launch {launch.id} ran with")
+        if launch.state == result.state == "refused" and launch.result_digest is None:
+            await ledger.change(tx, launch.id, result_digest=str(verified.digest), exit_code=result.exit_code)
+        else:
+            await _store(service, tx, caller, launch, verified)
+            if log_digest != result.log_digest:
+                await audit.accepted(
+                    tx,
+                    at=service.now_us(),
+                    caller=caller,
+                    action="launch.log.check",
+                    about=f"launch:{launch.id}",
+                    digest=str(result.log_digest),
+                    verdict=audit.REFUSED,
+                    detail=f"the launcher signed {result.log_bytes} bytes of log, {seen.log_held_bytes} held here differ",
+                )
+        ended = await ledger.find(tx, launch.id)
+    service.signals.notify(of_launch(launch_id))
+    return ended or launch
+
+
+async def _store(service: Service, tx: Transaction, caller: Caller, launch: Launch, verified: VerifiedResult) -> None:
+    result: Result = verified.result
+    if launch.claim_digest is None and result.state not in BEFORE_CLAIM:
+        raise ConflictError(f"launch {launch.id} was not claimed: it cannot end as {result.state}")
+    now = service.now_us()
+    await ledger.change(
+        tx,
+        launch.id,
+        state=launches.step(launch, result.state),
+        result_digest=str(verified.digest),
+        exit_code=result.exit_code,
+        error=result.error,
+        detail=result.detail,
+        timings_us={**result.timings_us, "max_rss_kib": result.max_rss_kib},
+        log_truncated=launch.log_truncated or result.log_truncated,
+        ended_at=now,
+    )
+    if launch.claim_digest is not None:
+        stored = [connections.seal_xcom(service.keys.rows, launch, xcom.key, xcom.value) for xcom in result.xcoms]
+        await ledger.replace_xcoms(tx, launch, {xcom.key: xcom for xcom in stored}.values())
+    await audit.accepted(
+        tx,
+        at=now,
+        caller=caller,
+        action="launch.end",
+        about=f"launch:{launch.id}",
+        digest=str(verified.digest),
+        verdict=audit.REFUSED if result.state == "refused" else audit.ACCEPTED,
+        detail=f"{result.state}, exit code {result.exit_code} {result.error} {result.detail}".strip(),
+    )
+
+
+async def append_log(service: Service, caller: Caller, launch_id: str, offset: int, data: bytes) -> int:
+    """Bytes that are held already are answered, not doubled; what is over the cap is counted and dropped."""
+    async with service.database.write() as tx:
+        launch = await _own(tx, caller, launch_id)
+        if offset > launch.log_bytes:
+            raise ConflictError(f"the log of launch {launch.id} has {launch.log_bytes} bytes: go on from there")
+        fresh = data[launch.log_bytes - offset :]
+        if not fresh:
+            return launch.log_bytes
+        if launch.state in launches.ENDS:
+            raise ConflictError(f"launch {launch.id} has ended ({launch.state}): its log is closed")
+        kept = fresh[: max(service.settings.limits.max_log_bytes - launch.log_held_bytes, 0)]
+        if launch.log_truncated:
+            kept = b""
+        if kept:
+            await asyncio.to_thread(service.logs.append, launch.id, launch.log_held_bytes, kept)
+        received = launch.log_bytes + len(fresh)
+        await ledger.change(
+            tx,
+            launch.id,
+            log_bytes=received,
+            log_held_bytes=launch.log_held_bytes + len(kept),
+            log_truncated=launch.log_truncated or len(kept) < len(fresh),
+            heartbeat_at=service.now_us(),
+        )
+    service.signals.notify(of_launch(launch_id))
+    return received
+
+
+async def _own(tx: Transaction, caller: Caller, launch_id: str) -> Launch:
+    launch = await ledger.find(tx, launch_id)
+    if launch is None:
+        raise NotFoundError(f"there is no launch {launch_id}")
+    if launch.worker != caller.principal:
+        raise OutOfScopeError(f"launch {launch.id} is not with worker {caller.principal}: take again")
+    return launch
+
+
+def _iso(at_us: int) -> str:
+    return datetime.fromtimestamp(at_us // MICROSECONDS, UTC).isoformat()
+
+
+def _logical_date(run_id: str) -> str:
+    """Airflow's own run ids carry their logical date; another run id has none."""
+    for prefix in launches.RUN_ID_DATES:
+        if run_id.startswith(prefix):
+            try:
+                found = datetime.fromisoformat(run_id.removeprefix(prefix))
+            except ValueError:
+                return ""
+            return found.isoformat() if found.tzinfo else ""
+    return ""

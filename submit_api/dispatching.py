@@ -1,0 +1,210 @@
+"""The worker's side of launches, first half: offer one launch with a signed ticket, and watch over those that are out.
+
+Before a ticket is signed: 1 the stored bytes still have their digest; 2 the launch is still queued; 3 its release is not
+revoked; 4 the manifest's signature holds; 5 the owner's rule and grants still permit it. What fails ends the launch as
+`refused`, audited in the same transaction. No secret is in a ticket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from integrity import tickets
+from integrity.digests import Digest
+from integrity.errors import ConflictError, DagsealError, FetchError, NotFoundError, OutOfScopeError, SecurityError
+from integrity.keys import VerifyKey
+from integrity.manifest import VerifiedManifest
+from integrity.tickets import Ticket
+from submit_api import audit, launches, reserving
+from submit_api.identity import Caller
+from submit_api.registry import archives, ledger, people
+from submit_api.registry.database import Transaction
+from submit_api.registry.records import Launch, Release, Worker
+from submit_api.service import Service
+from submit_api.signals import QUEUE, of_launch
+
+MICROSECONDS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What a worker takes away: the envelopes of ticket and manifest."""
+
+    launch: Launch
+    ticket: bytes
+    manifest: bytes
+
+
+async def take(service: Service, caller: Caller, name: str, queues: list[str], seconds: float) -> Offer | None:
+    """The oldest queued launch of these queues, or None after so long."""
+    worker = await enrolled(service, caller, name)
+    outside = sorted(set(queues) - set(worker.queues))
+    if outside:
+        raise OutOfScopeError(
+            f"worker {name} is not enrolled for queue {outside[0]}, only for {', '.join(worker.queues)}"
+        )
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    with service.signals.listen(QUEUE) as listener:
+        while True:
+            listener.event.clear()
+            await expire(service)
+            offer = await _offer_next(service, caller, worker, queues)
+            if offer is not None or loop.time() >= deadline or service.signals.closed:
+                return offer
+            await listener.wait(deadline - loop.time())
+
+
+async def enrolled(service: Service, caller: Caller, name: str) -> Worker:
+    """The caller's own row. Raises `OutOfScopeError` for another worker's name or a revoked one."""
+    if caller.principal != name:
+        raise OutOfScopeError(f"this token is of worker {caller.principal}, not of {name}")
+    async with service.database.read() as tx:
+        worker = await people.worker(tx, name)
+    if worker is None or worker.revoked_at is not None:
+        raise OutOfScopeError(f"worker {name} is not enrolled: an administrator can enrol it again")
+    return worker
+
+
+async def _offer_next(service: Service, caller: Caller, worker: Worker, queues: list[str]) -> Offer | None:
+    while True:
+        async with service.database.read() as tx:
+            launch = await ledger.oldest_queued(tx, queues)
+        if launch is None:
+            return None
+        failure: DagsealError | None = None
+        try:
+            await service.blobs.verify(Digest.parse(launch.digest))
+        except (SecurityError, NotFoundError) as error:
+            failure = error
+        async with service.database.write() as tx:
+            current = await ledger.find(tx, launch.id)
+            if current is None or current.state != "queued":
+                continue  # somebody else took or cancelled it meanwhile
+            offer: Offer | None = None
+            if failure is None:
+                try:
+                    offer = await _mint(service, tx, caller, current, worker)
+                except (SecurityError, ConflictError, NotFoundError) as error:
+                    failure = error
+            if failure is not None:
+                await end_refused(service, tx, caller, current, failure, action="launch.offer")
+        if offer is not None:
+            return offer
+        service.signals.notify(of_launch(launch.id))
+
+
+async def _mint(service: Service, tx: Transaction, caller: Caller, launch: Launch, worker: Worker) -> Offer:
+    release, verified = await launchable(service, tx, launch)
+    task = verified.manifest.task(launch.dag_id, launch.task_id)
+    await reserving.authorise(tx, release, task, dag_id=launch.dag_id, user=launch.unix_user, queue=launch.queue)
+    now = service.now_us()
+    issued_at = now // MICROSECONDS
+    ticket = Ticket(
+        ticket_id=service.new_id(),
+        launch_id=launch.id,
+        audience=VerifyKey(worker.verify_key).key_id,
+        queue=launch.queue,
+        archive=launch.archive,
+        release=launch.release,
+        digest=Digest.parse(launch.digest),
+        manifest_digest=verified.digest,
+        dag_id=launch.dag_id,
+        task_id=launch.task_id,
+        run_id=launch.run_id,
+        map_index=launch.map_index,
+        try_number=launch.try_number,
+        task_digest=task.digest if release.task_check == "task" else None,
+        unix_user=launch.unix_user,
+        owner=launch.owner,
+        principal=launch.principal,
+        issued_at=issued_at,
+        expires_at=issued_at + service.settings.launches.ticket_seconds,
+        timeout_seconds=launch.timeout_seconds,
+    )
+    await ledger.change(
+        tx,
+        launch.id,
+        state=launches.step(launch, "offered"),
+        worker=worker.name,
+        ticket_id=ticket.ticket_id,
+        ticket_digest=str(Digest.of(ticket.to_bytes())),
+        ticket_expires_at=ticket.expires_at,
+    )
+    await audit.accepted(
+        tx,
+        at=now,
+        caller=caller,
+        action="launch.offer",
+        about=f"launch:{launch.id}",
+        digest=launch.digest,
+        detail=f"ticket {ticket.ticket_id} for launcher {ticket.audience[:16]} until {ticket.expires_at}",
+    )
+    return Offer(launch=launch, ticket=tickets.sign(ticket, service.keys.signing), manifest=release.manifest)
+
+
+async def launchable(service: Service, tx: Transaction, launch: Launch) -> tuple[Release, VerifiedManifest]:
+    """The launch's release, not revoked, and its verified manifest."""
+    release = await archives.release(tx, launch.archive, launch.release)
+    if release is None:
+        raise NotFoundError(f"release {launch.archive}@{launch.release} is gone")
+    launches.require_launchable(release)
+    return release, await service.manifest_of(release)
+
+
+async def end_refused(
+    service: Service, tx: Transaction, caller: Caller, launch: Launch, error: DagsealError, *, action: str
+) -> None:
+    """The launch ends here, and the audit says why."""
+    now = service.now_us()
+    await ledger.change(
+        tx,
+        launch.id,
+        state=launches.step(launch, "refused"),
+        error=error.slug,
+        detail=str(error)[: audit.MAX_DETAIL_CHARS],
+        ended_at=now,
+    )
+    await audit.accepted(
+        tx,
+        at=now,
+        caller=caller,
+        action=action,
+        about=f"launch:{launch.id}",
+        digest=launch.digest,
+        verdict=audit.REFUSED,
+        detail=f"{error.slug}: {error}",
+    )
+
+
+async def expire(service: Service) -> None:
+    """Offers whose ticket ran out are queued again; running launches that fell silent are lost."""
+    now = service.now_us()
+    silent_since = now - service.settings.launches.lost_after_seconds * MICROSECONDS
+    async with service.database.read() as tx:
+        if not await ledger.expired_offers(tx, now // MICROSECONDS) and not await ledger.silent(tx, silent_since):
+            return
+    changed: list[str] = []
+    async with service.database.write() as tx:
+        for launch in await ledger.expired_offers(tx, now // MICROSECONDS):
+            await ledger.change(
+                tx, launch.id, state=launches.step(launch, "queued"), worker=None, ticket_id=None, ticket_digest=None
+            )
+            await _watched(tx, now, launch, "launch.requeue", "its ticket ran out unclaimed")
+            changed.append(launch.id)
+        for launch in await ledger.silent(tx, silent_since):
+            why = f"no heartbeat of worker {launch.worker} for {service.settings.launches.lost_after_seconds} seconds"
+            state = launches.step(launch, "lost")
+            await ledger.change(tx, launch.id, state=state, error=FetchError.slug, detail=why, ended_at=now)
+            await _watched(tx, now, launch, "launch.lost", why)
+            changed.append(launch.id)
+    for launch_id in changed:
+        service.signals.notify(of_launch(launch_id))
+    service.signals.notify(QUEUE)
+
+
+async def _watched(tx: Transaction, now: int, launch: Launch, action: str, why: str) -> None:
+    await audit.accepted(
+        tx, at=now, caller=audit.SERVICE, action=action, about=f"launch:{launch.id}", digest=launch.digest, detail=why
+    )

@@ -1,0 +1,232 @@
+"""Check everything that is stored against everything else.
+
+`damage` is what must not be; a `warning` is what a crash may leave: bytes that nothing names.
+
+Promise: it changes nothing, but for `repair`, which removes what the warnings name and needs the service to be stopped.
+Each check is independent of the code that wrote: bytes are hashed, signatures verified, ciphertexts opened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from integrity.digests import Digest
+from integrity.errors import DagsealError, DigestMismatchError, NotFoundError, SecurityError, SettingsError
+from integrity.keys import VerifyKey
+from integrity.manifest import VerifiedManifest
+from submit_api import connections
+from submit_api.launches import TRANSITIONS
+from submit_api.registry import archives, ledger, people, secrets
+from submit_api.registry.database import Transaction
+from submit_api.registry.records import Release
+from submit_api.running import opened, state_lock
+from submit_api.service import Service
+from submit_api.settings import Settings
+
+DAMAGE, WARNING = "damage", "warning"
+_HEX = re.compile(r"[0-9a-f]{128}")
+_LAUNCH_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """`rule` is a stable slug, `subject` what it is about."""
+
+    level: str
+    rule: str
+    subject: str
+    detail: str
+    repaired: bool = False
+
+
+def damaged(findings: list[Finding]) -> bool:
+    """Whether anything is there that no crash explains."""
+    return any(finding.level == DAMAGE for finding in findings)
+
+
+async def fsck(settings: Settings, *, repair: bool = False) -> list[Finding]:
+    """Every finding; empty means clean. Raises `SettingsError` when there is nothing to check, or it is in use."""
+    with state_lock(settings) if repair else nullcontext():
+        async with opened(settings, migrating=False) as service:
+            try:
+                found = [finding async for finding in _everything(service)]
+            except SQLAlchemyError as error:
+                raise SettingsError(f"the database cannot be read: {type(error).__name__}") from None
+            return [await _repair(service, finding) for finding in found] if repair else found
+
+
+async def _everything(service: Service) -> AsyncIterator[Finding]:
+    async with service.database.read() as tx:
+        for finding in await _database(service, tx):
+            yield finding
+        for release in await archives.releases(tx):
+            for finding in await _release(service, tx, release):
+                yield finding
+        for finding in await _archives(tx):
+            yield finding
+        for finding in await _secrets(service, tx):
+            yield finding
+        for finding in await _people(tx):
+            yield finding
+        for finding in await _logs(service, tx):
+            yield finding
+        known = await archives.digests(tx)
+    for finding in _files(service, known):
+        yield finding
+
+
+async def _database(service: Service, tx: Transaction) -> list[Finding]:
+    """SQLite's own checks; PostgreSQL has its own."""
+    if service.database.engine.dialect.name != "sqlite":
+        return []
+    found = []
+    for pragma in ("integrity_check", "foreign_key_check"):
+        rows = (await tx.session.execute(text(f"PRAGMA {pragma}"))).all()
+        if rows and rows[0][0] != "ok":
+            found.append(_damage(f"sqlite-{pragma.replace('_', '-')}", "database", str(rows[0])[:500]))
+    return found
+
+
+async def _release(service: Service, tx: Transaction, release: Release) -> list[Finding]:
+    name = f"{release.archive}@{release.number}"
+    found = []
+    try:
+        await service.blobs.verify(Digest.parse(release.digest))
+    except NotFoundError as error:
+        found.append(_damage("blob-missing", name, str(error)))
+    except DigestMismatchError as error:
+        found.append(_damage("blob-damaged", name, str(error)))
+    except DagsealError as error:
+        found.append(_damage("release-digest", name, str(error)))
+    try:
+        verified = await service.manifest_of(release)
+    except SecurityError as error:
+        return [*found, _damage("manifest-signature", name, str(error))]
+    wrong = _disagreements(release, verified)
+    if wrong:
+        found.append(_damage("manifest-disagrees", name, f"the row differs from the manifest in {', '.join(wrong)}"))
+    told = {(dag.dag_id, task.task_id): str(task.digest) for dag in verified.manifest.dags for task in dag.tasks}
+    if told != await archives.task_digests(tx, release.archive, release.number):
+        found.append(_damage("tasks-disagree", name, "the tasks on record are not those of the manifest"))
+    owners = await archives.archives_of_dags(tx, [dag.dag_id for dag in verified.manifest.dags])
+    for dag in verified.manifest.dags:
+        if owners.get(dag.dag_id) != release.archive:
+            found.append(_damage("dag-owner", name, f"dag {dag.dag_id} is on record for {owners.get(dag.dag_id)}"))
+    return found
+
+
+def _disagreements(release: Release, verified: VerifiedManifest) -> list[str]:
+    manifest = verified.manifest
+    pairs = {
+        "archive": (release.archive, manifest.archive),
+        "number": (release.number, manifest.number),
+        "size": (release.size, manifest.size),
+        "owner": (release.owner, manifest.owner),
+        "group": (release.group, manifest.group),
+        "submitted_by": (release.submitted_by, manifest.submitted_by),
+        "task_check": (release.task_check, manifest.task_check),
+        "manifest_digest": (release.manifest_digest, str(verified.digest)),
+    }
+    return [name for name, (row, said) in pairs.items() if row != said]
+
+
+async def _archives(tx: Transaction) -> list[Finding]:
+    found = []
+    for archive in await archives.listed(tx):
+        numbers = [release.number for release in await archives.releases(tx, archive.name)]
+        revoked = {release.number for release in await archives.releases(tx, archive.name) if release.revoked_at}
+        if numbers != list(range(1, archive.latest + 1)):
+            found.append(_damage("release-numbers", archive.name, f"latest is {archive.latest}, on record {numbers}"))
+        if archive.active is not None and (archive.active not in numbers or archive.active in revoked):
+            found.append(_damage("active-release", archive.name, f"release {archive.active} cannot be active"))
+    return found
+
+
+async def _secrets(service: Service, tx: Transaction) -> list[Finding]:
+    found = []
+    for secret in await secrets.listed(tx):
+        try:
+            connections.open_secret(service.keys.rows, secret)
+        except SecurityError as error:
+            found.append(_damage("secret-unreadable", f"{secret.kind}:{secret.name}", str(error)))
+    for xcom in await ledger.all_xcoms(tx):
+        try:
+            connections.open_xcom(service.keys.rows, xcom)
+        except SecurityError as error:
+            subject = f"xcom:{xcom.dag_id}/{xcom.run_id}/{xcom.task_id}/{xcom.map_index}/{xcom.key}"
+            found.append(_damage("xcom-unreadable", subject, str(error)))
+    return found
+
+
+async def _people(tx: Transaction) -> list[Finding]:
+    found = []
+    workers = {worker.name: worker for worker in await people.workers(tx)}
+    for worker in workers.values():
+        try:
+            agrees = VerifyKey(worker.verify_key).key_id == worker.fingerprint
+        except SecurityError:
+            agrees = False
+        if not agrees:
+            found.append(_damage("worker-key", worker.name, "the key on record has another fingerprint"))
+    for token in await people.tokens(tx):
+        if token.kind not in ("user", "worker") or not _HEX.fullmatch(token.secret_hash):
+            found.append(_damage("token-row", token.token_id, "its kind or hash is not one"))
+        elif token.kind == "worker" and (token.admin or token.principal not in workers):
+            found.append(
+                _damage("token-row", token.token_id, "a worker's token without a worker, or with admin rights")
+            )
+    for state in await ledger.counts_by_state(tx):
+        if state not in TRANSITIONS:
+            found.append(_damage("launch-state", state, "no launch can be in this state"))
+    return found
+
+
+async def _logs(service: Service, tx: Transaction) -> list[Finding]:
+    """A log file may be longer than its launch says (a crash), never shorter."""
+    sizes = await asyncio.to_thread(service.logs.sizes)
+    found = []
+    for launch_id, held in (await ledger.log_sizes(tx)).items():
+        if sizes.get(launch_id, 0) < held:
+            found.append(_damage("log-short", launch_id, f"{sizes.get(launch_id, 0)} of {held} bytes are there"))
+    for name in sizes:
+        if not _LAUNCH_ID.fullmatch(name) or await ledger.find(tx, name) is None:
+            found.append(_warning("log-dangling", name, "a log of no launch"))
+    return found
+
+
+def _files(service: Service, known: set[str]) -> Iterator[Finding]:
+    for name in service.blobs.leftovers():
+        yield _warning("temporary-file", name, "an upload that did not end")
+    for folder, name in service.blobs.names():
+        if not _HEX.fullmatch(name) or folder != name[:2]:
+            yield _damage("foreign-file", f"{folder}/{name}", "this is not the name of a blob")
+        elif f"sha512:{name}" not in known:
+            yield _warning("blob-dangling", f"sha512:{name}", "no release has these bytes")
+
+
+async def _repair(service: Service, finding: Finding) -> Finding:
+    match finding.rule:
+        case "blob-dangling":
+            await service.blobs.remove(Digest.parse(finding.subject))
+        case "temporary-file":
+            await asyncio.to_thread(service.blobs.sweep)
+        case "log-dangling" if _LAUNCH_ID.fullmatch(finding.subject):
+            await asyncio.to_thread(service.logs.remove, finding.subject)
+        case _:
+            return finding
+    return replace(finding, repaired=True)
+
+
+def _damage(rule: str, subject: str, detail: str) -> Finding:
+    return Finding(level=DAMAGE, rule=rule, subject=subject, detail=detail)
+
+
+def _warning(rule: str, subject: str, detail: str) -> Finding:
+    return Finding(level=WARNING, rule=rule, subject=subject, detail=detail)

@@ -1,0 +1,201 @@
+"""Secrets, grants, impersonation rules, groups, tokens, workers and the audit log over HTTP."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from submit_api import administering, connections, importing, views
+from submit_api.http.routes import Call, answer
+from submit_api.models import (
+    ConnectionList,
+    EventList,
+    EventView,
+    GrantList,
+    GrantRequest,
+    GrantView,
+    GroupList,
+    GroupRequest,
+    GroupView,
+    ImportedView,
+    NewTokenView,
+    NewWorkerView,
+    RuleList,
+    RuleRequest,
+    RuleView,
+    SecretValue,
+    SecretView,
+    TokenList,
+    TokenRequest,
+    TokenView,
+    VariableList,
+    WorkerList,
+    WorkerRequest,
+)
+from submit_api.refusals import InvalidRequestError
+from submit_api.registry import ledger, people, secrets
+
+MAX_EVENTS = 1000
+
+
+async def put_connection(call: Call) -> web.Response:
+    value = connections.check_connection((await call.body(SecretValue)).value)
+    return await _put(call, "connection", value)
+
+
+async def put_variable(call: Call) -> web.Response:
+    value = (await call.body(SecretValue)).value
+    if not isinstance(value, str):
+        raise InvalidRequestError("a variable's value is text; write JSON as text")
+    return await _put(call, "variable", value)
+
+
+async def _put(call: Call, kind: str, value: str) -> web.Response:
+    name = call.part("secret")
+    (stored,) = await administering.put_secrets(call.service, call.caller, kind, {name: value}, action=f"{kind}.write")
+    return answer(views.copied(SecretView, stored), status=201 if stored.version == 1 else 200)
+
+
+async def import_connections(call: Call) -> web.Response:
+    body = await call.raw(call.service.settings.limits.max_json_bytes)
+    text = body.decode("utf-8-sig", "replace")
+    form = importing.format_of(call.request.content_type, call.request.query.get("format"), text)
+    found = importing.read(body, form)
+    await administering.put_secrets(call.service, call.caller, "connection", found, action="connection.import")
+    return answer(ImportedView(imported=sorted(found)))
+
+
+async def get_connection(call: Call) -> web.Response:
+    return answer(
+        views.copied(SecretView, await administering.find_secret(call.service, "connection", call.part("secret")))
+    )
+
+
+async def get_variable(call: Call) -> web.Response:
+    return answer(
+        views.copied(SecretView, await administering.find_secret(call.service, "variable", call.part("secret")))
+    )
+
+
+async def list_connections(call: Call) -> web.Response:
+    return answer(ConnectionList(connections=await _names(call, "connection")))
+
+
+async def list_variables(call: Call) -> web.Response:
+    return answer(VariableList(variables=await _names(call, "variable")))
+
+
+async def _names(call: Call, kind: str) -> list[SecretView]:
+    async with call.service.database.read() as tx:
+        return [views.copied(SecretView, row) for row in await secrets.listed(tx, kind)]
+
+
+async def remove_connection(call: Call) -> web.Response:
+    await administering.remove_secret(call.service, call.caller, "connection", call.part("secret"))
+    return web.Response(status=204)
+
+
+async def remove_variable(call: Call) -> web.Response:
+    await administering.remove_secret(call.service, call.caller, "variable", call.part("secret"))
+    return web.Response(status=204)
+
+
+async def add_grant(call: Call) -> web.Response:
+    grant = await administering.add_grant(call.service, call.caller, await call.body(GrantRequest))
+    return answer(views.copied(GrantView, grant), status=201)
+
+
+async def list_grants(call: Call) -> web.Response:
+    async with call.service.database.read() as tx:
+        found = await secrets.grants(tx)
+    return answer(GrantList(grants=[views.copied(GrantView, grant) for grant in found]))
+
+
+async def remove_grant(call: Call) -> web.Response:
+    await administering.remove_grant(call.service, call.caller, call.part("id"))
+    return web.Response(status=204)
+
+
+async def add_rule(call: Call) -> web.Response:
+    rule = await administering.add_rule(call.service, call.caller, await call.body(RuleRequest))
+    return answer(views.copied(RuleView, rule), status=201)
+
+
+async def list_rules(call: Call) -> web.Response:
+    async with call.service.database.read() as tx:
+        found = await secrets.rules(tx)
+    return answer(RuleList(rules=[views.copied(RuleView, rule) for rule in found]))
+
+
+async def remove_rule(call: Call) -> web.Response:
+    await administering.remove_rule(call.service, call.caller, call.part("id"))
+    return web.Response(status=204)
+
+
+async def put_group(call: Call) -> web.Response:
+    name, ask = call.part("name"), await call.body(GroupRequest)
+    members = await administering.put_group(call.service, call.caller, name, ask.members)
+    return answer(GroupView(name=name, members=members))
+
+
+async def get_group(call: Call) -> web.Response:
+    name = call.part("name")
+    return answer(GroupView(name=name, members=await administering.find_group(call.service, name)))
+
+
+async def list_groups(call: Call) -> web.Response:
+    async with call.service.database.read() as tx:
+        found = await people.groups(tx)
+    return answer(GroupList(groups=[GroupView(name=name, members=members) for name, members in found.items()]))
+
+
+async def create_token(call: Call) -> web.Response:
+    made = await administering.create_token(call.service, call.caller, await call.body(TokenRequest))
+    return answer(NewTokenView(token_id=made.token_id, token=made.text), status=201)
+
+
+async def get_token(call: Call) -> web.Response:
+    return answer(views.copied(TokenView, await administering.find_token(call.service, call.part("id"))))
+
+
+async def list_tokens(call: Call) -> web.Response:
+    async with call.service.database.read() as tx:
+        found = await people.tokens(tx)
+    return answer(TokenList(tokens=[views.copied(TokenView, token) for token in found]))
+
+
+async def revoke_token(call: Call) -> web.Response:
+    await administering.revoke_token(call.service, call.caller, call.part("id"))
+    return web.Response(status=204)
+
+
+async def enroll_worker(call: Call) -> web.Response:
+    ask = await call.body(WorkerRequest)
+    made = await administering.enroll_worker(call.service, call.caller, ask)
+    return answer(NewWorkerView(name=ask.name, token_id=made.token_id, token=made.text), status=201)
+
+
+async def get_worker(call: Call) -> web.Response:
+    return answer(views.worker(await administering.find_worker(call.service, call.part("name"))))
+
+
+async def list_workers(call: Call) -> web.Response:
+    async with call.service.database.read() as tx:
+        found = await people.workers(tx)
+    return answer(WorkerList(workers=[views.worker(worker) for worker in found]))
+
+
+async def revoke_worker(call: Call) -> web.Response:
+    await administering.revoke_worker(call.service, call.caller, call.part("name"))
+    return web.Response(status=204)
+
+
+async def audit_events(call: Call) -> web.Response:
+    async with call.service.database.read() as tx:
+        found = await ledger.events(
+            tx,
+            after=call.number("after", 0),
+            limit=call.number("limit", 100, most=MAX_EVENTS),
+            about=call.request.query.get("object"),
+            principal=call.request.query.get("principal"),
+        )
+    return answer(EventList(events=[views.copied(EventView, event) for event in found]))

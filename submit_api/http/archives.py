@@ -1,0 +1,209 @@
+"""Archives, releases, manifests and blobs over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+
+from aiohttp import web
+
+from integrity.digests import Digest
+from integrity.errors import ConflictError, NotFoundError
+from submit_api import audit, bodies, permissions, submissions, views
+from submit_api.http.routes import BYTES, DSSE, Call, answer
+from submit_api.models import ArchiveDetail, ArchiveList, ArchiveView, ReleaseList, ReleaseView
+from submit_api.refusals import RangeError
+from submit_api.registry import archives
+from submit_api.registry.database import Transaction
+from submit_api.registry.records import Archive, Release
+
+_CHUNK_BYTES = 1024 * 1024
+_RANGE = re.compile(r"bytes=([0-9]{0,16})-([0-9]{0,16})")
+
+
+async def submit(call: Call) -> web.Response:
+    request, limits = call.request, call.service.settings.limits
+    ask = submissions.wanted(
+        call.part("name"),
+        request.query.get("group"),
+        request.query.get("task_check"),
+        request.headers.get("Repr-Digest"),
+    )
+    await submissions.authorise(call.service, call.caller, ask)
+    body = bodies.chunks(request, limits, max_bytes=limits.max_archive_bytes)
+    done = await submissions.submit(call.service, call.caller, ask, body)
+    async with call.service.database.read() as tx:
+        archive = await _archive(tx, call, done.release.archive)
+    made = answer(views.release(done.release, done.manifest, archive.active), status=201 if done.created else 200)
+    made.headers["Location"] = f"/v1/archives/{done.release.archive}/releases/{done.release.number}"
+    made.headers["Repr-Digest"] = done.release.sha512.repr_digest
+    return made
+
+
+async def listed(call: Call) -> web.Response:
+    async with call.service.database.read() as tx:
+        found = [
+            await _summary(tx, archive)
+            for archive in await archives.listed(tx)
+            if permissions.is_member(call.caller, archive.owner, archive.group)
+        ]
+    return answer(ArchiveList(archives=found))
+
+
+async def one(call: Call) -> web.Response:
+    async with call.service.database.read() as tx:
+        archive = await _archive(tx, call, call.part("name"))
+        summary = await _summary(tx, archive)
+        found = await archives.releases(tx, archive.name)
+    detail = {**summary.model_dump(), "releases": [await _view(call, r, archive) for r in found]}
+    return answer(ArchiveDetail(**detail))
+
+
+async def releases(call: Call) -> web.Response:
+    async with call.service.database.read() as tx:
+        archive = await _archive(tx, call, call.part("name"))
+        found = await archives.releases(tx, archive.name)
+    return answer(ReleaseList(releases=[await _view(call, release, archive) for release in found]))
+
+
+async def release(call: Call) -> web.Response:
+    async with call.service.database.read() as tx:
+        archive = await _archive(tx, call, call.part("name"))
+        found = await _release(tx, call, archive)
+    return answer(await _view(call, found, archive))
+
+
+async def activate(call: Call) -> web.Response:
+    return await _decide(call, "release.activate")
+
+
+async def revoke(call: Call) -> web.Response:
+    return await _decide(call, "release.revoke")
+
+
+async def _decide(call: Call, action: str) -> web.Response:
+    now = call.service.now_us()
+    async with call.service.database.write() as tx:
+        archive = await _archive(tx, call, call.part("name"))
+        found = await _release(tx, call, archive)
+        if action == "release.revoke":
+            await archives.revoke(tx, archive.name, found.number, now)
+        elif found.revoked_at is not None:
+            raise ConflictError(f"{archive.name}@{found.number} was revoked: push its bytes changed, as a new release")
+        else:
+            await archives.activate(tx, archive.name, found.number)
+        await audit.accepted(
+            tx,
+            at=now,
+            caller=call.caller,
+            action=action,
+            about=f"archive:{archive.name}",
+            digest=found.digest,
+            detail=f"release {found.number}",
+        )
+        archive = await _archive(tx, call, archive.name)
+        found = await _release(tx, call, archive)
+    return answer(await _view(call, found, archive))
+
+
+async def manifest(call: Call) -> web.Response:
+    name = call.part("name")
+    async with call.service.database.read() as tx:
+        archive = await archives.find(tx, name) if call.caller.kind == "worker" else await _archive(tx, call, name)
+        if archive is None:
+            raise NotFoundError(f"there is no archive {name!r}")
+        found = await _release(tx, call, archive)
+    return web.Response(body=found.manifest, content_type=DSSE, headers={"ETag": f'"{found.manifest_digest}"'})
+
+
+async def blob(call: Call) -> web.StreamResponse:
+    """The bytes by their digest. Only who has a release of them finds them; workers fetch any release's."""
+    digest = Digest(call.part("hex"))
+    async with call.service.database.read() as tx:
+        found = await archives.releases_of_digest(tx, str(digest))
+    if not any(call.caller.kind == "worker" or permissions.is_member(call.caller, r.owner, r.group) for r in found):
+        raise NotFoundError(f"there is no blob {digest}")
+    headers = {
+        "ETag": f'"{digest}"',
+        "Cache-Control": "private, max-age=31536000, immutable",
+        "Accept-Ranges": "bytes",
+        "Repr-Digest": digest.repr_digest,
+        "Content-Type": BYTES,
+    }
+    matches = [tag.strip() for tag in call.request.headers.get("If-None-Match", "").split(",")]
+    if headers["ETag"] in matches or "*" in matches:
+        del headers["Content-Type"]
+        return web.Response(status=304, headers=headers)
+    size = found[0].size
+    first, last = _range(call.request, size)
+    status = 200 if (first, last) == (0, size - 1) and "Range" not in call.request.headers else 206
+    if status == 206:
+        headers["Content-Range"] = f"bytes {first}-{last}/{size}"
+    data = call.service.blobs.small(digest)
+    if data is not None:
+        return web.Response(status=status, body=data[first : last + 1], headers=headers)
+    return await _stream(call, digest, first, last, status, headers)
+
+
+async def _stream(
+    call: Call, digest: Digest, first: int, last: int, status: int, headers: dict[str, str]
+) -> web.StreamResponse:
+    made = web.StreamResponse(status=status, headers=headers)
+    made.content_length = last - first + 1
+    fd = call.service.blobs.open(digest)
+    try:
+        await made.prepare(call.request)
+        while first <= last:
+            chunk = await asyncio.to_thread(os.pread, fd, min(_CHUNK_BYTES, last - first + 1), first)
+            if not chunk:
+                raise ConnectionResetError("the stored blob is shorter than its release says")
+            await made.write(chunk)
+            first += len(chunk)
+    finally:
+        os.close(fd)
+    return made
+
+
+def _range(request: web.Request, size: int) -> tuple[int, int]:
+    """First and last byte that are wanted: one range, or everything."""
+    header = request.headers.get("Range")
+    if header is None:
+        return 0, size - 1
+    found = _RANGE.fullmatch(header.strip())
+    if not found or not (found[1] or found[2]):
+        raise RangeError("Range is to be one range of bytes, as bytes=0-99")
+    if not found[1]:
+        first, last = max(size - int(found[2]), 0), size - 1
+    else:
+        first, last = int(found[1]), min(int(found[2] or size), size - 1)
+    if first > last:
+        raise RangeError(f"the blob has {size} bytes")
+    return first, last
+
+
+async def _archive(tx: Transaction, call: Call, name: str) -> Archive:
+    found = await archives.find(tx, name)
+    if found is None:
+        raise NotFoundError(f"there is no archive {name!r}")
+    permissions.require_member(call.caller, found.owner, found.group, f"archive {name}")
+    return found
+
+
+async def _release(tx: Transaction, call: Call, archive: Archive) -> Release:
+    text = call.part("number")
+    found = await archives.release(tx, archive.name, int(text))
+    if found is None:
+        raise NotFoundError(f"archive {archive.name} has no release {text}; the latest is {archive.latest}")
+    return found
+
+
+async def _summary(tx: Transaction, archive: Archive) -> ArchiveView:
+    latest = await archives.release(tx, archive.name, archive.latest)
+    if latest is None:
+        raise RuntimeError(f"archive {archive.name} lacks its latest release {archive.latest}")
+    return views.archive(archive, latest, await archives.dag_ids(tx, archive.name, archive.latest))
+
+
+async def _view(call: Call, found: Release, archive: Archive) -> ReleaseView:
+    return views.release(found, (await call.service.manifest_of(found)).manifest, archive.active)

@@ -1,0 +1,232 @@
+"""Every route, as one literal table. The server is built from it, and so is the OpenAPI document."""
+
+from __future__ import annotations
+
+from submit_api import models as m
+from submit_api.http import administration, archives, launches, system
+from submit_api.http.routes import BYTES, DSSE, JSON, Route
+
+_RELEASE = "/v1/archives/{name}/releases/{number:[0-9]{1,9}}"
+_NAMED = "{secret:.+}"
+_PLAIN, _HTML, _CSS = "text/plain", "text/html", "text/css"
+
+
+def _secrets(kind: str) -> tuple[Route, ...]:
+    """Connections and variables have the same routes."""
+    path, about = f"/v1/{kind}s", kind + ":{secret}"
+    put = administration.put_connection if kind == "connection" else administration.put_variable
+    get = administration.get_connection if kind == "connection" else administration.get_variable
+    remove = administration.remove_connection if kind == "connection" else administration.remove_variable
+    listed = administration.list_connections if kind == "connection" else administration.list_variables
+    names = m.ConnectionList if kind == "connection" else m.VariableList
+    return (
+        Route(
+            method="GET", path=path, handler=listed, action=f"{kind}.read", summary=f"The {kind}s' names",
+            answers={200: names},
+        ),
+        Route(
+            method="PUT", path=f"{path}/{_NAMED}", handler=put, action=f"{kind}.write", about=about,
+            summary=f"Store a {kind}; its value is never sent back", body=(m.SecretValue,),
+            answers={200: m.SecretView, 201: m.SecretView},
+        ),
+        Route(
+            method="GET", path=f"{path}/{_NAMED}", handler=get, action=f"{kind}.read", about=about,
+            summary=f"When and by whom a {kind} was stored", answers={200: m.SecretView}, refusals=(404,),
+        ),
+        Route(
+            method="DELETE", path=f"{path}/{_NAMED}", handler=remove, action=f"{kind}.remove", about=about,
+            summary=f"Remove a {kind} with its grants", answers={204: None}, refusals=(404,),
+        ),
+    )  # fmt: skip
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        method="PUT", path="/v1/archives/{name}", handler=archives.submit, action="archive.submit",
+        about="archive:{name}", summary="Submit an archive: its bytes are the body", body=(BYTES,),
+        query=("group", "task_check"), headers=("Repr-Digest",),
+        answers={200: m.ReleaseView, 201: m.ReleaseView}, refusals=(409, 503, 507),
+    ),
+    Route(
+        method="GET", path="/v1/archives", handler=archives.listed, action="archive.list",
+        summary="The caller's archives", answers={200: m.ArchiveList},
+    ),
+    Route(
+        method="GET", path="/v1/archives/{name}", handler=archives.one, action="archive.read",
+        about="archive:{name}", summary="An archive with its releases", answers={200: m.ArchiveDetail}, refusals=(404,),
+    ),
+    Route(
+        method="GET", path="/v1/archives/{name}/releases", handler=archives.releases, action="archive.read",
+        about="archive:{name}", summary="The releases of an archive", answers={200: m.ReleaseList}, refusals=(404,),
+    ),
+    Route(
+        method="GET", path=_RELEASE, handler=archives.release, action="release.read", about="archive:{name}",
+        summary="One release", answers={200: m.ReleaseView}, refusals=(404,),
+    ),
+    Route(
+        method="POST", path=_RELEASE + "/activate", handler=archives.activate, action="release.activate",
+        about="archive:{name}", summary="Make this release the one that is launched", answers={200: m.ReleaseView},
+        refusals=(404, 409),
+    ),
+    Route(
+        method="POST", path=_RELEASE + "/revoke", handler=archives.revoke, action="release.revoke",
+        about="archive:{name}", summary="Never launch this release again", answers={200: m.ReleaseView}, refusals=(404,),
+    ),
+    Route(
+        method="GET", path=_RELEASE + "/manifest", handler=archives.manifest, action="manifest.read",
+        about="archive:{name}", summary="The signed manifest's envelope", answers={200: DSSE}, refusals=(404,),
+    ),
+    Route(
+        method="GET", path="/v1/blobs/sha512/{hex:[0-9a-f]{128}}", handler=archives.blob, action="blob.read",
+        about="blob:{hex}", summary="Bytes by their digest; immutable", headers=("Range", "If-None-Match"),
+        answers={200: BYTES, 206: BYTES, 304: None}, refusals=(404, 416, 422),
+    ),
+    Route(
+        method="POST", path="/v1/launches", handler=launches.create, action="launch.create", about="launch",
+        summary="Reserve a launch of one task", body=(m.LaunchRequest,), answers={201: m.LaunchView}, refusals=(404, 409),
+    ),
+    Route(
+        method="GET", path="/v1/launches", handler=launches.listed, action="launch.list", summary="Launches, newest first",
+        query=("dag_id", "state", "limit"), answers={200: m.LaunchList}, refusals=(422,),
+    ),
+    Route(
+        method="GET", path="/v1/launches/{launch_id}", handler=launches.one, action="launch.read",
+        about="launch:{launch_id}", summary="A launch; can wait until it has ended", query=("wait_seconds",),
+        answers={200: m.LaunchView}, refusals=(404, 422),
+    ),
+    Route(
+        method="GET", path="/v1/launches/{launch_id}/log", handler=launches.read_log, action="launch.log.read",
+        about="launch:{launch_id}", summary="The log from an offset; can wait for more",
+        query=("offset", "wait_seconds"), answers={200: BYTES}, refusals=(404, 422),
+    ),
+    Route(
+        method="POST", path="/v1/launches/{launch_id}/cancel", handler=launches.cancel, action="launch.cancel",
+        about="launch:{launch_id}", summary="Stop a launch", answers={200: m.LaunchView}, refusals=(404, 409),
+    ),
+    Route(
+        method="POST", path="/v1/workers/{name}/take", handler=launches.take, action="launch.take",
+        about="worker:{name}", summary="Worker: take the next launch of these queues", body=(m.TakeRequest,),
+        query=("wait_seconds",), answers={200: m.OfferView, 204: None},
+    ),
+    Route(
+        method="POST", path="/v1/launches/{launch_id}/claim", handler=launches.claim, action="launch.claim",
+        about="launch:{launch_id}", summary="Worker: the launcher's claim, answered with the sealed grant", body=(DSSE,),
+        answers={200: DSSE}, refusals=(404, 409),
+    ),
+    Route(
+        method="POST", path="/v1/launches/{launch_id}/log", handler=launches.append_log, action="launch.log.append",
+        about="launch:{launch_id}", summary="Worker: more of the log", body=(BYTES,), query=("offset",),
+        answers={200: m.OffsetView}, refusals=(404, 409),
+    ),
+    Route(
+        method="POST", path="/v1/launches/{launch_id}/state", handler=launches.state, action="launch.state",
+        about="launch:{launch_id}", summary="Worker: the launcher's signed result, a heartbeat, or a refusal",
+        body=(DSSE, m.Heartbeat, m.RefusedByWorker), answers={200: m.StateView}, refusals=(404, 409),
+    ),
+    Route(
+        method="POST", path="/v1/connections/import", handler=administration.import_connections,
+        action="connection.import", about="connection", query=("format",), body=(JSON, "application/yaml", _PLAIN),
+        summary="Import what 'airflow connections export' wrote, all or nothing", answers={200: m.ImportedView},
+    ),
+    *_secrets("connection"),
+    *_secrets("variable"),
+    Route(
+        method="POST", path="/v1/grants", handler=administration.add_grant, action="grant.add", about="grant",
+        summary="Grant a connection or variable", body=(m.GrantRequest,), answers={201: m.GrantView}, refusals=(404, 409),
+    ),
+    Route(
+        method="GET", path="/v1/grants", handler=administration.list_grants, action="grant.read",
+        summary="All grants", answers={200: m.GrantList},
+    ),
+    Route(
+        method="DELETE", path="/v1/grants/{id}", handler=administration.remove_grant, action="grant.remove",
+        about="grant:{id}", summary="Take a grant back", answers={204: None}, refusals=(404,),
+    ),
+    Route(
+        method="POST", path="/v1/impersonation-rules", handler=administration.add_rule, action="impersonation.add",
+        about="rule", summary="Let an owner's dags run as a unix user", body=(m.RuleRequest,), answers={201: m.RuleView},
+    ),
+    Route(
+        method="GET", path="/v1/impersonation-rules", handler=administration.list_rules, action="impersonation.read",
+        summary="All impersonation rules", answers={200: m.RuleList},
+    ),
+    Route(
+        method="DELETE", path="/v1/impersonation-rules/{id}", handler=administration.remove_rule,
+        action="impersonation.remove", about="rule:{id}", summary="Remove a rule", answers={204: None}, refusals=(404,),
+    ),
+    Route(
+        method="GET", path="/v1/groups", handler=administration.list_groups, action="group.read",
+        summary="All groups", answers={200: m.GroupList},
+    ),
+    Route(
+        method="PUT", path="/v1/groups/{name}", handler=administration.put_group, action="group.write",
+        about="group:{name}", summary="Create a group or replace its members", body=(m.GroupRequest,),
+        answers={200: m.GroupView},
+    ),
+    Route(
+        method="GET", path="/v1/groups/{name}", handler=administration.get_group, action="group.read",
+        about="group:{name}", summary="A group's members", answers={200: m.GroupView}, refusals=(404,),
+    ),
+    Route(
+        method="POST", path="/v1/tokens", handler=administration.create_token, action="token.create", about="token",
+        summary="Make a token; it is shown once", body=(m.TokenRequest,), answers={201: m.NewTokenView},
+    ),
+    Route(
+        method="GET", path="/v1/tokens", handler=administration.list_tokens, action="token.read",
+        summary="All tokens, without their secrets", answers={200: m.TokenList},
+    ),
+    Route(
+        method="GET", path="/v1/tokens/{id}", handler=administration.get_token, action="token.read",
+        about="token:{id}", summary="A token, without its secret", answers={200: m.TokenView}, refusals=(404,),
+    ),
+    Route(
+        method="DELETE", path="/v1/tokens/{id}", handler=administration.revoke_token, action="token.revoke",
+        about="token:{id}", summary="Revoke a token", answers={204: None}, refusals=(404,),
+    ),
+    Route(
+        method="POST", path="/v1/workers", handler=administration.enroll_worker, action="worker.enroll", about="worker",
+        summary="Enrol a worker by its launcher's keys; its token is shown once", body=(m.WorkerRequest,),
+        answers={201: m.NewWorkerView}, refusals=(409,),
+    ),
+    Route(
+        method="GET", path="/v1/workers", handler=administration.list_workers, action="worker.read",
+        summary="All workers", answers={200: m.WorkerList},
+    ),
+    Route(
+        method="GET", path="/v1/workers/{name}", handler=administration.get_worker, action="worker.read",
+        about="worker:{name}", summary="A worker", answers={200: m.WorkerView}, refusals=(404,),
+    ),
+    Route(
+        method="DELETE", path="/v1/workers/{name}", handler=administration.revoke_worker, action="worker.revoke",
+        about="worker:{name}", summary="Revoke a worker and its tokens", answers={204: None}, refusals=(404,),
+    ),
+    Route(
+        method="GET", path="/v1/audit", handler=administration.audit_events, action="audit.read",
+        summary="The audit log, in order", query=("after", "limit", "object", "principal"),
+        answers={200: m.EventList}, refusals=(422,),
+    ),
+    Route(
+        method="GET", path="/healthz", handler=system.healthz, action="health", summary="The process answers",
+        answers={200: m.HealthView},
+    ),
+    Route(
+        method="GET", path="/readyz", handler=system.readyz, action="health",
+        summary="Database, blob store and signing key work", answers={200: m.ReadinessView, 503: m.ReadinessView},
+    ),
+    Route(
+        method="GET", path="/metrics", handler=system.metrics, action="metrics", summary="Prometheus metrics",
+        answers={200: _PLAIN},
+    ),
+    Route(
+        method="GET", path="/openapi.json", handler=system.openapi_json, action="openapi", summary="This API's description",
+        answers={200: JSON},
+    ),
+    Route(
+        method="GET", path="/docs", handler=system.docs, action="docs", summary="The description, to read",
+        answers={200: _HTML},
+    ),
+    Route(
+        method="GET", path="/docs/docs.css", handler=system.docs_style, action="docs", summary="Its style",
+        answers={200: _CSS},
+    ),
+)  # fmt: skip

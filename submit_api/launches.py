@@ -1,0 +1,108 @@
+"""Launches: the states, and the rules that permit one.
+
+The table is the whole state machine; nothing changes a launch's state but `step`. The rules take records and say no by
+raising; they do no I/O, so they are asked when a launch is reserved and again before its ticket is signed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from fnmatch import fnmatchcase
+
+from integrity import names
+from integrity.errors import ConflictError, MalformedError, OutOfScopeError
+from integrity.manifest import TaskEntry
+from submit_api.refusals import InvalidRequestError
+from submit_api.registry.records import Launch, Release, Rule, Secret
+
+ENDS = frozenset(
+    {
+        "success",
+        "failed",
+        "skipped",
+        "up_for_retry",
+        "up_for_reschedule",
+        "deferred",
+        "cancelled",
+        "refused",
+        "lost",
+    }
+)
+
+TRANSITIONS: dict[str, frozenset[str]] = {
+    "queued": frozenset({"offered", "cancelled", "refused"}),
+    "offered": frozenset({"queued", "running", "cancelled", "refused", "failed"}),
+    "running": ENDS,
+    **{end: frozenset() for end in ENDS},
+}
+
+RUN_ID_DATES = ("manual__", "scheduled__", "backfill__", "asset_triggered__")
+
+
+def step(launch: Launch, to: str) -> str:
+    """`to`, when this launch may go there. Raises `ConflictError`."""
+    if to not in TRANSITIONS[launch.state]:
+        raise ConflictError(f"launch {launch.id} is {launch.state}: it cannot become {to}")
+    return to
+
+
+def unix_user(wanted: str | None, task: TaskEntry, default: str) -> str:
+    """The request's, else the signed manifest's, else the configured one. Raises when there is none."""
+    chosen = wanted or task.run_as_user or default
+    if not chosen:
+        raise InvalidRequestError(
+            f"task {task.task_id} names no run_as_user and launches.default_impersonation is not set: "
+            "say which unix user, as run_as_user in the request or in the DAG"
+        )
+    return names.check("unix user", chosen)
+
+
+def require_impersonation(
+    rules: Iterable[Rule], *, owner: str, groups: Collection[str], dag_id: str, user: str, queue: str
+) -> None:
+    """Some rule lets this owner's dag run as `user` in `queue`. Rules permit or refuse; they never choose."""
+    for rule in rules:
+        subjects = (owner,) if rule.subject_kind == "principal" else groups
+        if (
+            rule.subject in subjects
+            and fnmatchcase(dag_id, rule.dag_glob)
+            and rule.unix_user == user
+            and fnmatchcase(queue, rule.queue_glob)
+        ):
+            return
+    raise OutOfScopeError(
+        f"no rule lets {owner} run dag {dag_id} as unix user {user} in queue {queue}: an administrator can add it with "
+        f"'dagseal impersonation allow {owner} --as-user {user} --dag {dag_id} --queue {queue}'"
+    )
+
+
+def require_connections(task: TaskEntry, *, owner: str, granted: Iterable[Secret], existing: Collection[str]) -> None:
+    """Every connection that the task names is there and granted to the owner or its groups."""
+    have = {secret.name for secret in granted if secret.kind == "connection"}
+    for name in task.connections:
+        if name not in existing:
+            raise OutOfScopeError(
+                f"task {task.task_id} uses connection {name!r}, which does not exist: an administrator can import it "
+                f"with 'dagseal connection import FILE' and then grant it to {owner}"
+            )
+        if name not in have:
+            raise OutOfScopeError(
+                f"task {task.task_id} uses connection {name!r}, which is not granted to {owner} or its groups: "
+                f"an administrator can do so with 'dagseal connection grant {name} --to {owner}'"
+            )
+
+
+def require_launchable(release: Release) -> None:
+    """Raises `ConflictError` for a revoked release."""
+    if release.revoked_at is not None:
+        raise ConflictError(
+            f"{release.archive}@{release.number} was revoked: activate another release, or push a new one"
+        )
+
+
+def queue_of(wanted: str | None, task: TaskEntry, default: str) -> str:
+    """The request's, else the manifest's, else the configured one."""
+    try:
+        return names.check("queue", wanted or task.queue or default)
+    except MalformedError as error:
+        raise InvalidRequestError(str(error)) from None

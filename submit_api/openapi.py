@@ -1,0 +1,134 @@
+"""The OpenAPI 3.1 description, made from the route table and the models: what is not in the table is not served.
+
+Every status that a route can answer is listed, refusals too, as RFC 9457 problems.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any, TypeAlias
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from submit_api.http.routes import Content, Route
+from submit_api.models import Problem
+from submit_api.permissions import ACTIONS, PUBLIC
+from submit_api.problems import MEDIA_TYPE
+
+Document: TypeAlias = dict[str, Any]
+
+ALWAYS = (400, 405, 500)
+WITH_TOKEN = (401, 403)
+WITH_BODY = (408, 411, 413, 415, 417, 422)
+_PARAMETER = re.compile(r"\{(\w+)(?::((?:[^{}]|\{[0-9,]+\})+))?\}")
+_INTEGERS = frozenset({"limit", "after", "offset", "number"})
+
+
+def document(routes: Iterable[Route]) -> Document:
+    """The whole description."""
+    listed = list(routes)
+    models = sorted({m for r in listed for m in _models(r)} | {Problem}, key=lambda model: model.__name__)
+    _, schemas = models_json_schema(
+        [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
+    )
+    paths: Document = {}
+    for route in listed:
+        paths.setdefault(_PARAMETER.sub(r"{\1}", route.path), {})[route.method.lower()] = _operation(route)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "dagseal",
+            "version": "1",
+            "description": "Submit DAG archives, launch their tasks, and administer who may do so.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": schemas["$defs"],
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer", "bearerFormat": "dgs_<id>_<secret>_<sum>"}
+            },
+        },
+    }
+
+
+def statuses(route: Route) -> list[int]:
+    """Every status besides the answers."""
+    found = {*ALWAYS, *route.refusals}
+    if ACTIONS[route.action] != PUBLIC:
+        found.update(WITH_TOKEN)
+    if route.body:
+        found.update(WITH_BODY)
+    return sorted(found - set(route.answers))
+
+
+def _operation(route: Route) -> Document:
+    path = _PARAMETER.sub(r"by_\1", route.path)
+    made: Document = {
+        "operationId": re.sub(r"\W+", "_", route.method.lower() + path).strip("_"),
+        "summary": route.summary,
+        "tags": [route.action.partition(".")[0]],
+        "parameters": _parameters(route),
+        "responses": {
+            **{str(status): _response(status, content) for status, content in route.answers.items()},
+            **{
+                str(status): {
+                    "description": HTTPStatus(status).phrase,
+                    "content": {MEDIA_TYPE: {"schema": _reference(Problem)}},
+                }
+                for status in statuses(route)
+            },
+        },
+        "security": [] if ACTIONS[route.action] == PUBLIC else [{"token": []}],
+    }
+    if route.body:
+        made["requestBody"] = {"required": True, "content": _content(route.body)}
+    return made
+
+
+def _parameters(route: Route) -> list[Document]:
+    found: list[Document] = []
+    for name, pattern in _PARAMETER.findall(route.path):
+        schema: Document = (
+            {"type": "integer", "minimum": 1} if name in _INTEGERS else {"type": "string", "minLength": 1}
+        )
+        if pattern and name not in _INTEGERS and pattern != ".+":
+            schema["pattern"] = f"^{pattern}$"
+        found.append({"name": name, "in": "path", "required": True, "schema": schema})
+    for name in route.query:
+        schema = {"type": "integer", "minimum": 0} if name in _INTEGERS else {"type": "string"}
+        if name == "wait_seconds":
+            schema = {"type": "number", "minimum": 0}
+        found.append({"name": name, "in": "query", "required": False, "schema": schema})
+    for name in route.headers:
+        found.append({"name": name, "in": "header", "required": False, "schema": {"type": "string"}})
+    return found
+
+
+def _response(status: int, content: Content) -> Document:
+    made: Document = {"description": HTTPStatus(status).phrase}
+    if content is not None:
+        made["content"] = _content((content,))
+    return made
+
+
+def _content(contents: tuple[Content, ...]) -> Document:
+    made: Document = {}
+    models = [content for content in contents if isinstance(content, type)]
+    if models:
+        references = [_reference(model) for model in models]
+        made["application/json"] = {"schema": references[0] if len(references) == 1 else {"anyOf": references}}
+    for content in contents:
+        if isinstance(content, str):
+            made[content] = {"schema": {}}
+    return made
+
+
+def _reference(model: type[BaseModel]) -> Document:
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+def _models(route: Route) -> set[type[BaseModel]]:
+    return {content for content in (*route.body, *route.answers.values()) if isinstance(content, type)}

@@ -1,0 +1,87 @@
+"""Errors that only an HTTP service has; all other refusals are `integrity.errors`. Each has its own status."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from integrity.errors import DagsealError, SecurityError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One line of a problem's `errors`."""
+
+    rule: str
+    entry: str
+    detail: str
+
+
+class RequestError(DagsealError):
+    """The request is to be changed before it is sent again."""
+
+    slug = "bad-request"
+    status: ClassVar[int] = 400
+
+    def __init__(self, detail: str, findings: tuple[Finding, ...] = ()) -> None:
+        super().__init__(detail)
+        self.findings = findings
+
+
+class InvalidRequestError(RequestError):
+    """Well-formed, but a field is missing, unknown or has a value that cannot be used."""
+
+    slug = "invalid-request"
+    status = 422
+
+
+class TooLargeError(RequestError):
+    slug = "too-large"
+    status = 413
+
+
+class LengthRequiredError(RequestError):
+    slug = "length-required"
+    status = 411
+
+
+class UnsupportedMediaError(RequestError):
+    slug = "unsupported-media-type"
+    status = 415
+
+
+class SlowBodyError(RequestError):
+    slug = "slow-body"
+    status = 408
+
+
+class RangeError(RequestError):
+    slug = "range-not-satisfiable"
+    status = 416
+
+
+class UnknownPathError(RequestError):
+    slug = "unknown-path"
+    status = 404
+
+
+class MethodError(RequestError):
+    slug = "method-not-allowed"
+    status = 405
+
+
+class ExpectationError(RequestError):
+    slug = "expectation-failed"
+    status = 417
+
+
+class UnauthenticatedError(SecurityError):
+    """No token, or none that is valid now."""
+
+    slug = "unauthenticated"
+
+
+class NoSpaceError(DagsealError):
+    """The disk of the service is full; nothing was stored."""
+
+    slug = "no-space"

@@ -1,0 +1,130 @@
+"""Archives, their releases, their dags and tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlalchemy import func, insert, select, update
+
+from integrity.manifest import Manifest
+from submit_api.registry.database import Transaction
+from submit_api.registry.records import Archive, Release, columns, record
+from submit_api.registry.tables import ArchiveRow, DagRow, ReleaseRow, TaskRow
+
+
+async def find(tx: Transaction, name: str) -> Archive | None:
+    row = await tx.session.get(ArchiveRow, name)
+    return record(Archive, row) if row else None
+
+
+async def listed(tx: Transaction) -> list[Archive]:
+    rows = await tx.session.scalars(select(ArchiveRow).order_by(ArchiveRow.name))
+    return [record(Archive, row) for row in rows]
+
+
+async def release(tx: Transaction, archive: str, number: int) -> Release | None:
+    row = await tx.session.get(ReleaseRow, (archive, number))
+    return record(Release, row) if row else None
+
+
+async def releases(tx: Transaction, archive: str | None = None) -> list[Release]:
+    """Of one archive or of all, by archive and number."""
+    query = select(ReleaseRow).order_by(ReleaseRow.archive, ReleaseRow.number)
+    if archive is not None:
+        query = query.where(ReleaseRow.archive == archive)
+    return [record(Release, row) for row in await tx.session.scalars(query)]
+
+
+async def releases_of_digest(tx: Transaction, digest: str) -> list[Release]:
+    """Every release with exactly these bytes."""
+    rows = await tx.session.scalars(select(ReleaseRow).where(ReleaseRow.digest == digest))
+    return [record(Release, row) for row in rows]
+
+
+async def digests(tx: Transaction) -> set[str]:
+    """Every digest that a release names."""
+    return set(await tx.session.scalars(select(ReleaseRow.digest).distinct()))
+
+
+async def dag_ids(tx: Transaction, archive: str, number: int) -> list[str]:
+    """The dags of one release that have tasks on record, sorted."""
+    query = select(TaskRow.dag_id).where(TaskRow.archive == archive, TaskRow.number == number).distinct()
+    return sorted(await tx.session.scalars(query))
+
+
+async def archives_of_dags(tx: Transaction, dags: Iterable[str]) -> dict[str, str]:
+    """Which archive each of these dags belongs to, where one is recorded."""
+    rows = await tx.session.execute(select(DagRow.dag_id, DagRow.archive).where(DagRow.dag_id.in_(list(dags))))
+    return dict(rows.tuples().all())
+
+
+async def add(tx: Transaction, found: Release, manifest: Manifest) -> None:
+    """Record a release: the archive when it is new, the dags, the tasks. It becomes the active one."""
+    row = await tx.session.get(ArchiveRow, found.archive)
+    if row is None:
+        tx.session.add(
+            ArchiveRow(
+                name=found.archive,
+                owner=found.owner,
+                group=found.group,
+                latest=found.number,
+                active=found.number,
+                created_at=found.created_at,
+            )
+        )
+    else:
+        row.latest = row.active = found.number
+        row.group = found.group
+    await tx.session.flush()
+    tx.session.add(ReleaseRow(**columns(found)))
+    known = await archives_of_dags(tx, [dag.dag_id for dag in manifest.dags])
+    fresh = [{"dag_id": dag.dag_id, "archive": found.archive} for dag in manifest.dags if dag.dag_id not in known]
+    if fresh:
+        await tx.session.execute(insert(DagRow), fresh)
+    tasks = [
+        {
+            "archive": found.archive,
+            "number": found.number,
+            "dag_id": dag.dag_id,
+            "task_id": task.task_id,
+            "digest": str(task.digest),
+            "run_as_user": task.run_as_user,
+            "connections": list(task.connections),
+        }
+        for dag in manifest.dags
+        for task in dag.tasks
+    ]
+    if tasks:
+        await tx.session.execute(insert(TaskRow), tasks)
+    await tx.session.flush()
+
+
+async def activate(tx: Transaction, archive: str, number: int | None) -> None:
+    await tx.session.execute(update(ArchiveRow).where(ArchiveRow.name == archive).values(active=number))
+
+
+async def revoke(tx: Transaction, archive: str, number: int, now_us: int) -> None:
+    """For good. Where it was the active release, none is active afterwards."""
+    await tx.session.execute(
+        update(ReleaseRow)
+        .where(ReleaseRow.archive == archive, ReleaseRow.number == number, ReleaseRow.revoked_at.is_(None))
+        .values(revoked_at=now_us)
+    )
+    await tx.session.execute(
+        update(ArchiveRow).where(ArchiveRow.name == archive, ArchiveRow.active == number).values(active=None)
+    )
+
+
+async def task_digests(tx: Transaction, archive: str, number: int) -> dict[tuple[str, str], str]:
+    """The recorded digest of each task, by dag_id and task_id."""
+    query = select(TaskRow.dag_id, TaskRow.task_id, TaskRow.digest).where(
+        TaskRow.archive == archive, TaskRow.number == number
+    )
+    return {(dag_id, task_id): digest for dag_id, task_id, digest in await tx.session.execute(query)}
+
+
+async def counts(tx: Transaction) -> tuple[int, int]:
+    """How many archives and releases there are."""
+    archives = await tx.session.scalar(select(func.count()).select_from(ArchiveRow))
+    found = await tx.session.scalar(select(func.count()).select_from(ReleaseRow))
+    return archives or 0, found or 0

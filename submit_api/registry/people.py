@@ -1,0 +1,83 @@
+"""Tokens, groups and workers."""
+
+from __future__ import annotations
+
+from sqlalchemy import delete, insert, select, update
+
+from submit_api.registry.database import Transaction
+from submit_api.registry.records import Token, Worker, columns, record
+from submit_api.registry.tables import GroupRow, MemberRow, TokenRow, WorkerRow
+
+
+async def token(tx: Transaction, token_id: str) -> Token | None:
+    row = await tx.session.get(TokenRow, token_id)
+    return record(Token, row) if row else None
+
+
+async def tokens(tx: Transaction) -> list[Token]:
+    rows = await tx.session.scalars(select(TokenRow).order_by(TokenRow.created_at, TokenRow.token_id))
+    return [record(Token, row) for row in rows]
+
+
+async def add_token(tx: Transaction, found: Token) -> None:
+    tx.session.add(TokenRow(**columns(found)))
+    await tx.session.flush()
+
+
+async def revoke_tokens(
+    tx: Transaction, now_us: int, *, token_id: str | None = None, worker: str | None = None
+) -> None:
+    """One token, or all of one worker."""
+    query = update(TokenRow).where(TokenRow.revoked_at.is_(None)).values(revoked_at=now_us)
+    if worker is not None:
+        query = query.where(TokenRow.kind == "worker", TokenRow.principal == worker)
+    else:
+        query = query.where(TokenRow.token_id == token_id)
+    await tx.session.execute(query)
+
+
+async def groups_of(tx: Transaction, principal: str) -> frozenset[str]:
+    query = select(MemberRow.group_name).where(MemberRow.principal == principal)
+    return frozenset(await tx.session.scalars(query))
+
+
+async def groups(tx: Transaction) -> dict[str, list[str]]:
+    """Every group with its members, sorted."""
+    found: dict[str, list[str]] = {name: [] for name in await tx.session.scalars(select(GroupRow.name))}
+    query = select(MemberRow.group_name, MemberRow.principal).order_by(MemberRow.principal)
+    for name, principal in await tx.session.execute(query):
+        found[name].append(principal)
+    return dict(sorted(found.items()))
+
+
+async def put_group(tx: Transaction, name: str, members: list[str], now_us: int) -> None:
+    """Create the group or replace its members."""
+    if await tx.session.get(GroupRow, name) is None:
+        tx.session.add(GroupRow(name=name, created_at=now_us))
+        await tx.session.flush()
+    await tx.session.execute(delete(MemberRow).where(MemberRow.group_name == name))
+    if members:
+        rows = [{"group_name": name, "principal": principal} for principal in sorted(set(members))]
+        await tx.session.execute(insert(MemberRow), rows)
+
+
+async def worker(tx: Transaction, name: str) -> Worker | None:
+    row = await tx.session.get(WorkerRow, name)
+    return record(Worker, row) if row else None
+
+
+async def workers(tx: Transaction) -> list[Worker]:
+    return [record(Worker, row) for row in await tx.session.scalars(select(WorkerRow).order_by(WorkerRow.name))]
+
+
+async def put_worker(tx: Transaction, found: Worker) -> None:
+    """Enrol, or enrol again after a revocation."""
+    await tx.session.merge(WorkerRow(**columns(found)))
+    await tx.session.flush()
+
+
+async def revoke_worker(tx: Transaction, name: str, now_us: int) -> None:
+    await tx.session.execute(
+        update(WorkerRow).where(WorkerRow.name == name, WorkerRow.revoked_at.is_(None)).values(revoked_at=now_us)
+    )
+    await revoke_tokens(tx, now_us, worker=name)

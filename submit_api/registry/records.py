@@ -1,0 +1,174 @@
+"""What leaves the registry: frozen records, one per table, with the table's names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+from integrity.digests import Digest
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    token_id: str
+    principal: str
+    kind: str
+    admin: bool
+    secret_hash: str = field(repr=False)
+    created_at: int
+    created_by: str
+    expires_at: int | None
+    revoked_at: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Archive:
+    name: str
+    owner: str
+    group: str
+    latest: int
+    active: int | None
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    archive: str
+    number: int
+    digest: str
+    size: int
+    owner: str
+    group: str
+    submitted_by: str
+    created_at: int
+    revoked_at: int | None
+    task_check: str
+    manifest: bytes = field(repr=False)
+    manifest_digest: str
+
+    @property
+    def sha512(self) -> Digest:
+        return Digest.parse(self.digest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secret:
+    kind: str
+    name: str
+    version: int
+    ciphertext: bytes = field(repr=False)
+    updated_at: int
+    updated_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    id: str
+    kind: str
+    name: str
+    to_kind: str
+    to: str
+    created_at: int
+    created_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    id: str
+    subject_kind: str
+    subject: str
+    dag_glob: str
+    unix_user: str
+    queue_glob: str
+    created_at: int
+    created_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    name: str
+    verify_key: bytes
+    sealing_key: bytes
+    fingerprint: str
+    queues: list[str]
+    created_at: int
+    revoked_at: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    id: str
+    state: str
+    dag_id: str
+    task_id: str
+    run_id: str
+    map_index: int
+    try_number: int
+    archive: str
+    release: int
+    digest: str
+    unix_user: str
+    queue: str
+    owner: str
+    group: str
+    principal: str
+    timeout_seconds: int
+    created_at: int
+    worker: str | None = None
+    ticket_id: str | None = None
+    ticket_digest: str | None = None
+    ticket_expires_at: int | None = None
+    claim_digest: str | None = None
+    task_digest: str | None = None
+    attestation: dict[str, Any] | None = None
+    heartbeat_at: int | None = None
+    cancel_requested: bool = False
+    started_at: int | None = None
+    ended_at: int | None = None
+    exit_code: int | None = None
+    error: str = ""
+    detail: str = ""
+    timings_us: dict[str, Any] = field(default_factory=dict)
+    result_digest: str | None = None
+    log_bytes: int = 0
+    log_held_bytes: int = 0
+    log_truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredXcom:
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    key: str
+    launch_id: str
+    ciphertext: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One line of the audit log; `seq` is given by the database."""
+
+    at: int
+    principal: str
+    token_id: str
+    address: str
+    action: str
+    object: str
+    digest: str
+    verdict: str
+    detail: str
+    seq: int = 0
+
+
+def record(cls: type[T], row: object) -> T:
+    """The record of a row: equal names, copied."""
+    return cls(**{f.name: getattr(row, f.name) for f in fields(cls)})  # type: ignore[arg-type]
+
+
+def columns(value: Any) -> dict[str, Any]:
+    """The columns of a record."""
+    return {f.name: getattr(value, f.name) for f in fields(value)}

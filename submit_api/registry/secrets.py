@@ -1,0 +1,100 @@
+"""Rows of connections and variables (ciphertext), of grants and of impersonation rules."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from sqlalchemy import and_, delete, or_, select
+
+from submit_api.registry.database import Transaction
+from submit_api.registry.records import Grant, Rule, Secret, columns, record
+from submit_api.registry.tables import GrantRow, RuleRow, SecretRow
+
+
+async def find(tx: Transaction, kind: str, name: str) -> Secret | None:
+    row = await tx.session.get(SecretRow, (kind, name))
+    return record(Secret, row) if row else None
+
+
+async def listed(tx: Transaction, kind: str | None = None) -> list[Secret]:
+    query = select(SecretRow).order_by(SecretRow.kind, SecretRow.name)
+    if kind is not None:
+        query = query.where(SecretRow.kind == kind)
+    return [record(Secret, row) for row in await tx.session.scalars(query)]
+
+
+async def put(tx: Transaction, found: Secret) -> None:
+    await tx.session.merge(SecretRow(**columns(found)))
+    await tx.session.flush()
+
+
+async def remove(tx: Transaction, kind: str, name: str) -> None:
+    """With its grants: a later secret of that name is a new one."""
+    await tx.session.execute(delete(GrantRow).where(GrantRow.kind == kind, GrantRow.name == name))
+    await tx.session.execute(delete(SecretRow).where(SecretRow.kind == kind, SecretRow.name == name))
+
+
+async def grants(tx: Transaction) -> list[Grant]:
+    query = select(GrantRow).order_by(GrantRow.kind, GrantRow.name, GrantRow.to_kind, GrantRow.to)
+    return [record(Grant, row) for row in await tx.session.scalars(query)]
+
+
+async def grant(tx: Transaction, grant_id: str) -> Grant | None:
+    row = await tx.session.get(GrantRow, grant_id)
+    return record(Grant, row) if row else None
+
+
+async def grant_like(tx: Transaction, wanted: Grant) -> Grant | None:
+    """The grant that says the same, if there is one."""
+    row = await tx.session.scalar(
+        select(GrantRow).where(
+            GrantRow.kind == wanted.kind,
+            GrantRow.name == wanted.name,
+            GrantRow.to_kind == wanted.to_kind,
+            GrantRow.to == wanted.to,
+        )
+    )
+    return record(Grant, row) if row else None
+
+
+async def add_grant(tx: Transaction, found: Grant) -> None:
+    tx.session.add(GrantRow(**columns(found)))
+    await tx.session.flush()
+
+
+async def remove_grant(tx: Transaction, grant_id: str) -> None:
+    await tx.session.execute(delete(GrantRow).where(GrantRow.id == grant_id))
+
+
+async def granted(tx: Transaction, owner: str, groups: Collection[str]) -> list[Secret]:
+    """Every secret that is granted to this principal or to one of these groups."""
+    to = or_(
+        and_(GrantRow.to_kind == "principal", GrantRow.to == owner),
+        and_(GrantRow.to_kind == "group", GrantRow.to.in_(list(groups))),
+    )
+    names = select(GrantRow.kind, GrantRow.name).where(to).distinct().subquery()
+    query = (
+        select(SecretRow)
+        .join(names, and_(SecretRow.kind == names.c.kind, SecretRow.name == names.c.name))
+        .order_by(SecretRow.kind, SecretRow.name)
+    )
+    return [record(Secret, row) for row in await tx.session.scalars(query)]
+
+
+async def rules(tx: Transaction) -> list[Rule]:
+    query = select(RuleRow).order_by(RuleRow.subject_kind, RuleRow.subject, RuleRow.unix_user, RuleRow.id)
+    return [record(Rule, row) for row in await tx.session.scalars(query)]
+
+
+async def rule(tx: Transaction, rule_id: str) -> Rule | None:
+    row = await tx.session.get(RuleRow, rule_id)
+    return record(Rule, row) if row else None
+
+
+async def add_rule(tx: Transaction, found: Rule) -> None:
+    tx.session.add(RuleRow(**columns(found)))
+    await tx.session.flush()
+
+
+async def remove_rule(tx: Transaction, rule_id: str) -> None:
+    await tx.session.execute(delete(RuleRow).where(RuleRow.id == rule_id))

@@ -1,0 +1,222 @@
+"""The tables, as SQLAlchemy classes. Times are microseconds since 1970; secrets are ciphertext."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+BigSerial = BigInteger().with_variant(Integer, "sqlite")
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {int: BigInteger, bytes: LargeBinary, dict[str, Any]: JSON, list[str]: JSON}  # noqa: RUF012
+
+
+class TokenRow(Base):
+    __tablename__ = "tokens"
+    token_id: Mapped[str] = mapped_column(String(12), primary_key=True)
+    principal: Mapped[str] = mapped_column(String(100), index=True)
+    kind: Mapped[str] = mapped_column(String(10))
+    admin: Mapped[bool]
+    secret_hash: Mapped[str] = mapped_column(String(128))
+    created_at: Mapped[int]
+    created_by: Mapped[str] = mapped_column(String(100))
+    expires_at: Mapped[int | None]
+    revoked_at: Mapped[int | None]
+
+
+class GroupRow(Base):
+    __tablename__ = "groups"
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    created_at: Mapped[int]
+
+
+class MemberRow(Base):
+    __tablename__ = "group_members"
+    group_name: Mapped[str] = mapped_column(ForeignKey("groups.name"), primary_key=True)
+    principal: Mapped[str] = mapped_column(String(100), primary_key=True, index=True)
+
+
+class ArchiveRow(Base):
+    __tablename__ = "archives"
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(100), index=True)
+    group: Mapped[str] = mapped_column(String(100))
+    latest: Mapped[int]
+    active: Mapped[int | None]
+    created_at: Mapped[int]
+
+
+class ReleaseRow(Base):
+    __tablename__ = "releases"
+    archive: Mapped[str] = mapped_column(ForeignKey("archives.name"), primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    digest: Mapped[str] = mapped_column(String(135), index=True)
+    size: Mapped[int]
+    owner: Mapped[str] = mapped_column(String(100))
+    group: Mapped[str] = mapped_column(String(100))
+    submitted_by: Mapped[str] = mapped_column(String(100))
+    created_at: Mapped[int]
+    revoked_at: Mapped[int | None]
+    task_check: Mapped[str] = mapped_column(String(10))
+    manifest: Mapped[bytes]
+    manifest_digest: Mapped[str] = mapped_column(String(135))
+
+
+class DagRow(Base):
+    """A dag_id belongs to one archive for good."""
+
+    __tablename__ = "dags"
+    dag_id: Mapped[str] = mapped_column(String(250), primary_key=True)
+    archive: Mapped[str] = mapped_column(ForeignKey("archives.name"), index=True)
+
+
+class TaskRow(Base):
+    __tablename__ = "tasks"
+    archive: Mapped[str] = mapped_column(String(200), primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    dag_id: Mapped[str] = mapped_column(ForeignKey("dags.dag_id"), primary_key=True)
+    task_id: Mapped[str] = mapped_column(String(250), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(135))
+    run_as_user: Mapped[str | None] = mapped_column(String(250))
+    connections: Mapped[list[str]]
+
+
+class SecretRow(Base):
+    """A connection or a variable. `version` is part of the associated data, so an old ciphertext cannot come back."""
+
+    __tablename__ = "secrets"
+    kind: Mapped[str] = mapped_column(String(10), primary_key=True)
+    name: Mapped[str] = mapped_column(String(250), primary_key=True)
+    version: Mapped[int]
+    ciphertext: Mapped[bytes]
+    updated_at: Mapped[int]
+    updated_by: Mapped[str] = mapped_column(String(100))
+
+
+class GrantRow(Base):
+    __tablename__ = "grants"
+    __table_args__ = (UniqueConstraint("kind", "name", "to_kind", "to"),)
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(10))
+    name: Mapped[str] = mapped_column(String(250))
+    to_kind: Mapped[str] = mapped_column(String(10))
+    to: Mapped[str] = mapped_column(String(100))
+    created_at: Mapped[int]
+    created_by: Mapped[str] = mapped_column(String(100))
+
+
+class RuleRow(Base):
+    __tablename__ = "impersonation_rules"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    subject_kind: Mapped[str] = mapped_column(String(10))
+    subject: Mapped[str] = mapped_column(String(100), index=True)
+    dag_glob: Mapped[str] = mapped_column(String(250))
+    unix_user: Mapped[str] = mapped_column(String(32))
+    queue_glob: Mapped[str] = mapped_column(String(100))
+    created_at: Mapped[int]
+    created_by: Mapped[str] = mapped_column(String(100))
+
+
+class WorkerRow(Base):
+    __tablename__ = "workers"
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    verify_key: Mapped[bytes]
+    sealing_key: Mapped[bytes]
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    queues: Mapped[list[str]]
+    created_at: Mapped[int]
+    revoked_at: Mapped[int | None]
+
+
+class LaunchRow(Base):
+    __tablename__ = "launches"
+    __table_args__ = (
+        UniqueConstraint("dag_id", "task_id", "run_id", "map_index", "try_number"),
+        Index("ix_launches_state_queue_created_at", "state", "queue", "created_at"),
+        Index("ix_launches_dag_id_run_id", "dag_id", "run_id"),
+    )
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    state: Mapped[str] = mapped_column(String(20))
+    dag_id: Mapped[str] = mapped_column(String(250))
+    task_id: Mapped[str] = mapped_column(String(250))
+    run_id: Mapped[str] = mapped_column(String(250))
+    map_index: Mapped[int]
+    try_number: Mapped[int]
+    archive: Mapped[str] = mapped_column(String(200))
+    release: Mapped[int]
+    digest: Mapped[str] = mapped_column(String(135))
+    unix_user: Mapped[str] = mapped_column(String(32))
+    queue: Mapped[str] = mapped_column(String(100))
+    owner: Mapped[str] = mapped_column(String(100))
+    group: Mapped[str] = mapped_column(String(100))
+    principal: Mapped[str] = mapped_column(String(100))
+    timeout_seconds: Mapped[int]
+    created_at: Mapped[int]
+    worker: Mapped[str | None] = mapped_column(String(100))
+    ticket_id: Mapped[str | None] = mapped_column(String(32))
+    ticket_digest: Mapped[str | None] = mapped_column(String(135))
+    ticket_expires_at: Mapped[int | None]
+    claim_digest: Mapped[str | None] = mapped_column(String(135))
+    task_digest: Mapped[str | None] = mapped_column(String(135))
+    attestation: Mapped[dict[str, Any] | None]
+    heartbeat_at: Mapped[int | None]
+    cancel_requested: Mapped[bool]
+    started_at: Mapped[int | None]
+    ended_at: Mapped[int | None]
+    exit_code: Mapped[int | None]
+    error: Mapped[str] = mapped_column(String(100))
+    detail: Mapped[str] = mapped_column(Text)
+    timings_us: Mapped[dict[str, Any]]
+    result_digest: Mapped[str | None] = mapped_column(String(135))
+    log_bytes: Mapped[int]
+    log_held_bytes: Mapped[int]
+    log_truncated: Mapped[bool]
+
+
+class XcomRow(Base):
+    __tablename__ = "xcoms"
+    dag_id: Mapped[str] = mapped_column(String(250), primary_key=True)
+    run_id: Mapped[str] = mapped_column(String(250), primary_key=True)
+    task_id: Mapped[str] = mapped_column(String(250), primary_key=True)
+    map_index: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    key: Mapped[str] = mapped_column(String(512), primary_key=True)
+    launch_id: Mapped[str] = mapped_column(ForeignKey("launches.id"))
+    ciphertext: Mapped[bytes]
+
+
+class EventRow(Base):
+    """The audit log. Rows are only ever added."""
+
+    __tablename__ = "audit_events"
+    seq: Mapped[int] = mapped_column(BigSerial, primary_key=True, autoincrement=True)
+    at: Mapped[int]
+    principal: Mapped[str] = mapped_column(String(100), index=True)
+    token_id: Mapped[str] = mapped_column(String(12))
+    address: Mapped[str] = mapped_column(String(64))
+    action: Mapped[str] = mapped_column(String(64))
+    object: Mapped[str] = mapped_column(String(300), index=True)
+    digest: Mapped[str] = mapped_column(String(135))
+    verdict: Mapped[str] = mapped_column(String(20))
+    detail: Mapped[str] = mapped_column(Text)

@@ -1,0 +1,50 @@
+"""Everything that the rules of this service need, opened once: settings, keys, database, stores, and the effects."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from integrity import manifest
+from integrity.manifest import VerifiedManifest
+from submit_api.blobs import BlobStore
+from submit_api.describing import Describer
+from submit_api.effects import Clock, Randomness
+from submit_api.keyfiles import Keys
+from submit_api.logs import LogStore
+from submit_api.registry.database import Database
+from submit_api.registry.records import Release
+from submit_api.settings import Settings
+from submit_api.signals import Signals
+
+_INLINE_MANIFEST_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """What the modules beside this one work with."""
+
+    settings: Settings
+    keys: Keys
+    database: Database
+    blobs: BlobStore
+    logs: LogStore
+    describer: Describer
+    clock: Clock
+    randomness: Randomness
+    signals: Signals
+
+    def now_us(self) -> int:
+        return self.clock.now_us()
+
+    def new_id(self) -> str:
+        return self.randomness.token_bytes(16).hex()
+
+    async def manifest_of(self, release: Release) -> VerifiedManifest:
+        """The release's manifest, its signature checked again. Raises `SignatureError`, `DigestMismatchError`."""
+        if len(release.manifest) <= _INLINE_MANIFEST_BYTES:
+            found = manifest.verify(release.manifest, self.keys.ring)
+        else:
+            found = await asyncio.to_thread(manifest.verify, release.manifest, self.keys.ring)
+        release.sha512.require(found.manifest.digest, f"the manifest's digest of {release.archive}@{release.number}")
+        return found

@@ -1,0 +1,141 @@
+"""Settings of the API: `DAGSEAL__SECTION__KEY` in the environment, then one TOML file, then the defaults below.
+
+Promise: unknown keys and wrong types are refused with the key's name; every limit carries its unit in its name.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from integrity.errors import SettingsError
+
+_MIB = 1024 * 1024
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ApiSection(_Section):
+    """Where it listens, where its state is, and where the launcher that describes archives listens."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8420, ge=0, le=65535)
+    state_folder: str = "/var/lib/dagseal"
+    launcher_socket: str = "/run/dagseal/launcher.sock"
+
+
+class DatabaseSection(_Section):
+    """An empty `url` means SQLite in the state folder."""
+
+    url: str = Field(default="", repr=False)
+    busy_timeout_seconds: float = Field(default=10, gt=0)
+
+
+class KeysSection(_Section):
+    """Files of 64 hexadecimal characters, mode 0600. Empty means `keys/` in the state folder."""
+
+    signing_key_file: str = ""
+    row_key_file: str = ""
+
+
+class LimitsSection(_Section):
+    """What one caller can ask of this process."""
+
+    max_archive_bytes: int = Field(default=64 * _MIB, ge=1)
+    max_json_bytes: int = Field(default=2 * _MIB, ge=1024)
+    max_log_chunk_bytes: int = Field(default=4 * _MIB, ge=1024)
+    max_log_bytes: int = Field(default=64 * _MIB, ge=1024)
+    inline_bytes: int = Field(default=64 * 1024, ge=0)
+    cached_blob_bytes: int = Field(default=256 * 1024, ge=0)
+    blob_cache_bytes: int = Field(default=32 * _MIB, ge=0)
+    head_seconds: float = Field(default=10, gt=0)
+    idle_seconds: float = Field(default=75, gt=0)
+    body_window_seconds: float = Field(default=10, gt=0)
+    body_min_bytes_per_second: int = Field(default=1024, ge=0)
+    lingering_seconds: float = Field(default=5, ge=0)
+    max_wait_seconds: float = Field(default=60, gt=0)
+    describe_seconds: float = Field(default=180, gt=0)
+    shutdown_seconds: float = Field(default=10, ge=0)
+
+
+class LaunchesSection(_Section):
+    """`default_impersonation` is the unix user of a task that names none; empty means that such a launch is refused."""
+
+    default_impersonation: str = ""
+    default_queue: str = "default"
+    default_timeout_seconds: int = Field(default=3600, ge=1)
+    ticket_seconds: int = Field(default=60, ge=1, le=3600)
+    lost_after_seconds: int = Field(default=60, ge=1)
+    watch_interval_seconds: float = Field(default=1, gt=0)
+
+
+class Settings(BaseSettings):
+    """The whole configuration of one API process."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="DAGSEAL__", env_nested_delimiter="__", extra="forbid", frozen=True, case_sensitive=False
+    )
+
+    api: ApiSection = ApiSection()
+    database: DatabaseSection = DatabaseSection()
+    keys: KeysSection = KeysSection()
+    limits: LimitsSection = LimitsSection()
+    launches: LaunchesSection = LaunchesSection()
+
+    @property
+    def database_url(self) -> str:
+        return self.database.url or f"sqlite+aiosqlite:///{os.path.join(self.api.state_folder, 'dagseal.db')}"
+
+    @property
+    def blobs_folder(self) -> str:
+        return os.path.join(self.api.state_folder, "blobs")
+
+    @property
+    def logs_folder(self) -> str:
+        return os.path.join(self.api.state_folder, "logs")
+
+    @property
+    def signing_key_file(self) -> str:
+        return self.keys.signing_key_file or os.path.join(self.api.state_folder, "keys", "signing.key")
+
+    @property
+    def verify_key_file(self) -> str:
+        """The public half, for the configuration of launchers and agents."""
+        return os.path.splitext(self.signing_key_file)[0] + ".pub"
+
+    @property
+    def row_key_file(self) -> str:
+        return self.keys.row_key_file or os.path.join(self.api.state_folder, "keys", "rows.key")
+
+
+def load(config: str | None = None, **sections: dict[str, Any]) -> Settings:
+    """Read the environment and the TOML file `config`; `sections` are flags and win. Raises `SettingsError`."""
+    if config is not None and not os.path.isfile(config):
+        raise SettingsError(f"there is no configuration file {config}")
+
+    class FromFile(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], *_: PydanticBaseSettingsSource, **sources: PydanticBaseSettingsSource
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            file = TomlConfigSettingsSource(settings_cls, toml_file=config)
+            return sources["init_settings"], sources["env_settings"], file
+
+    try:
+        return FromFile(**sections)  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors(include_input=False)]
+        raise SettingsError(f"the configuration is not usable: {'; '.join(lines)}") from None
+    except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{config}: {error}") from None

@@ -1,0 +1,231 @@
+"""A submission, step by step: `PUT /v1/archives/{name}`.
+
+Promise: a refused upload leaves nothing, in the database or on disk, whenever it is refused and also when its sender goes
+away; an accepted one is on disk, whole and committed, before the answer is sent. In order: 1 may this caller push here;
+2 do the headers promise an acceptable body; 3 the bytes, hashed as they arrive, capped; 4 `Repr-Digest`; 5 the same as the
+newest release? 6 the archive's rules; 7 the launcher's description; 8 one transaction, under the one writer lock: who
+owns the dags, the release's number, the signed manifest, the audit event, with the blob published before its commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import AsyncIterable
+from dataclasses import dataclass
+
+from integrity import archives as archive_rules
+from integrity import manifest as manifests
+from integrity import names
+from integrity.digests import Digest
+from integrity.errors import ConflictError, DigestMismatchError, InvalidArchiveError, NotOwnerError
+from integrity.manifest import Manifest, Member
+from submit_api import audit, permissions
+from submit_api.blobs import Upload
+from submit_api.describing import Description
+from submit_api.dispatching import MICROSECONDS
+from submit_api.identity import Caller
+from submit_api.refusals import InvalidRequestError, NoSpaceError
+from submit_api.registry import archives
+from submit_api.registry.database import Transaction
+from submit_api.registry.records import Archive, Release
+from submit_api.service import Service
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the request's line and headers ask for. Empty `group` means the archive's own, or the caller's."""
+
+    name: str
+    group: str
+    task_check: str
+    repr_digest: Digest | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """The release, and whether this request made it."""
+
+    release: Release
+    manifest: Manifest
+    created: bool
+
+
+def wanted(name: str, group: str | None, task_check: str | None, repr_digest: str | None) -> Wanted:
+    """Read the request's own words. Raises `MalformedError`, `InvalidRequestError`."""
+    names.check("archive", name)
+    if group is not None:
+        names.check("group", group)
+    if task_check is not None and task_check not in manifests.TASK_CHECKS:
+        raise InvalidRequestError(f"task_check is to be one of {', '.join(manifests.TASK_CHECKS)}")
+    digest = Digest.from_repr_digest(repr_digest) if repr_digest is not None else None
+    return Wanted(name=name, group=group or "", task_check=task_check or "task", repr_digest=digest)
+
+
+async def authorise(service: Service, caller: Caller, ask: Wanted) -> None:
+    """Step 1: before a byte of the body is read."""
+    async with service.database.read() as tx:
+        _check_owner(await archives.find(tx, ask.name), caller, ask)
+
+
+async def submit(service: Service, caller: Caller, ask: Wanted, body: AsyncIterable[bytes]) -> Submitted:
+    """Steps 3 to 8. Raises what `integrity.errors` has for each."""
+    try:
+        with service.blobs.upload() as upload:
+            async for chunk in body:
+                await upload.write(chunk)
+            return await _accept(service, caller, ask, upload, await upload.finish())
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpaceError("the service has no space left for archives: nothing was stored") from None
+        raise
+
+
+async def _accept(service: Service, caller: Caller, ask: Wanted, upload: Upload, digest: Digest) -> Submitted:
+    if ask.repr_digest is not None and ask.repr_digest != digest:
+        raise DigestMismatchError(f"the body is {digest}, Repr-Digest says {ask.repr_digest}: send it again")
+    if upload.size == 0:
+        raise InvalidArchiveError("no-dag-found", "the file is empty", ask.name)
+    async with service.database.read() as tx:
+        known = await _unchanged(service, tx, caller, ask, digest)
+    if known is not None:
+        await _repair(service, caller, known, upload)
+        return known
+    members = await asyncio.to_thread(_members, ask.name, upload)
+    description = await _describe(service, ask, upload, digest)
+    async with service.database.write() as tx:
+        # What was checked before the lock may have changed while the archive was described.
+        known = await _unchanged(service, tx, caller, ask, digest)
+        if known is not None:
+            return known
+        return await _record(service, tx, caller, ask, upload, digest, members, description)
+
+
+async def _unchanged(
+    service: Service, tx: Transaction, caller: Caller, ask: Wanted, digest: Digest
+) -> Submitted | None:
+    """Step 5: the newest release, when it has these bytes and says the same of them. Revoked bytes do not come back."""
+    archive = await archives.find(tx, ask.name)
+    _check_owner(archive, caller, ask)
+    if archive is None:
+        return None
+    for release in await archives.releases(tx, ask.name):
+        if release.digest != str(digest):
+            continue
+        if release.revoked_at is not None:
+            raise ConflictError(f"these bytes are {ask.name}@{release.number}, which was revoked: push changed ones")
+        if (
+            release.number == archive.latest
+            and release.task_check == ask.task_check
+            and ask.group in ("", release.group)
+        ):
+            verified = await service.manifest_of(release)
+            return Submitted(release=release, manifest=verified.manifest, created=False)
+    return None
+
+
+async def _repair(service: Service, caller: Caller, known: Submitted, upload: Upload) -> None:
+    """These bytes are the release's: should the stored ones be damaged or gone, they are put back, and it is audited."""
+    if await service.blobs.publish(upload):
+        async with service.database.write() as tx:
+            await audit.accepted(
+                tx,
+                at=service.now_us(),
+                caller=caller,
+                action="blob.repair",
+                about=f"archive:{known.release.archive}",
+                digest=known.release.digest,
+                detail=f"the stored bytes of release {known.release.number} were damaged or missing",
+            )
+
+
+def _members(name: str, upload: Upload) -> tuple[Member, ...]:
+    return archive_rules.manifest_members(archive_rules.read(name, upload.read()))
+
+
+async def _describe(service: Service, ask: Wanted, upload: Upload, digest: Digest) -> Description:
+    fd = upload.open()
+    try:
+        return await service.describer.describe(ask.name, digest, fd, ask.task_check)
+    finally:
+        os.close(fd)
+
+
+async def _record(
+    service: Service,
+    tx: Transaction,
+    caller: Caller,
+    ask: Wanted,
+    upload: Upload,
+    digest: Digest,
+    members: tuple[Member, ...],
+    description: Description,
+) -> Submitted:
+    archive = await archives.find(tx, ask.name)
+    taken = await archives.archives_of_dags(tx, [dag.dag_id for dag in description.dags])
+    for dag_id, other in sorted(taken.items()):
+        if other != ask.name:
+            raise ConflictError(f"dag {dag_id!r} belongs to archive {other}: rename it, or push it as {other}")
+    now = service.now_us()
+    manifest = Manifest(
+        archive=ask.name,
+        number=archive.latest + 1 if archive else 1,
+        digest=digest,
+        size=upload.size,
+        members=members,
+        owner=archive.owner if archive else caller.principal,
+        group=ask.group or (archive.group if archive else caller.principal),
+        submitted_by=caller.principal,
+        created_at=now // MICROSECONDS,
+        task_check=ask.task_check,
+        airflow_version=description.airflow_version,
+        dags=description.dags,
+    )
+    release = Release(
+        archive=ask.name,
+        number=manifest.number,
+        digest=str(digest),
+        size=upload.size,
+        owner=manifest.owner,
+        group=manifest.group,
+        submitted_by=caller.principal,
+        created_at=now,
+        revoked_at=None,
+        task_check=ask.task_check,
+        manifest=await asyncio.to_thread(manifests.sign, manifest, service.keys.signing),
+        manifest_digest=str(Digest.of(manifest.to_bytes())),
+    )
+    await archives.add(tx, release, manifest)
+    await audit.accepted(
+        tx,
+        at=now,
+        caller=caller,
+        action="archive.submit",
+        about=f"archive:{ask.name}",
+        digest=release.digest,
+        detail=f"release {release.number}, {release.size} bytes, owner {release.owner}, group {release.group}, "
+        f"task_check {release.task_check}",
+    )
+    others = [found for found in await archives.releases_of_digest(tx, release.digest) if found != release]
+    # Last before the commit, so that nothing but the commit can fail once the blob has its name.
+    try:
+        await service.blobs.publish(upload)
+        await tx.commit()
+    except BaseException:
+        if not others:
+            await service.blobs.remove(digest)
+        raise
+    return Submitted(release=release, manifest=manifest, created=True)
+
+
+def _check_owner(archive: Archive | None, caller: Caller, ask: Wanted) -> None:
+    """A new name is anybody's; an existing archive is its owner's, its group's and the administrators'."""
+    if archive is not None:
+        permissions.require_member(caller, archive.owner, archive.group, f"archive {archive.name}")
+        if ask.group in ("", archive.group):
+            return
+        if not caller.admin and caller.principal != archive.owner:
+            raise NotOwnerError(f"only {archive.owner} can move archive {archive.name} to group {ask.group}")
+    if ask.group and not caller.admin and ask.group != caller.principal and ask.group not in caller.groups:
+        raise NotOwnerError(f"{caller.principal} is not in group {ask.group}: ask an administrator to be added")

@@ -1,0 +1,255 @@
+"""Plays the launcher's side towards a real warm process and its real tasks: sockets, a sealed memfd, pipes.
+
+Nothing here checks anything that the launcher would check; the tests do.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import fcntl
+import io
+import json
+import os
+import socket
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from integrity import messages
+from integrity.digests import Digest
+from integrity.grants import Secrets
+
+ROOT = Path(__file__).parents[3]
+SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+DEADLINE_SECONDS = 120
+SERVE = "from launcher.task import warm; warm.serve({fd}, purpose={purpose!r})"
+
+
+def send(sock: socket.socket, kind: str, *, fds: tuple[int, ...] = (), **fields: Any) -> None:
+    data = messages.encode(kind, fds=len(fds), **fields)
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    sent = sock.sendmsg([data], rights)
+    sock.sendall(data[sent:])
+
+
+def receive(sock: socket.socket) -> tuple[str, dict[str, Any]]:
+    """Kind and fields. Raises `EOFError`."""
+    header = _exactly(sock, messages.HEADER_BYTES)
+    body = json.loads(_exactly(sock, messages.body_length(header)))
+    body.pop("fds")
+    return body.pop("kind"), body
+
+
+def _exactly(sock: socket.socket, size: int) -> bytes:
+    taken = b""
+    while len(taken) < size:
+        chunk = sock.recv(size - len(taken))
+        if not chunk:
+            raise EOFError(f"the other end closed after {len(taken)} of {size} bytes")
+        taken += chunk
+    return taken
+
+
+def sealed(data: bytes, *, seals: int = SEALS) -> int:
+    fd = os.memfd_create("archive", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.write(fd, data)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    return fd
+
+
+def zipped(members: dict[str, str | bytes]) -> bytes:
+    """A zip as `integrity.archives` accepts it."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in sorted(members.items()):
+            info = zipfile.ZipInfo(name, (2026, 1, 1, 0, 0, 0))
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, data)
+    return out.getvalue()
+
+
+@dataclass
+class Answer:
+    """What a task said last, and its log."""
+
+    kind: str
+    fields: dict[str, Any]
+    log: str
+    task_digest: str = ""
+    pid: int = 0
+
+    @property
+    def state(self) -> str:
+        return str(self.fields.get("state"))
+
+    @property
+    def tasks(self) -> dict[tuple[str, str], dict[str, Any]]:
+        return {(dag["dag_id"], task["task_id"]): task for dag in self.fields["dags"] for task in dag["tasks"]}
+
+    def xcom(self, key: str = "return_value") -> Any:
+        return json.loads({one["key"]: one["value"] for one in self.fields["xcoms"]}[key])
+
+
+@dataclass
+class Grant:
+    """What the secrets pipe brings; None as `secrets` closes the pipe without a byte."""
+
+    connections: dict[str, str] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
+    xcoms: tuple[dict[str, Any], ...] = ()
+    run: dict[str, str] = field(default_factory=dict)
+
+    def to_bytes(self) -> bytes:
+        return Secrets(
+            connections=self.connections, variables=self.variables, xcoms=self.xcoms, run=self.run
+        ).to_bytes()
+
+
+class Task:
+    """One fork, up to its control socket's end."""
+
+    def __init__(self, warm: Warm, data: bytes, *, seals: int = SEALS) -> None:
+        self.control, theirs = socket.socketpair()
+        self.control.settimeout(DEADLINE_SECONDS)
+        archive = sealed(data, seals=seals)
+        secrets, self.secrets_fd = os.pipe()
+        self._log_fd, log = os.pipe()
+        send(warm.control, "fork", fds=(theirs.fileno(), archive, secrets, log))
+        for fd in (archive, secrets, log):
+            os.close(fd)
+        theirs.close()
+        kind, fields = receive(warm.control)
+        assert kind == "forked", kind
+        self.pid = int(fields["pid"])
+        self._log = bytearray()
+        self._reader = threading.Thread(target=self._read_log, daemon=True)
+        self._reader.start()
+        self.hello = receive(self.control)
+
+    def _read_log(self) -> None:
+        with open(self._log_fd, "rb", buffering=0) as pipe:
+            while chunk := pipe.read(65536):
+                self._log += chunk
+
+    def send_secrets(self, data: bytes) -> None:
+        with contextlib.suppress(BrokenPipeError), open(self.secrets_fd, "wb") as pipe:
+            self.secrets_fd = -1
+            pipe.write(data)
+
+    def close(self) -> str:
+        """End the task as the launcher does; its log."""
+        if self.secrets_fd >= 0:
+            os.close(self.secrets_fd)
+            self.secrets_fd = -1
+        self.control.close()
+        self._reader.join(DEADLINE_SECONDS)
+        return self._log.decode(errors="replace")
+
+
+class Warm:
+    """A warm process, started as the launcher would: isolated, clean environment, one inherited descriptor."""
+
+    def __init__(
+        self, purpose: str, *, environment: dict[str, str] | None = None, user: int | None = None, tmp: str = "/tmp"
+    ) -> None:
+        self.control, theirs = socket.socketpair()
+        self.control.settimeout(DEADLINE_SECONDS)
+        code = SERVE.format(fd=3, purpose=purpose)
+        self.environment = {
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "LANG": "C.UTF-8",
+            "AIRFLOW_HOME": "/nonexistent/airflow",
+            "HOME": "/nonexistent",
+            "TMPDIR": tmp,
+            "PYTHONPATH": str(ROOT),
+            **(environment or {}),
+        }
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                os.dup2(theirs.fileno(), 63)
+                os.dup2(63, 3)
+                os.closerange(4, 64)
+                os.chdir("/")
+                if user is not None:
+                    os.setgroups([])
+                    os.setresgid(user, user, user)
+                    os.setresuid(user, user, user)
+                os.execve(sys.executable, [sys.executable, "-s", "-P", "-c", code], self.environment)
+            finally:
+                os._exit(127)
+        theirs.close()
+        kind, fields = receive(self.control)
+        assert kind == "warm", kind
+        self.airflow_version = str(fields["airflow_version"])
+
+    def close(self) -> int:
+        """The exit status after the control socket closed."""
+        self.control.close()
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def describe(self, name: str, data: bytes, *, variant: int = 0, **extra: Any) -> Answer:
+        task = Task(self, data)
+        send(
+            task.control,
+            "job",
+            job="describe",
+            name=name,
+            digest=str(Digest.of(data)),
+            members=None,
+            variant=variant,
+            **extra,
+        )
+        return _last(task)
+
+    def run(
+        self,
+        name: str,
+        data: bytes,
+        dag_id: str,
+        task_id: str,
+        grant: Grant | None = Grant(),  # noqa: B008 - never changed
+        **changes: Any,
+    ) -> Answer:
+        task = Task(self, data)
+        send(task.control, "job", **run_job(name, data, dag_id, task_id, **changes))
+        try:
+            kind, fields = receive(task.control)
+        except EOFError:
+            return Answer("eof", {}, task.close(), pid=task.pid)
+        if kind != "ready":
+            return Answer(kind, fields, task.close(), pid=task.pid)
+        task.send_secrets(grant.to_bytes() if grant else b"")
+        answer = _last(task)
+        answer.task_digest = fields["task_digest"]
+        return answer
+
+
+def run_job(name: str, data: bytes, dag_id: str, task_id: str, **changes: Any) -> dict[str, Any]:
+    job = {
+        "job": "run",
+        "name": name,
+        "digest": str(Digest.of(data)),
+        "members": None,
+        "dag_id": dag_id,
+        "task_id": task_id,
+        "run_id": "manual__2026-01-31T00:00:00+00:00",
+        "map_index": -1,
+        "try_number": 1,
+        "queue": "default",
+        "unix_user": "root" if os.geteuid() == 0 else os.environ["USER"],
+    }
+    return job | changes
+
+
+def _last(task: Task) -> Answer:
+    try:
+        kind, fields = receive(task.control)
+    except EOFError:
+        return Answer("eof", {}, task.close(), pid=task.pid)
+    return Answer(kind, fields, task.close(), pid=task.pid)

@@ -1,0 +1,213 @@
+"""Trees by cgroup: what is in them dies whole, and what a dead launcher left is gone at the next start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from launcher import trees
+from launcher.trees import CgroupTrees
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def cgroups() -> Iterator[CgroupTrees]:
+    found = CgroupTrees.find()
+    if found is None:
+        pytest.skip("needs cgroup v2 that may be written")
+    yield found
+    found.close()
+    assert not found._folder.exists()
+
+
+class Member:
+    """A process that waits to be adopted, runs `body`, and waits for ever."""
+
+    def __init__(self, body: Callable[[Callable[[], None]], None]) -> None:
+        go, self._go = os.pipe()
+        self._words, word = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                os.read(go, 1)
+                body(lambda: os.write(word, b"%d\n" % os.getpid()) and None)
+                while True:
+                    signal.pause()
+            finally:
+                os._exit(0)
+        os.close(go)
+        os.close(word)
+
+    def start(self, words: int) -> list[int]:
+        os.write(self._go, b"g")
+        os.close(self._go)
+        with os.fdopen(self._words) as pipe:
+            return [int(pipe.readline()) for _ in range(words)]
+
+    def discard(self) -> None:
+        """Instead of `start`."""
+        os.close(self._go)
+        os.close(self._words)
+
+    def reap(self) -> None:
+        os.waitpid(self.pid, 0)
+
+
+def escape_artists(say: Callable[[], None]) -> None:
+    """Double fork with a session of its own; a deaf one; a stopped one; an orphan of init."""
+    for trick in ("setsid", "deaf", "stop"):
+        middle = os.fork()
+        if middle == 0:
+            os.setsid()
+            if os.fork() == 0:
+                if trick == "deaf":
+                    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                        signal.signal(number, signal.SIG_IGN)
+                say()
+                if trick == "stop":
+                    os.kill(os.getpid(), signal.SIGSTOP)
+                while True:
+                    signal.pause()
+            os._exit(0)
+        os.waitpid(middle, 0)
+
+
+def alive(pid: int) -> bool:
+    return trees._alive(pid)
+
+
+async def test_nothing_is_left_after_a_kill_not_even_the_folder(cgroups: CgroupTrees) -> None:
+    member = Member(escape_artists)
+    tree = cgroups.adopt(member.pid, "one")
+    pids = member.start(3)
+    assert all(alive(pid) for pid in pids)
+    await tree.kill()
+    assert not [pid for pid in (member.pid, *pids) if alive(pid)]
+    assert not (cgroups._folder / "one").exists()
+    member.reap()
+
+
+async def test_a_fork_bomb_of_two_is_caught(cgroups: CgroupTrees) -> None:
+    def hare(say: Callable[[], None]) -> None:
+        os.setsid()
+        if os.fork() == 0:
+            say()
+            while True:
+                if os.fork():
+                    os._exit(0)
+
+    member = Member(hare)
+    tree = cgroups.adopt(member.pid, "hare")
+    member.start(1)
+    await tree.kill()
+    left = [int(name) for name in os.listdir("/proc") if name.isdigit() and session_of(int(name)) == member.pid]
+    assert not [pid for pid in left if alive(pid)]
+    member.reap()
+
+
+def session_of(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return -1
+
+
+async def test_two_trees_are_apart(cgroups: CgroupTrees) -> None:
+    one, two = Member(lambda say: say()), Member(lambda say: say())
+    first, second = cgroups.adopt(one.pid, "one"), cgroups.adopt(two.pid, "two")
+    one.start(1)
+    two.start(1)
+    await first.kill()
+    assert not alive(one.pid) and alive(two.pid)
+    await second.kill()
+    assert not alive(two.pid)
+    one.reap()
+    two.reap()
+
+
+def test_a_process_that_is_gone_cannot_be_adopted(cgroups: CgroupTrees) -> None:
+    member = Member(lambda say: say())
+    os.kill(member.pid, signal.SIGKILL)
+    member.reap()
+    with pytest.raises(OSError):
+        cgroups.adopt(member.pid, "gone")
+    assert [path for path in cgroups._folder.iterdir() if path.is_dir()] == []
+    member.discard()
+
+
+LAUNCHER = """
+import os, signal, sys
+from launcher.trees import CgroupTrees
+trees = CgroupTrees.find()
+pid = os.fork()
+if pid == 0:
+    os.setsid()
+    while True:
+        signal.pause()
+trees.adopt(pid, "left")
+print(trees._folder, pid, flush=True)
+sys.stdin.read()
+"""
+
+
+def killed_launcher() -> tuple[Path, int]:
+    """Its folder and its task, which outlived it."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    folder, pid = process.stdout.readline().split()
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        pipe.close()
+    return Path(folder), int(pid)
+
+
+def test_what_a_dead_launcher_left_is_removed(cgroups: CgroupTrees) -> None:
+    folder, pid = killed_launcher()
+    assert alive(pid) and (folder / "left").exists()
+    again = CgroupTrees.find()
+    assert again is not None
+    assert not alive(pid) and not folder.exists()
+
+
+def test_what_a_dead_launcher_of_the_same_pid_left_is_removed(cgroups: CgroupTrees) -> None:
+    member = Member(lambda say: say())
+    cgroups.adopt(member.pid, "left")
+    member.start(1)
+    again = CgroupTrees.find()
+    assert again is not None and again._folder == cgroups._folder
+    assert not alive(member.pid) and not (again._folder / "left").exists()
+    member.reap()
+
+
+def test_what_a_living_launcher_has_is_left_alone(cgroups: CgroupTrees) -> None:
+    """Ours lives; another one starts beside it."""
+    member = Member(lambda say: say())
+    cgroups.adopt(member.pid, "mine")
+    member.start(1)
+    folder, pid = killed_launcher()
+    assert alive(member.pid) and (cgroups._folder / "mine").exists()
+    trees._remove_whole(cgroups._folder / "mine")
+    trees._remove_whole(folder)
+    assert not alive(pid)
+    member.reap()
+
+
+def test_a_folder_that_is_no_launchers_is_left_alone(cgroups: CgroupTrees) -> None:
+    other = cgroups._folder.parent / "dagseal-agent.service"
+    other.mkdir()
+    try:
+        assert CgroupTrees.find() is not None
+        assert other.exists()
+    finally:
+        other.rmdir()

@@ -1,0 +1,1 @@
+# coding: iso2022_jp

@@ -1,0 +1,3 @@
+#!/usr/bin/env python
+# -*- coding: UTF_8 -*-
+x = 'é'

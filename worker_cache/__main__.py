@@ -1,0 +1,113 @@
+"""`python -m worker_cache --config FILE`: run the agent until SIGTERM.
+
+Logs are JSON lines on stderr. Exit codes: 0 stopped as asked, 2 the configuration is not usable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import random
+import signal
+import sys
+import time
+
+import structlog
+
+from integrity.errors import DagsealError, FetchError
+from worker_cache import agent, settings
+from worker_cache.cache import Cache
+from worker_cache.client import Client
+from worker_cache.settings import AgentSettings
+from worker_cache.spool import Spool
+from worker_cache.store import Store
+from worker_cache.transport import Transport
+from worker_cache.workplace import Workplace
+
+USAGE = 2
+
+
+def main() -> int:
+    """Parse, run, and say in one line what is wrong with the configuration."""
+    parser = argparse.ArgumentParser(prog="python -m worker_cache", description=__doc__)
+    parser.add_argument("--config", required=True, metavar="FILE", help="TOML with an [agent] table")
+    given = parser.parse_args()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    try:
+        asyncio.run(_run(settings.load(given.config, os.environ)))
+    except DagsealError as error:
+        sys.stderr.write(f"dagseal agent: {error}\n")
+        return USAGE
+    return 0
+
+
+async def _run(found: AgentSettings) -> None:
+    log = structlog.get_logger(process="agent", worker=found.worker)
+    os.umask(0o077)
+    store, spool = Store.open(found.cache_dir), Spool(found.spool_dir)
+    try:
+        await _greet(found.launcher_socket, log)
+        token = found.token(os.environ)
+        async with Transport(found.server, token, unsafe_http=found.unsafe_http, ca_file=found.ca_file) as transport:
+            api = Client(transport)
+            cache = Cache(store, api.blob, max_blob_bytes=found.max_blob_mib * 1024 * 1024)
+            place = Workplace(
+                api=api,
+                cache=cache,
+                spool=spool,
+                launcher_socket=found.launcher_socket,
+                worker=found.worker,
+                queues=tuple(found.queues),
+                ring=found.ring,
+                heartbeat_seconds=found.heartbeat_seconds,
+                now=time.time,
+                sleep=asyncio.sleep,
+                jitter=random.random,
+                log=log,
+            )
+            _stop_on_signals(place)
+            await agent.run(place, slots=found.slots, grace_seconds=found.stop_grace_seconds)
+            await cache.close()
+    finally:
+        spool.close()
+        store.close()
+    log.info("agent stopped")
+
+
+async def _greet(launcher_socket: str, log: structlog.typing.FilteringBoundLogger) -> None:
+    """Say at start what the launcher says of itself. An absent launcher is waited for, not fatal."""
+    try:
+        identity = await agent.identify(launcher_socket)
+    except FetchError as error:
+        log.warning("no launcher yet", error=str(error))
+        return
+    log.info("launcher found", key_id=identity.verify_key.key_id, privileged=identity.privileged)
+    for warning in identity.warnings:
+        log.warning("the launcher warns", warning=warning)
+
+
+def _stop_on_signals(place: Workplace) -> None:
+    """The first signal lets running tasks end, the second cancels them."""
+
+    def stop() -> None:
+        if place.stopping.is_set():
+            place.cancelling.set()
+        place.stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

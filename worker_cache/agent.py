@@ -1,0 +1,81 @@
+"""The agent's loop: some slots that each take a launch, carry it out, and take the next.
+
+Promise: nothing is taken while the launcher is away, for it would keep the launch from a host that could run it. When told
+to stop, the agent takes nothing more, lets what runs end for a while, cancels the rest, and leaves in the spool what the
+API has not acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+from integrity.errors import DagsealError, FetchError
+from worker_cache import delivery, launcher_link, launching
+from worker_cache.launcher_link import Identity
+from worker_cache.workplace import Workplace
+
+TAKE_WAIT_SECONDS = 25
+CANCEL_SECONDS = 15.0
+
+
+async def run(place: Workplace, *, slots: int, grace_seconds: float) -> None:
+    """Work until `place.stopping` is set; returns when every slot ended."""
+    async with asyncio.TaskGroup() as group:
+        for launch_id in place.spool.pending():
+            group.create_task(delivery.deliver_kept(place, launch_id))
+        working = [group.create_task(_slot(place)) for _ in range(slots)]
+        place.log.info("agent started", worker=place.worker, queues=list(place.queues), slots=slots)
+        await place.stopping.wait()
+        place.log.info("agent stopping: nothing more is taken")
+        _, running = await asyncio.wait(working, timeout=grace_seconds)
+        if running:
+            place.log.warning("cancelling what still runs", launches=len(running))
+            place.cancelling.set()
+            _, running = await asyncio.wait(running, timeout=CANCEL_SECONDS)
+        for task in running:  # the launcher did not answer: closing its connections kills the tasks
+            task.cancel()
+
+
+async def _slot(place: Workplace) -> None:
+    delays = place.delays()
+    while not place.stopping.is_set():
+        try:
+            identity = await identify(place.launcher_socket)
+            offered = await _unless_stopping(place, _take(place))
+        except DagsealError as error:
+            place.log.warning("nothing taken", slug=error.slug, error=str(error))
+            await place.pause(next(delays))
+            continue
+        if offered is None:
+            continue
+        if await launching.carry_out(place, offered, audience=identity.verify_key.key_id):
+            delays = place.delays()
+        else:
+            await place.pause(next(delays))
+
+
+async def _take(place: Workplace) -> Any | None:
+    return await place.api.take(place.worker, list(place.queues), wait_seconds=TAKE_WAIT_SECONDS)
+
+
+async def _unless_stopping(place: Workplace, taking: Any) -> Any | None:
+    """The result of `taking`, or None when the agent is told to stop first; an offer lost so is offered again."""
+    task = asyncio.ensure_future(taking)
+    stopped = asyncio.ensure_future(place.stopping.wait())
+    try:
+        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        return await task if task.done() else None
+    finally:
+        stopped.cancel()
+        if not task.done():
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, FetchError):
+                await task
+
+
+async def identify(launcher_socket: str) -> Identity:
+    """Who the launcher is now. Raises `FetchError` or `MalformedError`."""
+    async with launcher_link.connect(launcher_socket) as link:
+        return await link.identity()

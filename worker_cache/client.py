@@ -1,0 +1,161 @@
+"""The API's calls, one method each. Used by the agent and by the command line.
+
+Bodies and answers are as in docs/protocol.md; what is signed stays bytes until somebody with a key reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from integrity import claims, envelopes
+from integrity.digests import Digest
+from integrity.errors import FetchError
+from worker_cache.transport import Answer, Transport
+
+ENVELOPE_TYPE = "application/vnd.dsse+json"
+MAX_TAKE_BYTES = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogPart:
+    """Some bytes of a launch's log, where to go on, and the launch's state when they were read."""
+
+    data: bytes
+    next_offset: int
+    state: str
+
+
+def segment(text: str) -> str:
+    """One path segment: a name with a slash in it stays one name."""
+    return quote(text, safe="")
+
+
+class Client:
+    """Calls over one transport."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def get(self, path: str, query: Mapping[str, str] | None = None, *, wait_seconds: float = 0.0) -> Any:
+        """Any JSON resource."""
+        return (await self._transport.request("GET", path, query=query, wait_seconds=wait_seconds)).json()
+
+    async def send(self, method: str, path: str, json_body: object = None) -> Any:
+        """Change something; the answer's JSON, or None where there is none."""
+        answer = await self._transport.request(method, path, json_body=json_body)
+        return answer.json() if answer.body else None
+
+    async def send_raw(self, method: str, path: str, body: bytes, content_type: str) -> Any:
+        """As `send`, with a body that is not JSON of ours."""
+        answer = await self._transport.request(method, path, body=body, headers={"Content-Type": content_type})
+        return answer.json() if answer.body else None
+
+    async def put_archive(
+        self, name: str, body: AsyncIterable[bytes], *, size: int, digest: Digest, query: Mapping[str, str]
+    ) -> tuple[bool, Any]:
+        """Submit; whether the release is new, and the release."""
+        answer = await self._transport.request(
+            "PUT",
+            f"/v1/archives/{segment(name)}",
+            query=query,
+            body=body,
+            headers={
+                "Content-Type": "application/octet-stream",
+                "Content-Length": str(size),
+                "Repr-Digest": digest.repr_digest,
+            },
+            wait_seconds=240.0,  # the server describes the archive before it answers
+        )
+        return answer.status == 201, answer.json()
+
+    async def manifest(self, name: str, number: int) -> bytes:
+        """The envelope."""
+        path = f"/v1/archives/{segment(name)}/releases/{number}/manifest"
+        return (await self._transport.request("GET", path, max_bytes=envelopes.MAX_ENVELOPE_BYTES)).body
+
+    def blob(self, digest: Digest) -> AsyncGenerator[bytes, None]:
+        """The bytes as they arrive, unverified: the caller hashes and caps them."""
+        return self._transport.stream(f"/v1/blobs/sha512/{digest.hex}")
+
+    async def launch_log(self, launch_id: str, *, offset: int, wait_seconds: int) -> LogPart:
+        """What was logged from `offset` on; waits up to `wait_seconds` for more."""
+        answer = await self._transport.request(
+            "GET",
+            f"/v1/launches/{segment(launch_id)}/log",
+            query={"offset": str(offset), "wait_seconds": str(wait_seconds)},
+            wait_seconds=wait_seconds,
+        )
+        next_offset = _number(answer.headers.get("Dagseal-Next-Offset"), "Dagseal-Next-Offset")
+        return LogPart(data=answer.body, next_offset=next_offset, state=answer.headers.get("Dagseal-Launch-State", ""))
+
+    # What only a worker calls.
+
+    async def take(self, worker: str, queues: list[str], *, wait_seconds: int) -> Any | None:
+        """The next offer for one of these queues, or None when there was none in that time."""
+        answer = await self._transport.request(
+            "POST",
+            f"/v1/workers/{segment(worker)}/take",
+            query={"wait_seconds": str(wait_seconds)},
+            json_body={"queues": queues},
+            wait_seconds=wait_seconds,
+            max_bytes=MAX_TAKE_BYTES,
+        )
+        return None if answer.status == 204 else answer.json()
+
+    async def claim(self, launch_id: str, envelope: bytes) -> bytes:
+        """Claim envelope in, grant envelope out."""
+        return (await self._envelope(launch_id, "claim", envelope, max_bytes=envelopes.MAX_ENVELOPE_BYTES)).body
+
+    async def append_log(self, launch_id: str, data: bytes, *, offset: int) -> int:
+        """Add to the log; where it goes on. An offset that the server already holds is answered, not doubled."""
+        answer = await self._transport.request(
+            "POST",
+            f"/v1/launches/{segment(launch_id)}/log",
+            query={"offset": str(offset)},
+            body=data,
+            headers={"Content-Type": "application/octet-stream"},
+        )
+        value = answer.json()
+        return _number(value.get("next_offset") if isinstance(value, dict) else None, "next_offset")
+
+    async def heartbeat(self, launch_id: str) -> tuple[str, bool]:
+        """Say that it runs; its state, and whether somebody asked to cancel it."""
+        return _state(await self.send("POST", f"/v1/launches/{segment(launch_id)}/state", {"state": "running"}))
+
+    async def refuse(self, launch_id: str, *, error: str, detail: str) -> None:
+        """Say that this host refuses the launch, before any claim."""
+        body = {"state": "refused", "error": error, "detail": detail[:4000]}
+        await self.send("POST", f"/v1/launches/{segment(launch_id)}/state", body)
+
+    async def result(self, launch_id: str, envelope: bytes) -> tuple[str, bool]:
+        """Hand in the launcher's signed result."""
+        answer = await self._envelope(launch_id, "state", envelope, max_bytes=claims.MAX_RESULT_BYTES)
+        return _state(answer.json())
+
+    async def _envelope(self, launch_id: str, call: str, envelope: bytes, *, max_bytes: int) -> Answer:
+        return await self._transport.request(
+            "POST",
+            f"/v1/launches/{segment(launch_id)}/{call}",
+            body=envelope,
+            headers={"Content-Type": ENVELOPE_TYPE},
+            max_bytes=max_bytes,
+        )
+
+
+def _state(value: Any) -> tuple[str, bool]:
+    if not isinstance(value, dict) or not isinstance(value.get("state"), str):
+        raise FetchError("the server's answer lacks the launch's state")
+    return value["state"], value.get("cancel") is True
+
+
+def _number(value: object, what: str) -> int:
+    try:
+        number = int(str(value))
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise FetchError(f"the server's answer lacks {what}")
+    return number

@@ -1,0 +1,141 @@
+"""Is every cached blob what its name says, and is there nothing else? For `dagseal fsck --cache` and `verify --cache`.
+
+May run while the agent runs: then `incoming/` is left alone, for its files are being written. What is wrong is moved to
+`quarantine/`, never deleted, and only when repair is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+
+from integrity import durable
+from integrity.digests import Digest
+from worker_cache import store
+
+_PREFIX = re.compile(r"[0-9a-f]{2}")
+_HEX = re.compile(r"[0-9a-f]{128}")
+_EXPECTED = frozenset({store.INCOMING, store.BLOBS, store.QUARANTINE, store.LOCK})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """`kind` is wrong-bytes, leftover, unexpected, or unreadable; `path` is below the cache's folder. A leftover is what
+    a crash may leave, and no damage."""
+
+    kind: str
+    path: str
+    detail: str
+    repaired: bool
+
+    @property
+    def is_damage(self) -> bool:
+        return self.kind != "leftover"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """`blobs` and `size` count what was hashed; `quarantined` what earlier checks have put aside."""
+
+    blobs: int
+    size: int
+    quarantined: int
+    findings: tuple[Finding, ...]
+
+
+def check(path: str, *, repair: bool = False) -> Report:
+    """Read every byte. Raises `SettingsError` when this is not a private folder of this account."""
+    root = store.open_private(path, create=False, root_may_read=not repair)
+    lock = None
+    try:
+        if os.fstat(root).st_uid == os.geteuid():  # else root, reading: nothing is created in another account's folder
+            lock = store.try_lock(root)
+        return _Check(root, repair=repair).run(idle=lock is not None)
+    finally:
+        if lock is not None:
+            os.close(lock)
+        os.close(root)
+
+
+class _Check:
+    def __init__(self, root: int, *, repair: bool) -> None:
+        self._root = root
+        self._repair = repair
+        self._findings: list[Finding] = []
+        self._blobs = 0
+        self._size = 0
+
+    def run(self, *, idle: bool) -> Report:
+        for name in self._names(""):
+            if name not in _EXPECTED:
+                self._aside("unexpected", name, "not a name of the cache")
+        if idle:
+            for name in self._names(store.INCOMING):
+                self._leftover(f"{store.INCOMING}/{name}")
+        for prefix in self._names(store.BLOBS):
+            if not _PREFIX.fullmatch(prefix):
+                self._aside("unexpected", f"{store.BLOBS}/{prefix}", "not two hexadecimal characters")
+                continue
+            for name in self._names(f"{store.BLOBS}/{prefix}"):
+                self._blob(prefix, name)
+        return Report(
+            blobs=self._blobs,
+            size=self._size,
+            quarantined=len(self._names(store.QUARANTINE)),
+            findings=tuple(self._findings),
+        )
+
+    def _names(self, folder: str) -> list[str]:
+        try:
+            return sorted(os.listdir(f"/proc/self/fd/{self._root}/{folder}"))
+        except FileNotFoundError:
+            return []
+        except NotADirectoryError:
+            self._aside("unexpected", folder, "not a folder")
+            return []
+
+    def _blob(self, prefix: str, name: str) -> None:
+        path = f"{store.BLOBS}/{prefix}/{name}"
+        if not _HEX.fullmatch(name) or not name.startswith(prefix):
+            self._aside("unexpected", path, "not the name of a blob in this folder")
+            return
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._root)
+        except FileNotFoundError:
+            return  # put aside by the agent in the meantime
+        except OSError as error:
+            self._aside("unreadable", path, str(error.strerror))
+            return
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                self._aside("unexpected", path, "not a file")
+                return
+            actual, size = store.hash_fd(fd)
+        except OSError as error:
+            self._aside("unreadable", path, str(error.strerror))
+            return
+        finally:
+            os.close(fd)
+        self._blobs += 1
+        self._size += size
+        if actual != Digest(name):
+            self._aside("wrong-bytes", path, f"its {size} bytes are {actual}")
+
+    def _leftover(self, path: str) -> None:
+        folder, _, name = path.rpartition("/")
+        if not name.startswith(durable.TEMPORARY_PREFIX):
+            self._aside("unexpected", path, "not the name of a fetch under way")
+            return
+        if self._repair:
+            os.unlink(path, dir_fd=self._root)
+        self._findings.append(
+            Finding(kind="leftover", path=path, detail=f"an unfinished fetch in {folder}/", repaired=self._repair)
+        )
+
+    def _aside(self, kind: str, path: str, detail: str) -> None:
+        if self._repair:
+            durable.make_folder(self._root, store.QUARANTINE)
+            store.quarantine(self._root, path)
+        self._findings.append(Finding(kind=kind, path=path, detail=detail, repaired=self._repair))

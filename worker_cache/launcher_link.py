@@ -1,0 +1,191 @@
+"""The agent's end of the launcher's socket: `identity`, and the one conversation of a `run`.
+
+One connection is one job. Closing it ends the job and kills the task's whole tree, so leaving `run` in any way leaves
+nothing behind. The launcher sends no descriptors; we send one: the archive's, beside the first byte of `run`.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from integrity import claims, envelopes, messages
+from integrity.errors import FetchError, MalformedError
+from integrity.fields import to_base64
+from integrity.keys import KEY_BYTES, SealTo, VerifyKey
+from integrity.messages import Message
+
+MAX_LOG_BYTES = 8 * 1024 * 1024
+CONNECT_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who the launcher says it is. The API believes the keys only because an administrator compared the fingerprint."""
+
+    verify_key: VerifyKey
+    sealing_key: SealTo
+    version: str
+    privileged: bool
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimMade:
+    """The bytes agreed and the child is ready: send this to the API, then answer with `grant` or `deny`."""
+
+    envelope: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Refused before the ticket could be trusted: unsigned, for the API's log."""
+
+    error: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Some of the task's output."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The launcher's signed last word."""
+
+    envelope: bytes
+
+
+Event = ClaimMade | Refused | Log | Ended
+
+
+class Link:
+    """One connection. What arrives is read by `event`; the others send."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+        self._sending = asyncio.Lock()
+
+    async def identity(self) -> Identity:
+        await self._send(messages.encode("identity"))
+        fields = (await self._expect("identity")).fields
+        identity = Identity(
+            verify_key=VerifyKey(fields.binary("verify_key", max_bytes=KEY_BYTES)),
+            sealing_key=SealTo(fields.binary("sealing_key", max_bytes=KEY_BYTES)),
+            version=fields.text("version", max_chars=100),
+            privileged=fields.boolean("privileged"),
+            warnings=tuple(str(item) for item in fields.items("warnings", max_items=100)),
+        )
+        fields.done()
+        return identity
+
+    async def run(self, *, ticket: bytes, manifest: bytes, archive_fd: int) -> None:
+        frame = messages.encode("run", fds=1, ticket=to_base64(ticket), manifest=to_base64(manifest))
+        await self._send(frame, archive_fd)
+
+    async def grant(self, envelope: bytes) -> None:
+        await self._send(messages.encode("grant", envelope=to_base64(envelope)))
+
+    async def deny(self, detail: str) -> None:
+        await self._send(messages.encode("deny", detail=detail[:4000]))
+
+    async def cancel(self) -> None:
+        await self._send(messages.encode("cancel"))
+
+    async def event(self) -> Event:
+        """The next thing that the launcher says. Raises `FetchError` when it went away, `MalformedError` for nonsense."""
+        message = await self._receive()
+        fields = message.fields
+        event: Event
+        match message.kind:
+            case "claim":
+                event = ClaimMade(fields.binary("envelope", max_bytes=claims.MAX_CLAIM_BYTES * 2))
+            case "refused":
+                event = Refused(fields.text("error", max_chars=100), fields.text("detail", max_chars=8192))
+                for extra in fields.keys():  # rule, entry, exit_code: what is reported is the slug and the words
+                    fields.take(extra)
+            case "log":
+                event = Log(fields.binary("data", max_bytes=MAX_LOG_BYTES))
+            case "result":
+                event = Ended(fields.binary("envelope", max_bytes=envelopes.MAX_ENVELOPE_BYTES))
+            case other:
+                raise MalformedError(f"the launcher sent {other!r}, which is not part of this conversation")
+        fields.done()
+        return event
+
+    async def _expect(self, kind: str) -> Message:
+        message = await self._receive()
+        if message.kind != kind:
+            raise MalformedError(f"the launcher answered {message.kind!r}, expected was {kind!r}")
+        return message
+
+    async def _send(self, frame: bytes, *fds: int) -> None:
+        async with self._sending:  # frames of the canceller and of the conversation do not mix
+            try:
+                sent = await self._send_first(frame, fds) if fds else 0
+                await self._loop.sock_sendall(self._sock, frame[sent:])
+            except OSError as error:
+                raise FetchError(f"the launcher went away: {error}") from None
+
+    async def _send_first(self, frame: bytes, fds: tuple[int, ...]) -> int:
+        """Descriptors travel with the first bytes; how many bytes went with them."""
+        control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+        while True:
+            try:
+                return self._sock.sendmsg([frame], control)
+            except BlockingIOError:
+                await self._writable()
+
+    async def _writable(self) -> None:
+        ready = asyncio.Event()
+        self._loop.add_writer(self._sock, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            self._loop.remove_writer(self._sock)
+
+    async def _receive(self) -> Message:
+        length = messages.body_length(await self._exactly(messages.HEADER_BYTES))
+        message = messages.decode(await self._exactly(length))
+        if message.fds:
+            raise MalformedError("the launcher announced descriptors: it never sends any")
+        return message
+
+    async def _exactly(self, count: int) -> bytes:
+        data = bytearray()
+        while len(data) < count:
+            try:
+                chunk = await self._loop.sock_recv(self._sock, min(count - len(data), 256 * 1024))
+            except OSError as error:
+                raise FetchError(f"the launcher went away: {error}") from None
+            if not chunk:
+                raise FetchError("the launcher closed the connection: look at its log")
+            data += chunk
+        return bytes(data)
+
+
+@asynccontextmanager
+async def connect(path: str) -> AsyncIterator[Link]:
+    """A connection to the launcher; closed in every case. Raises `FetchError`."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.setblocking(False)
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await asyncio.get_running_loop().sock_connect(sock, path)
+        except (OSError, TimeoutError) as error:
+            reason = str(error) or "no answer in time"
+            raise FetchError(
+                f"the launcher's socket {path} cannot be reached ({reason}): is the launcher running?"
+            ) from None
+        yield Link(sock)
+    finally:
+        sock.close()

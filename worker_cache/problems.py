@@ -1,0 +1,95 @@
+"""Answers that are not what was asked for, as our errors: the one reading of RFC 9457 problem details.
+
+The `type` of a problem ends in the slug of an error class; where a proxy or another server answered, the status decides.
+A 408, 425, 429 or 5xx is a `FetchError`: the peer did not do the work, and the same request may succeed later.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from integrity import errors
+
+PROBLEM_TYPE = "application/problem+json"
+MAX_TEXT_CHARS = 2000
+MAX_FINDINGS = 5
+
+
+class RequestError(errors.DagsealError):
+    """The server cannot use the request as it was written; sending it again changes nothing."""
+
+    slug = "bad-request"
+
+
+_RETRYABLE = frozenset({408, 425, 429})
+
+
+def _by_slug(base: type[errors.DagsealError]) -> dict[str, type[errors.DagsealError]]:
+    found = {base.slug: base}
+    for child in base.__subclasses__():
+        found |= _by_slug(child)
+    return found
+
+
+_CLASSES = _by_slug(errors.DagsealError)
+
+
+def to_error(status: int, content_type: str, body: bytes, *, what: str) -> errors.DagsealError:
+    """The error that this answer stands for; `what` names the request, for answers that do not explain themselves."""
+    problem = _problem(content_type, body)
+    detail = _text(problem.get("detail")) or _text(problem.get("title")) or f"{what} was answered with status {status}"
+    if status in _RETRYABLE or status >= 500:
+        return errors.FetchError(f"{detail}; try again")
+    kind = _CLASSES.get(_text(problem.get("type")).rpartition("/")[2], _by_status(status))
+    if status == 413 and not issubclass(kind, errors.ArchiveError):
+        return errors.InvalidArchiveError("too-large", detail)
+    if issubclass(kind, errors.ArchiveError):
+        return _archive_error(kind, problem, detail)
+    return kind("; ".join([detail, *_findings(problem)]) if kind is RequestError else detail)
+
+
+def from_slug(slug: str, detail: str) -> errors.DagsealError:
+    """The error that a launch or a launcher names by its slug."""
+    kind = _CLASSES.get(slug, errors.SecurityError)
+    return kind(slug, detail) if issubclass(kind, errors.ArchiveError) else kind(detail)
+
+
+def _by_status(status: int) -> type[errors.DagsealError]:
+    if status in (401, 403):
+        return errors.UnauthorizedError
+    if status in (404, 410):
+        return errors.NotFoundError
+    if status in (409, 412, 428):
+        return errors.ConflictError
+    return RequestError
+
+
+def _findings(problem: dict[str, Any]) -> list[str]:
+    """What the server says of single entries, where its detail does not say it already."""
+    listed, detail = problem.get("errors"), _text(problem.get("detail"))
+    found = [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
+    lines = (f"{_text(item.get('entry'))}: {_text(item.get('detail'))}" for item in found[:MAX_FINDINGS])
+    return [line for line in lines if line not in detail]
+
+
+def _archive_error(kind: type[errors.ArchiveError], problem: dict[str, Any], detail: str) -> errors.ArchiveError:
+    """The first of `errors` has the rule and the member; the rest is said in the detail."""
+    listed = problem.get("errors")
+    first = listed[0] if isinstance(listed, list) and listed and isinstance(listed[0], dict) else {}
+    rule = _text(first.get("rule")) or kind.slug
+    return kind(rule, _text(first.get("detail")) or detail, _text(first.get("entry")))
+
+
+def _problem(content_type: str, body: bytes) -> dict[str, Any]:
+    if content_type.partition(";")[0].strip() != PROBLEM_TYPE:
+        return {}
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: object) -> str:
+    return value[:MAX_TEXT_CHARS] if isinstance(value, str) else ""

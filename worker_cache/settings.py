@@ -1,0 +1,152 @@
+"""The agent's settings: `DAGSEAL__AGENT__KEY` in the environment, then the `[agent]` table of one TOML file.
+
+    [agent]
+    server = "https://dagseal.example:8420"
+    token_file = "/etc/dagseal/agent.token"     # or DAGSEAL__AGENT__TOKEN_FILE, or agent.token in $CREDENTIALS_DIRECTORY
+    worker = "host-1"
+    queues = ["default"]
+    api_key = "<base64 of the API's public key>"
+    cache_dir = "/var/cache/dagseal"
+    spool_dir = "/var/lib/dagseal/agent"
+    launcher_socket = "/run/dagseal/launcher.sock"
+    slots = 4
+    max_blob_mib = 64
+    heartbeat_seconds = 10.0
+    stop_grace_seconds = 60.0
+    unsafe_http = false                          # true sends the token in clear text to another host
+    ca_file = "/etc/dagseal/ca.pem"              # optional
+
+Unknown keys are refused, in the file and in the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from integrity import names
+from integrity.errors import DagsealError, SettingsError
+from integrity.fields import from_base64
+from integrity.keys import KEY_BYTES, KeyRing, VerifyKey
+from worker_cache import transport
+
+PREFIX = "DAGSEAL__AGENT__"
+MAX_TOKEN_BYTES = 4096
+
+
+class AgentSettings(BaseSettings):
+    """The `[agent]` table. Made by `load`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    server: str
+    token_file: str | None = None
+    worker: str
+    queues: list[str] = Field(default=["default"], min_length=1)
+    api_key: str
+    cache_dir: str = "/var/cache/dagseal"
+    spool_dir: str = "/var/lib/dagseal/agent"
+    launcher_socket: str = "/run/dagseal/launcher.sock"
+    slots: int = Field(default=4, ge=1, le=1000)
+    max_blob_mib: int = Field(default=64, ge=1, le=4096)
+    heartbeat_seconds: float = Field(default=10.0, gt=0, le=30)
+    stop_grace_seconds: float = Field(default=60.0, ge=0, le=86400)
+    unsafe_http: bool = False
+    ca_file: str | None = None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file, whose table arrives as the argument `table`."""
+        given = init_settings() if callable(init_settings) else {}
+        return env_settings, InitSettingsSource(settings_cls, init_kwargs=dict(given))
+
+    @property
+    def ring(self) -> KeyRing:
+        return KeyRing([VerifyKey(from_base64(self.api_key, "api_key", max_bytes=KEY_BYTES))])
+
+    def token(self, environ: Mapping[str, str]) -> str:
+        """Read the worker's token. Raises `SettingsError`, never showing it."""
+        folder = environ.get("CREDENTIALS_DIRECTORY")
+        path = self.token_file or (os.path.join(folder, "agent.token") if folder else None)
+        if path is None:
+            raise SettingsError("the agent has no token: set token_file, or load the credential agent.token")
+        return read_token(path)
+
+
+def load(path: str, environ: Mapping[str, str]) -> AgentSettings:
+    """Read and check everything that can be checked without a network. Raises `SettingsError`."""
+    _refuse_unknown(environ)
+    try:
+        settings = AgentSettings(**_table(path))
+    except ValidationError as error:
+        lines = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors(include_input=False)]
+        raise SettingsError(f"{path}, [agent]: {'; '.join(lines)}") from None
+    try:
+        names.check("worker", settings.worker)
+        for queue in settings.queues:
+            names.check("queue", queue)
+        transport.check_url(settings.server, unsafe_http=settings.unsafe_http)
+        _ = settings.ring
+    except DagsealError as error:
+        raise SettingsError(f"{path}, [agent]: {error}") from None
+    return settings
+
+
+def read_token(path: str) -> str:
+    """The token in this file: one line, that nobody else may write and not everybody may read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SettingsError(f"the token file {path} cannot be read: {error.strerror}") from None
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o026:
+            raise SettingsError(f"the token file {path} is open to others: chmod 600 {path}")
+        text = os.read(fd, MAX_TOKEN_BYTES)
+    finally:
+        os.close(fd)
+    token = text.strip().decode("ascii", "replace")
+    if not token or not token.isprintable() or " " in token or "\ufffd" in token:
+        raise SettingsError(f"the token file {path} does not hold one token on one line")
+    return token
+
+
+def _table(path: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            document = tomllib.load(file)
+    except OSError as error:
+        raise SettingsError(f"the configuration {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: {error}") from None
+    table = document.pop("agent", None)
+    if document:
+        raise SettingsError(
+            f"{path} has unknown tables or keys: {', '.join(sorted(document))}; the agent reads [agent]"
+        )
+    if not isinstance(table, dict):
+        raise SettingsError(f"{path} has no [agent] table")
+    return table
+
+
+def _refuse_unknown(environ: Mapping[str, str]) -> None:
+    unknown = [
+        name
+        for name in environ
+        if name.startswith(PREFIX) and name[len(PREFIX) :].lower() not in AgentSettings.model_fields
+    ]
+    if unknown:
+        raise SettingsError(f"unknown settings in the environment: {', '.join(sorted(unknown))}")

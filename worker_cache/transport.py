@@ -1,0 +1,174 @@
+"""One HTTP request to the API: the bearer token, the time limits, the size limits, and the translation of failures.
+
+Promise: what a caller gets is an answer with a 2xx status, at most as long as it asked for, or one of our errors. A server
+that does not answer, answers slowly, or answers endlessly is a `FetchError`. Redirects are not followed: they would
+carry the token elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from ipaddress import ip_address
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from integrity.errors import FetchError, SettingsError
+from worker_cache import problems
+
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+MAX_PROBLEM_BYTES = 256 * 1024
+CONNECT_SECONDS = 10.0
+QUIET_SECONDS = 60.0
+
+Body = bytes | AsyncIterable[bytes] | None
+
+
+def check_url(url: str, *, unsafe_http: bool = False) -> str:
+    """The base URL without a slash at its end. Plain http is for this host only: the token would be readable."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise SettingsError(f"{url!r} is not the address of a server: write https://HOST[:PORT]")
+    if parts.scheme == "http" and not unsafe_http and not _is_loopback(parts.hostname):
+        raise SettingsError(
+            f"{url} would send the token in clear text over the network: use https, "
+            "or set unsafe_http if the way there is private"
+        )
+    return url.rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Answer:
+    """A finished answer: status, headers, body."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    def json(self) -> Any:
+        """The body as JSON. Raises `FetchError`: a proxy's page is not the API's answer."""
+        try:
+            return json.loads(self.body)
+        except ValueError:
+            raise FetchError("the server's answer is not JSON: is this the address of a dagseal server?") from None
+
+
+class Transport:
+    """Requests to one server. Use as an async context manager."""
+
+    def __init__(
+        self, server: str, token: str | None, *, unsafe_http: bool = False, ca_file: str | None = None
+    ) -> None:
+        self._base = check_url(server, unsafe_http=unsafe_http)
+        self._headers = {"Accept-Encoding": "identity"}
+        if token is not None:
+            self._headers["Authorization"] = f"Bearer {token}"
+        try:
+            self._tls = ssl.create_default_context(cafile=ca_file) if self._base.startswith("https:") else None
+        except OSError as error:
+            raise SettingsError(f"the certificate file {ca_file} cannot be used: {error}") from None
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Transport:
+        connector = aiohttp.TCPConnector(limit=0, ssl=self._tls if self._tls is not None else True)
+        self._session = aiohttp.ClientSession(
+            headers=self._headers, auto_decompress=False, connector=connector, cookie_jar=aiohttp.DummyCookieJar()
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Body = None,
+        json_body: object = None,
+        headers: Mapping[str, str] | None = None,
+        wait_seconds: float = 0.0,
+        max_bytes: int = MAX_ANSWER_BYTES,
+    ) -> Answer:
+        """The whole answer. `wait_seconds` is how long the server was asked to hold the request."""
+        if json_body is not None:
+            body = json.dumps(json_body).encode()
+            headers = {"Content-Type": "application/json", **(headers or {})}
+        async with self._answered(method, path, query=query, body=body, headers=headers, wait=wait_seconds) as response:
+            data = await _read_limited(response, max_bytes, f"{method} {path}")
+            return Answer(response.status, response.headers, data)
+
+    async def stream(self, path: str, *, chunk_bytes: int = 256 * 1024) -> AsyncGenerator[bytes, None]:
+        """The answer's body, piece by piece. An answer shorter than announced is a `FetchError`."""
+        async with self._answered("GET", path, query=None, body=None, headers=None, wait=0.0) as response:
+            async for chunk in response.content.iter_chunked(chunk_bytes):
+                yield chunk
+
+    @asynccontextmanager
+    async def _answered(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None,
+        body: Body,
+        headers: Mapping[str, str] | None,
+        wait: float,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        if self._session is None:
+            raise RuntimeError("a Transport is used inside `async with`")
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=QUIET_SECONDS + wait)
+        try:
+            async with self._session.request(
+                method,
+                self._base + path,
+                params=query,
+                data=body,
+                headers=headers,
+                timeout=limits,
+                allow_redirects=False,
+            ) as response:
+                if not 200 <= response.status < 300:
+                    data = await _read_limited(response, MAX_PROBLEM_BYTES, f"{method} {path}")
+                    raise problems.to_error(
+                        response.status, response.headers.get("Content-Type", ""), data, what=f"{method} {path}"
+                    )
+                yield response
+        except TimeoutError:
+            raise FetchError(f"{self._base} did not answer in time: try again, or look at the server") from None
+        except aiohttp.ClientError as error:
+            raise FetchError(f"{self._base} cannot be reached or broke off ({_say(error)}): try again") from None
+        except OSError as error:
+            raise FetchError(f"{self._base} cannot be reached ({_say(error)}): try again") from None
+
+
+async def _read_limited(response: aiohttp.ClientResponse, max_bytes: int, what: str) -> bytes:
+    """Read to the end, but never more than `max_bytes`."""
+    data = bytearray()
+    async for chunk in response.content.iter_chunked(64 * 1024):
+        data += chunk
+        if len(data) > max_bytes:
+            raise FetchError(f"{what}: the answer is longer than {max_bytes} bytes")
+    return bytes(data)
+
+
+def _say(error: BaseException) -> str:
+    return str(error) or type(error).__name__

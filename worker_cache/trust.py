@@ -1,0 +1,97 @@
+"""What an offer must be before the agent works for it: the rules, on bytes, without any I/O.
+
+The launcher checks all of this again and more; here it is checked so that nothing unsigned costs a fetch, and so that a
+forged offer is refused by the first process that sees it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from integrity import envelopes, manifest, names, tickets
+from integrity.digests import Digest
+from integrity.errors import DigestMismatchError, MalformedError, OutOfScopeError
+from integrity.fields import Fields
+from integrity.keys import KeyRing
+from integrity.manifest import VerifiedManifest
+from integrity.tickets import VerifiedTicket
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What the API's `take` answered: parsed, not verified. Both documents are envelopes."""
+
+    launch_id: str
+    archive: str
+    digest: Digest
+    ticket: bytes
+    manifest: bytes
+
+    @classmethod
+    def from_json(cls, value: Any) -> Offer:
+        """Raises `MalformedError`."""
+        fields = Fields(value, "offer")
+        offer = cls(
+            launch_id=fields.name("launch_id", "id"),
+            archive=fields.name("archive", "archive"),
+            digest=fields.digest("digest"),
+            ticket=fields.binary("ticket", max_bytes=tickets.MAX_BYTES * 2),
+            manifest=fields.binary("manifest", max_bytes=envelopes.MAX_ENVELOPE_BYTES),
+        )
+        fields.done()
+        return offer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedOffer:
+    """An offer whose documents are signed and say the same. Not checked yet: the archive's bytes."""
+
+    offer: Offer
+    ticket: VerifiedTicket
+    manifest: VerifiedManifest
+
+
+def launch_id_of(value: Any) -> str | None:
+    """The id of an offer that may be malformed otherwise, so that it can be refused by name."""
+    found = value.get("launch_id") if isinstance(value, dict) else None
+    try:
+        return names.check("id", found)
+    except MalformedError:
+        return None
+
+
+def verify(offer: Offer, ring: KeyRing, *, audience: str, queues: frozenset[str], now: int) -> VerifiedOffer:
+    """The checks, in this order:
+
+    1 the ticket is signed by the pinned API key, for this launcher, and in time (a forged or re-addressed ticket);
+    2 it is for the launch that was offered, and for a queue that this agent serves (a mixed-up answer);
+    3 the manifest is signed by the pinned API key;
+    4 it is the one manifest that the ticket names (an older or other release's manifest);
+    5 archive, release and bytes are the same in both and in the offer (mix and match);
+    6 the manifest knows the task, with the digest of the ticket and the task check that it declares.
+
+    Not checked here: that the ticket was not used before and that its unix user may be impersonated. Both are the
+    launcher's, who keeps the replay store and the policy.
+    """
+    ticket = tickets.verify(offer.ticket, ring, audience=audience, now=now)
+    body = ticket.ticket
+    if body.launch_id != offer.launch_id:
+        raise OutOfScopeError(f"the ticket is for launch {body.launch_id}, offered was {offer.launch_id}")
+    if body.queue not in queues:
+        raise OutOfScopeError(f"the ticket is for queue {body.queue!r}, which this agent does not serve")
+    found = manifest.verify(offer.manifest, ring)
+    body.manifest_digest.require(found.digest, f"the manifest of {body.archive}@{body.release}")
+    stated = found.manifest
+    if (stated.archive, stated.number, offer.archive) != (body.archive, body.release, body.archive):
+        raise OutOfScopeError(
+            f"ticket, manifest and offer name different releases: {body.archive}@{body.release}, "
+            f"{stated.archive}@{stated.number}, {offer.archive}"
+        )
+    if not stated.digest == body.digest == offer.digest:
+        raise DigestMismatchError(f"ticket, manifest and offer name different bytes for {body.archive}@{body.release}")
+    task = stated.task(body.dag_id, body.task_id)
+    expected = task.digest if stated.task_check == "task" else None
+    if body.task_digest != expected:
+        raise DigestMismatchError(f"the ticket's digest of {body.dag_id}.{body.task_id} is not the manifest's")
+    return VerifiedOffer(offer=offer, ticket=ticket, manifest=found)
