@@ -198,7 +198,9 @@ class WorkerPeer:
 
     async def post(self, launch_id: str, what: str, body: bytes, *, kind: str = "application/vnd.dsse+json") -> Answer:
         headers = {"Content-Type": kind}
-        return await self.api.call("POST", f"/v1/launches/{launch_id}/{what}", token=self.token, body=body, headers=headers)
+        return await self.api.call(
+            "POST", f"/v1/launches/{launch_id}/{what}", token=self.token, body=body, headers=headers
+        )
 
 
 class Answer:
@@ -221,9 +223,7 @@ class Api:
 
     def __init__(self, folder: str, **sections: dict[str, Any]) -> None:
         given = {"port": 0, "state_folder": f"{folder}/state", "launcher_socket": f"{folder}/l.sock"}
-        self.settings: Settings = load(
-            api=given, **{"launches": {"watch_interval_seconds": 3600}, **sections}
-        )
+        self.settings: Settings = load(api=given, **{"launches": {"watch_interval_seconds": 3600}, **sections})
         self.clock = FakeClock()
         self.launcher = DescribingPeer(f"{folder}/l.sock")
         self.tokens: dict[str, str] = {}
@@ -269,7 +269,9 @@ class Api:
         async with self.session.request(method, self.url + path, data=body, json=json, headers=sent) as response:
             return Answer(response.status, await response.read(), response.headers)
 
-    async def push(self, name: str, body: bytes, *, token: str | None = None, query: str = "", **headers: str) -> Answer:
+    async def push(
+        self, name: str, body: bytes, *, token: str | None = None, query: str = "", **headers: str
+    ) -> Answer:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         return await self.call("PUT", f"/v1/archives/{name}{query}", token=token or self.admin, body=body, headers=sent)
 

@@ -62,7 +62,9 @@ async def test_values_that_cannot_be_used_are_refused_unseen(api: Api, name: str
 async def test_a_connection_id_may_hold_slashes_and_a_variable_any_text(api: Api) -> None:
     assert (await api.call("PUT", "/v1/connections/a/b:c", token=api.admin, json={"value": "http://h"})).status == 201
     assert await stored(api, "a/b:c") == "http://h"
-    assert (await api.call("PUT", "/v1/variables/d%C3%A9j%C3%A0 vu", token=api.admin, json={"value": "é"})).status == 201
+    assert (
+        await api.call("PUT", "/v1/variables/d%C3%A9j%C3%A0 vu", token=api.admin, json={"value": "é"})
+    ).status == 201
     assert await stored(api, "déjà vu", "variable") == "é"
     listed = (await api.call("GET", "/v1/variables", token=api.admin)).json["variables"]
     assert [row["name"] for row in listed] == ["déjà vu"]

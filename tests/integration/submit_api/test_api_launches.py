@@ -225,9 +225,9 @@ async def test_claims_that_are_forged_or_of_others(api: Api, worker: WorkerPeer)
     assert (foreign.status, foreign.slug) == (403, "signature")
     stranger.signing = worker.signing
     assert (await stranger.post(offer["launch_id"], "claim", envelope)).slug == "signature"
-    assert (await api.call("POST", f"/v1/launches/{offer['launch_id']}/claim", token=api.admin, body=envelope)).slug == (
-        "out-of-scope"
-    )
+    assert (
+        await api.call("POST", f"/v1/launches/{offer['launch_id']}/claim", token=api.admin, body=envelope)
+    ).slug == ("out-of-scope")
     flipped = bytes([envelope[0] ^ 1]) + envelope[1:]
     assert (await worker.post(offer["launch_id"], "claim", flipped)).slug == "malformed"
     assert (await worker.claim(offer, launch_id="0" * 32)).slug == "out-of-scope"
@@ -262,7 +262,9 @@ async def test_a_row_moved_under_another_name_is_not_delivered(api: Api, worker:
     await api.connection("mine", "http://h", to="alice")
     offer = await taken(api, worker)
     async with api.service.database.write() as tx:
-        stolen = "UPDATE secrets SET ciphertext = (SELECT ciphertext FROM secrets WHERE name = 'db') WHERE name = 'mine'"
+        stolen = (
+            "UPDATE secrets SET ciphertext = (SELECT ciphertext FROM secrets WHERE name = 'db') WHERE name = 'mine'"
+        )
         await tx.session.execute(text(stolen))
     answer = await worker.claim(offer)
     assert (answer.status, answer.slug) == (403, "signature")

@@ -38,7 +38,7 @@ async def test_a_submission_is_recorded_signed_and_readable(api: Api) -> None:
     assert blob.body == SOURCE and blob.headers["ETag"] == f'"{release["digest"]}"'
     archive = (await api.call("GET", "/v1/archives/etl.py", token=alice)).json
     assert archive["active"] == archive["latest"] == 1 and len(archive["releases"]) == 1
-    assert [e for e in await api.events() if e["action"] == "archive.submit"][0]["digest"] == release["digest"]
+    assert next(e for e in await api.events() if e["action"] == "archive.submit")["digest"] == release["digest"]
     assert await api.fsck() == []
 
 
@@ -58,7 +58,9 @@ async def test_equal_bytes_are_the_same_release_and_changed_ones_the_next(api: A
     assert (changed.status, changed.json["number"]) == (201, 2)
     other_check = await api.push("etl.py", SOURCE + b"#\n", query="?task_check=archive")
     assert (other_check.status, other_check.json["number"]) == (201, 3)
-    states = [r["state"] for r in (await api.call("GET", "/v1/archives/etl.py/releases", token=api.admin)).json["releases"]]
+    states = [
+        r["state"] for r in (await api.call("GET", "/v1/archives/etl.py/releases", token=api.admin)).json["releases"]
+    ]
     assert states == ["inactive", "inactive", "active"]
     assert await api.fsck() == []
 
@@ -108,7 +110,9 @@ async def test_a_zip_entry_that_leaves_the_archive_is_named(api: Api) -> None:
         ("unsafe-archive", "zip-overlap", "two entries overlap"),
     ],
 )
-async def test_what_the_launcher_refuses_is_told_and_leaves_nothing(api: Api, error: str, rule: str, detail: str) -> None:
+async def test_what_the_launcher_refuses_is_told_and_leaves_nothing(
+    api: Api, error: str, rule: str, detail: str
+) -> None:
     api.launcher.answers["etl.py"] = refused(error, rule, detail, "etl.py")
     answer = await api.push("etl.py", SOURCE)
     assert (answer.status, answer.slug) == (422, error)

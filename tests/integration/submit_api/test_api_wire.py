@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from api_rig import SOURCE, Api, Answer
+from api_rig import SOURCE, Answer, Api
 
 SMALL = {
     "max_archive_bytes": 4096,
@@ -101,7 +101,7 @@ async def test_a_truncated_body_leaves_nothing(small: Api) -> None:
 
 async def test_a_client_that_goes_away_while_it_is_described_leaves_a_whole_release_or_nothing(api: Api) -> None:
     api.launcher.hold.clear()
-    reader, writer = await asyncio.open_connection("127.0.0.1", api.listener.port)
+    _, writer = await asyncio.open_connection("127.0.0.1", api.listener.port)
     writer.write(head(api, f"Content-Length: {len(SOURCE)}") + SOURCE)
     while not api.launcher.seen:
         await asyncio.sleep(0)
@@ -142,12 +142,12 @@ async def test_a_slow_head_is_408_and_an_idle_connection_is_closed(small: Api) -
 )
 async def test_what_is_not_http_is_a_400_problem(small: Api, request_bytes: bytes) -> None:
     answer = await raw(small, request_bytes)
-    assert answer.startswith(b"HTTP/1.1 400") and b"application/problem+json" in answer
+    assert answer.split(b" ")[1] == b"400" and b"application/problem+json" in answer
 
 
 async def test_a_head_that_is_too_large_is_431(small: Api) -> None:
     answer = await raw(small, b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 20000 + b"\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.1 431") and b"problems/head-too-large" in answer
+    assert answer.split(b" ")[1] == b"431" and b"problems/head-too-large" in answer
 
 
 async def test_100_continue_is_sent_only_to_who_may_go_on(small: Api) -> None:

@@ -45,7 +45,9 @@ class Host:
         self.log = structlog.testing.CapturingLogger()
 
     @asynccontextmanager
-    async def agent(self, *, slots: int = 1, grace_seconds: float = 5.0, url: str | None = None) -> AsyncIterator[Workplace]:
+    async def agent(
+        self, *, slots: int = 1, grace_seconds: float = 5.0, url: str | None = None
+    ) -> AsyncIterator[Workplace]:
         store, spool = Store.open(str(self.folder / "cache")), Spool(str(self.folder / "spool"))
         try:
             async with Transport(url or self.api.url, "tok") as transport:

@@ -1,0 +1,257 @@
+"""The API's rules without I/O: tokens, states, permissions, rows, settings, problems, OpenAPI."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from integrity import errors
+from integrity.claims import STATES
+from integrity.digests import Digest
+from integrity.errors import ConflictError, DagsealError, NotOwnerError, OutOfScopeError, SettingsError, SignatureError
+from integrity.keys import RowKey
+from integrity.manifest import TaskEntry
+from submit_api import audit, connections, docs_page, identity, launches, openapi, permissions, problems, settings
+from submit_api.effects import SystemRandomness
+from submit_api.http.table import ROUTES
+from submit_api.identity import Caller
+from submit_api.refusals import UnauthenticatedError
+from submit_api.registry.records import Launch, Rule, Secret, Token
+
+ALICE = Caller(principal="alice", kind="user", admin=False, token_id="t", address="", groups=frozenset({"team"}))
+ADMIN = replace(ALICE, principal="root", admin=True, groups=frozenset())
+WORKER = replace(ALICE, principal="w1", kind="worker", groups=frozenset())
+TASK = TaskEntry(
+    task_id="t", digest=Digest.of(b""), operator="X", run_as_user=None, queue="q", connections=(), mapped=False
+)
+
+
+def token_row(made: identity.NewToken) -> Token:
+    return Token(
+        token_id=made.token_id, principal="alice", kind="user", admin=False, secret_hash=made.secret_hash,
+        created_at=1, created_by="admin", expires_at=100, revoked_at=None,
+    )  # fmt: skip
+
+
+def launch(state: str) -> Launch:
+    return Launch(
+        id="0" * 32, state=state, dag_id="d", task_id="t", run_id="r", map_index=-1, try_number=1, archive="d.py",
+        release=1, digest=str(Digest.of(b"")), unix_user="nobody", queue="q", owner="alice", group="team",
+        principal="alice", timeout_seconds=1, created_at=1,
+    )  # fmt: skip
+
+
+def test_a_token_opens_its_row_until_it_expires_or_is_revoked() -> None:
+    made = identity.create(SystemRandomness())
+    token_id, secret = identity.read_header(f"Bearer {made.text}")
+    row = token_row(made)
+    assert token_id == made.token_id
+    assert identity.check(row, secret, 99) is row
+    for bad in (None, replace(row, revoked_at=1), replace(row, secret_hash="0" * 128)):
+        with pytest.raises(UnauthenticatedError):
+            identity.check(bad, secret, 99)
+    with pytest.raises(UnauthenticatedError, match="expired"):
+        identity.check(row, secret, 100)
+    assert made.text not in repr(made) and made.secret_hash not in repr(row)
+
+
+def test_every_changed_character_of_a_token_is_refused() -> None:
+    made = identity.create(SystemRandomness())
+    row = token_row(made)
+    for at, instead in itertools.product(range(len(made.text)), "aZ_0é"):
+        changed = made.text[:at] + instead + made.text[at + 1 :]
+        if changed == made.text:
+            continue
+        with pytest.raises(UnauthenticatedError) as caught:
+            token_id, secret = identity.read_header(f"Bearer {changed}")
+            identity.check(row if token_id == row.token_id else None, secret, 1)
+        assert changed not in str(caught.value)
+    for header in (None, "", "Bearer", "Basic " + made.text, made.text, "Bearer " + "x" * 10_000):
+        with pytest.raises(UnauthenticatedError):
+            identity.read_header(header)
+
+
+def test_the_launch_table_is_whole() -> None:
+    assert set(STATES) == launches.ENDS
+    assert set(launches.TRANSITIONS) == launches.ENDS | {"queued", "offered", "running"}
+    for state, to in itertools.product(launches.TRANSITIONS, launches.TRANSITIONS):
+        if to in launches.TRANSITIONS[state]:
+            assert launches.step(launch(state), to) == to
+        else:
+            with pytest.raises(ConflictError, match=f"is {state}"):
+                launches.step(launch(state), to)
+    assert all(not launches.TRANSITIONS[end] for end in launches.ENDS)
+    # Only a claim makes a launch run, and only a launch that ran can succeed.
+    assert [state for state, to in launches.TRANSITIONS.items() if "running" in to] == ["offered"]
+    assert [state for state, to in launches.TRANSITIONS.items() if "success" in to] == ["running"]
+
+
+def rule(**changes: str) -> Rule:
+    fields = {"subject_kind": "principal", "subject": "alice", "dag_glob": "etl_*", "unix_user": "u", "queue_glob": "*"}
+    return Rule(id="1", created_at=1, created_by="admin", **{**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    ("found", "permitted"),
+    [
+        (rule(), True),
+        (rule(subject_kind="group", subject="team"), True),
+        (rule(subject_kind="group", subject="alice"), False),
+        (rule(subject="team"), False),
+        (rule(dag_glob="ETL_*"), False),
+        (rule(unix_user="v"), False),
+        (rule(queue_glob="big"), False),
+    ],
+)
+def test_impersonation_rules(found: Rule, permitted: bool) -> None:
+    def ask() -> None:
+        launches.require_impersonation(
+            [found], owner="alice", groups={"team"}, dag_id="etl_a", user="u", queue="default"
+        )
+
+    if permitted:
+        ask()
+    else:
+        with pytest.raises(OutOfScopeError, match="dagseal impersonation allow alice --as-user u"):
+            ask()
+
+
+def test_connections_must_exist_and_be_granted() -> None:
+    task = replace(TASK, connections=("a",))
+    granted = [connections.seal(RowKey.generate(), "connection", "a", "http://h", version=1, at=1, by="x")]
+    launches.require_connections(task, owner="alice", granted=granted, existing={"a"})
+    with pytest.raises(OutOfScopeError, match="does not exist"):
+        launches.require_connections(task, owner="alice", granted=granted, existing=set())
+    with pytest.raises(OutOfScopeError, match="dagseal connection grant a --to alice"):
+        launches.require_connections(task, owner="alice", granted=[], existing={"a"})
+
+
+def test_each_route_has_an_action_and_each_action_a_route() -> None:
+    assert {route.action for route in ROUTES} == set(permissions.ACTIONS)
+
+
+@pytest.mark.parametrize("action", permissions.ACTIONS)
+def test_who_may_ask_for_what(action: str) -> None:
+    who = permissions.ACTIONS[action]
+    for caller in (ALICE, ADMIN, WORKER):
+        allowed = {
+            permissions.USERS: caller.kind == "user",
+            permissions.MEMBER: caller.kind == "user",
+            permissions.ADMIN: caller is ADMIN,
+            permissions.WORKERS: caller is WORKER,
+            permissions.FETCHERS: True,
+            permissions.PUBLIC: None,
+        }[who]
+        if allowed is True:
+            permissions.require_action(action, caller)
+        elif allowed is False:
+            with pytest.raises(OutOfScopeError):
+                permissions.require_action(action, caller)
+
+
+def test_members_are_owner_group_and_admins() -> None:
+    permissions.require_member(ALICE, "alice", "x", "it")
+    permissions.require_member(ALICE, "bob", "team", "it")
+    permissions.require_member(ADMIN, "bob", "x", "it")
+    for caller in (ALICE, WORKER, replace(WORKER, admin=True)):
+        with pytest.raises(NotOwnerError, match="ask bob"):
+            permissions.require_member(caller, "bob", "x", "it")
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=200))
+def test_a_secret_opens_only_in_its_own_row(value: str) -> None:
+    key = RowKey.generate()
+    row = connections.seal(key, "connection", "db", value, version=3, at=1, by="x")
+    assert connections.open_secret(key, row) == value
+    assert "ciphertext" not in repr(row)
+    moved: list[Secret] = [
+        replace(row, name="db2"), replace(row, kind="variable"), replace(row, version=2),
+        replace(row, ciphertext=row.ciphertext[:-1] + bytes([row.ciphertext[-1] ^ 1])), replace(row, ciphertext=b""),
+    ]  # fmt: skip
+    for other in moved:
+        with pytest.raises(SignatureError):
+            connections.open_secret(key, other)
+    with pytest.raises(SignatureError):
+        connections.open_secret(RowKey.generate(), row)
+
+
+def test_audit_text_is_one_harmless_line() -> None:
+    assert audit._plain("a\nb\x1b[31m\u202ec\udc80" + "x" * 999, 20) == "a\ufffdb\ufffd[31m\ufffdc\ufffd" + "x" * 9
+
+
+def every_error() -> list[type[DagsealError]]:
+    found: dict[type[DagsealError], None] = {}
+    left: list[type[DagsealError]] = [DagsealError]
+    while left:
+        kind = left.pop()
+        found[kind] = None
+        left += kind.__subclasses__()
+    return list(found)
+
+
+def test_every_error_has_a_status_and_its_own_slug() -> None:
+    ours = [kind for kind in every_error() if kind.__module__.split(".")[0] in ("integrity", "submit_api")]
+    slugs = [kind.slug for kind in ours]
+    assert len(slugs) == len(set(slugs))
+    for kind in ours:
+        error = kind("rule", "detail") if issubclass(kind, errors.ArchiveError) else kind("detail")
+        status = problems.status_of(error)
+        assert 400 <= status < 600
+        if status == 500:
+            assert kind in (DagsealError, SettingsError)
+            assert problems.document(error) == problems.internal()
+        else:
+            assert problems.document(error)["type"] == f"https://dagseal.dev/problems/{kind.slug}"
+
+
+def test_the_description_is_valid_openapi_and_names_every_route() -> None:
+    document = openapi.document(ROUTES)
+    OpenAPIV31SpecValidator(document).validate()
+    operations = [(path, method) for path, found in document["paths"].items() for method in found]
+    assert len(operations) == len(ROUTES)
+    ids = [document["paths"][path][method]["operationId"] for path, method in operations]
+    assert len(ids) == len(set(ids))
+    page = docs_page.render(document)
+    assert all(path in page for path, _ in operations) and "<script" not in page
+
+
+def test_settings_come_from_the_environment_then_the_file(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = f"{tmp_path}/api.toml"
+    with open(config, "w") as file:
+        file.write('[api]\nport = 1\nhost = "h"\n[launches]\nticket_seconds = 5\n')
+    monkeypatch.setenv("DAGSEAL__API__PORT", "2")
+    loaded = settings.load(config)
+    assert (loaded.api.port, loaded.api.host, loaded.launches.ticket_seconds) == (2, "h", 5)
+    assert settings.load(config, api={"port": 3}).api.port == 3
+    assert loaded.database_url == "sqlite+aiosqlite:////var/lib/dagseal/dagseal.db"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[api]\nprot = 1\n", "api.prot"),
+        ("[apis]\n", "apis"),
+        ("[api]\nport = 'x'\n", "api.port"),
+        ("[api", "api.toml"),
+        ("[launches]\nticket_seconds = 3601\n", "launches.ticket_seconds"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_named(tmp_path: object, text: str, says: str) -> None:
+    config = f"{tmp_path}/api.toml"
+    with open(config, "w") as file:
+        file.write(text)
+    with pytest.raises(SettingsError, match=says):
+        settings.load(config)
+    with pytest.raises(SettingsError, match="no configuration file"):
+        settings.load(f"{tmp_path}/none.toml")
+
+
+def test_an_unknown_key_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSEAL__API__PROT", "2")
+    with pytest.raises(SettingsError, match=r"api\.prot"):
+        settings.load()

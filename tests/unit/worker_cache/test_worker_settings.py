@@ -1,0 +1,111 @@
+"""The agent's configuration: what is wrong is named, nothing is guessed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from integrity.errors import SettingsError
+from integrity.fields import to_base64
+from integrity.keys import SigningKey
+from worker_cache import settings, transport
+
+PUBLIC = SigningKey.generate().public
+KEY = to_base64(PUBLIC.raw)
+GOOD = f'[agent]\nserver = "http://127.0.0.1:1"\nworker = "w"\napi_key = "{KEY}"\n'
+
+
+def load(tmp_path: Path, text: str, **environ: str) -> settings.AgentSettings:
+    path = tmp_path / "agent.toml"
+    path.write_text(text)
+    return settings.load(str(path), environ)
+
+
+def test_defaults(tmp_path: Path) -> None:
+    found = load(tmp_path, GOOD, DAGSEAL__AGENT__TOKEN_FILE="/x")
+    assert (found.queues, found.slots, found.token_file) == (["default"], 4, None)
+    assert found.ring.find(PUBLIC.key_id) == PUBLIC
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSEAL__AGENT__SLOTS", "9")
+    assert load(tmp_path, GOOD + "slots = 2\n").slots == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", "no [agent] table"),
+        ("[agent", "agent.toml"),
+        ("[agent]\n", "server"),
+        (GOOD + "slot = 3\n", "slot"),
+        (GOOD + "[other]\n", "other"),
+        (GOOD + "slots = 0\n", "slots"),
+        (GOOD + 'slots = "many"\n', "slots"),
+        (GOOD + "queues = []\n", "queues"),
+        (GOOD + 'queues = ["a b"]\n', "queue"),
+        (GOOD.replace('"w"', '"W!"'), "worker"),
+        (GOOD.replace(KEY, "AAAA"), "32 bytes"),
+        (GOOD.replace(KEY, "not base64"), "base64"),
+        (GOOD.replace("http://127.0.0.1:1", "http://example.com"), "clear text"),
+        (GOOD.replace("http://127.0.0.1:1", "ftp://127.0.0.1"), "address of a server"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        load(tmp_path, text)
+    assert named in str(raised.value)
+
+
+def test_unknown_settings_in_the_environment_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"DAGSEAL__AGENT__SLOT$"):
+        load(tmp_path, GOOD, DAGSEAL__AGENT__SLOT="3")
+
+
+@pytest.mark.parametrize(
+    ("mode", "good"), [(0o600, True), (0o440, True), (0o604, False), (0o660, False), (0o602, False)]
+)
+def test_a_token_file_that_is_open_to_others_is_refused(tmp_path: Path, mode: int, good: bool) -> None:
+    path = tmp_path / "token"
+    path.write_text("dgs_x\n")
+    path.chmod(mode)
+    if good:
+        assert settings.read_token(str(path)) == "dgs_x"
+    else:
+        with pytest.raises(SettingsError, match="chmod 600"):
+            settings.read_token(str(path))
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"a b", b"a\nb", b"\xff\xfe"])
+def test_a_token_file_holds_one_token(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "token"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    with pytest.raises(SettingsError, match="one token"):
+        settings.read_token(str(path))
+
+
+def test_the_token_may_be_a_systemd_credential(tmp_path: Path) -> None:
+    (tmp_path / "agent.token").write_text("dgs_y\n")
+    (tmp_path / "agent.token").chmod(0o400)
+    found = load(tmp_path, GOOD)
+    assert found.token({"CREDENTIALS_DIRECTORY": str(tmp_path)}) == "dgs_y"
+    with pytest.raises(SettingsError, match="no token"):
+        found.token({})
+
+
+@pytest.mark.parametrize(
+    "url", ["https://h", "https://h:1/", "http://localhost:1", "http://127.9.9.9", "http://[::1]:3"]
+)
+def test_good_addresses(url: str) -> None:
+    assert transport.check_url(url) == url.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "h", "http://", "https://u:p@h", "https://h?x", "https://h#x", "http://10.0.0.1", "http://localhost.evil"],
+)
+def test_bad_addresses(url: str) -> None:
+    with pytest.raises(SettingsError):
+        transport.check_url(url)
