@@ -97,7 +97,15 @@ class Stack:
     def environment(self, **more: str) -> dict[str, str]:
         """For the command line against this stack."""
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TERM") if name in os.environ}
-        return kept | {"DAGSEAL_SERVER": self.url, "DAGSEAL_TOKEN_FILE": str(self.admin_token), "DAGSEAL_API_KEY": self._api_key()} | more
+        return (
+            kept
+            | {
+                "DAGSEAL_SERVER": self.url,
+                "DAGSEAL_TOKEN_FILE": str(self.admin_token),
+                "DAGSEAL_API_KEY": self._api_key(),
+            }
+            | more
+        )
 
     def prepare(self) -> None:
         """Folders, configuration, keys, database, first token. Raises `SettingsError` for a folder that is in use."""

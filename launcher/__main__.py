@@ -43,7 +43,7 @@ from launcher.warmpool import Kind, WarmPool, clean_environment
 def build(policy: policies.Policy) -> contexts.Context:
     """Everything that lives as long as the daemon. Raises `SettingsError`."""
     os.makedirs(policy.state_dir, mode=0o700, exist_ok=True)
-    state_fd = os.open(policy.state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    state_fd = contexts.open_private(policy.state_dir)
     privileged = os.geteuid() == 0
     passed = {name: os.environ[name] for name in policy.pass_environment if name in os.environ}
 

@@ -41,9 +41,9 @@ def main(arguments: list[str]) -> None:
     import site
 
     site.main()
-    from launcher.task import warm
+    from launcher.task.warm import serve
 
-    warm.serve(control_fd, purpose=purpose)
+    serve(control_fd, purpose=purpose)
 
 
 if __name__ == "__main__":

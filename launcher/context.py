@@ -21,6 +21,7 @@ from launcher.warmpool import WarmPool
 NOT_PROMISED_WITHOUT_ROOT = (
     "this launcher is not root: every task runs as {user}, the account of the launcher itself",
     "not promised: P2's separate users (a task can signal and read what {user} can), P3 between tasks",
+    "not promised: a description has the network, as only root can take it away",
     "asking for any other unix user is refused, never skipped",
 )
 
@@ -64,7 +65,15 @@ class Context:
 
     def parser_account(self) -> Account:
         """Whom descriptions run as: the parser user, or without root the invoking user."""
-        return accounts.look_up(self.policy.parser) if self.privileged else accounts.invoking_account()
+        if not self.privileged:
+            return accounts.invoking_account()
+        parser = accounts.look_up(self.policy.parser)
+        for peer in sorted(self.policy.may_run | self.policy.may_describe):
+            if peer != "root" and accounts.look_up(peer).uid == parser.uid:
+                raise SettingsError(
+                    f"users.parser {parser.name} and peer {peer} are one account: an import could read its files"
+                )
+        return parser
 
 
 def identity_of(account: Account) -> Identity:
@@ -74,7 +83,12 @@ def identity_of(account: Account) -> Identity:
 def open_folder(parent_fd: int, name: str) -> int:
     """A private folder of the state directory, made if missing; its descriptor."""
     durable.make_folder(parent_fd, name)
-    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
+    return open_private(name, dir_fd=parent_fd)
+
+
+def open_private(name: str, *, dir_fd: int | None = None) -> int:
+    """A folder that is ours alone; its descriptor. Raises `SettingsError` for any other."""
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
     found = os.fstat(fd)
     if found.st_uid != os.geteuid() or found.st_mode & 0o077:
         os.close(fd)

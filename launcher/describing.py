@@ -40,10 +40,22 @@ async def describe(context: Context, message: Message, fd: int, new_label: Calla
     code = await asyncio.to_thread(verify_and_seal, fd, digest, max_bytes=context.policy.limits.max_archive_bytes)
     with code:
         variants = (0, 1) if task_check == "task" else (0,)
-        found = await asyncio.gather(*(_variant(context, name, code, task_check, variant, new_label()) for variant in variants))
+        # Both are waited for, also when one fails: the other still passes the descriptor on.
+        answers = await asyncio.gather(
+            *(_variant(context, name, code, task_check, variant, new_label()) for variant in variants),
+            return_exceptions=True,
+        )
+    found = [_or_raise(answer) for answer in answers]
     if len(found) == 2:
         require_stable(*found)
+    context.journal.write("describe", name=name, digest=str(digest), task_check=task_check)
     return {"airflow_version": found[0].airflow_version, "dags": [dag.to_json() for dag in found[0].dags]}
+
+
+def _or_raise(answer: Description | BaseException) -> Description:
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
 
 
 async def _variant(
@@ -124,22 +136,21 @@ def read_description(fields: Fields) -> Description:
 
 def require_stable(one: Description, two: Description) -> None:
     """Raise `InvalidArchiveError` naming the first difference between the two variants."""
-    ids = [{(dag.dag_id, task.task_id) for dag in found.dags for task in dag.tasks} for found in (one, two)]
-    for dag_id, task_id in sorted(ids[0] ^ ids[1]):
-        raise _unstable(f"dag {dag_id}, task {task_id} is only sometimes there")
+    if [dag.dag_id for dag in one.dags] != [dag.dag_id for dag in two.dags]:
+        raise _unstable("which dags there are")
     for first, second in zip(one.dags, two.dags, strict=True):
+        if [task.task_id for task in first.tasks] != [task.task_id for task in second.tasks]:
+            raise _unstable(f"dag {first.dag_id}: which tasks there are")
         for task, again in zip(first.tasks, second.tasks, strict=True):
             if task != again:
                 a, b = one.fields[first.dag_id, task.task_id], two.fields[first.dag_id, task.task_id]
                 fields = sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
-                raise _unstable(f"dag {first.dag_id}, task {task.task_id}: {', '.join(fields) or 'its digest'} changes")
-    if {dag.dag_id for dag in one.dags} != {dag.dag_id for dag in two.dags}:
-        raise _unstable("a dag without tasks is only sometimes there")
+                raise _unstable(f"dag {first.dag_id}, task {task.task_id}: {', '.join(fields) or 'its digest'}")
 
 
 def _unstable(what: str) -> InvalidArchiveError:
     return InvalidArchiveError(
         "unstable",
-        f"{what} from one import to the next (clock, random, hash order, process id?): make it constant, or push with"
-        " --task-check archive to give up the per-task check",
+        f"{what}: changes from one import to the next (clock, random, hash order, process id?): make it constant, or push"
+        " with --task-check archive to give up the per-task check",
     )

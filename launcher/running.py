@@ -18,8 +18,8 @@ from integrity import claims, grants
 from integrity.claims import MAX_RESULT_BYTES, MAX_XCOMS, Claim, Result, Xcom
 from integrity.digests import Digest
 from integrity.envelopes import MAX_ENVELOPE_BYTES
-from integrity.errors import ArchiveError, DagsealError, MalformedError, SecurityError, UnauthorizedError
-from integrity.fields import to_base64
+from integrity.errors import ArchiveError, DagsealError, ExpiredError, MalformedError, SecurityError, UnauthorizedError
+from integrity.fields import Fields, to_base64
 from integrity.messages import Message
 from integrity.tickets import Ticket, VerifiedTicket
 from launcher.channel import Channel
@@ -32,6 +32,8 @@ from launcher.warmpool import Kind
 
 EXIT_REFUSED = 77
 EXIT_KILLED = 137
+_MAX_TIMINGS = 50
+_RESULT_ROOM_BYTES = 64 * 1024  # for what a result holds besides
 T = TypeVar("T")
 
 
@@ -64,7 +66,9 @@ class Run:
             task = await self._start(request, fd)
             result = await self._converse(task, request)
         except (SecurityError, ArchiveError) as error:
-            result = self._result("refused", EXIT_REFUSED, error.slug, str(error))
+            # "refused" promises that no secret was given.
+            state = "failed" if "granted" in self.timings else "refused"
+            result = self._result(state, EXIT_REFUSED, error.slug, str(error))
         except DagsealError as error:
             result = self._result("failed", EXIT_REFUSED, error.slug, str(error))
         except Cancelled as why:
@@ -76,6 +80,8 @@ class Run:
             result = self._result(
                 "failed", EXIT_KILLED, "timeout", f"not done within its limits (task: {limit} s): killed"
             )
+        except OSError as error:
+            result = self._result("failed", EXIT_REFUSED, "launcher", f"the launcher's host: {error}")
         finally:
             if task is not None:
                 rss = task.max_rss_kib()
@@ -95,9 +101,11 @@ class Run:
         limits = context.policy.limits
         with await asyncio.to_thread(verify_and_seal, fd, ticket.digest, max_bytes=limits.max_archive_bytes) as code:
             self._mark("verified")
+            if context.now() >= ticket.expires_at:
+                raise ExpiredError("the ticket expired while its archive was verified: launch again")
+            context.used.use(ticket)
             warm = await context.pool.get(Kind(account=account, purpose="run"))
             self._mark("warm")
-            context.used.use(ticket)
             context.journal.write(
                 "launch",
                 launch_id=ticket.launch_id,
@@ -110,7 +118,7 @@ class Run:
                 identity_of(account),
                 code.fd,
                 context.trees,
-                label=ticket.launch_id,
+                label=ticket.ticket_id,
                 max_log_bytes=limits.max_log_bytes,
                 max_frame=limits.max_task_frame_bytes,
             )
@@ -254,13 +262,16 @@ class Run:
         exit_code = fields.integer("exit_code")
         detail = fields.text("detail", max_chars=8192)
         xcoms = tuple(Xcom.from_json(item) for item in fields.items("xcoms", max_items=MAX_XCOMS))
-        for name, value in fields.take("timings_us").items():
-            if type(value) is int and value >= 0:
-                self.timings[f"task_{str(name)[:30]}"] = value
+        timings = Fields(fields.take("timings_us"), "timings")
+        for name in timings.keys()[:_MAX_TIMINGS]:
+            self.timings[f"task_{name[:30]}"] = timings.integer(name)
         fields.done()
-        if sum(len(xcom.value) for xcom in xcoms) > MAX_RESULT_BYTES // 4:
-            return self._result("failed", 1, "xcom-too-large", f"its XComs are over {MAX_RESULT_BYTES // 4} characters")
-        return replace(self._result(state, exit_code, "", detail), xcoms=xcoms)
+        result = replace(self._result(state, exit_code, "", detail), xcoms=xcoms)
+        if len(result.to_bytes()) > MAX_RESULT_BYTES - _RESULT_ROOM_BYTES:
+            return self._result(
+                "failed", 1, "xcom-too-large", f"its XComs are over the {MAX_RESULT_BYTES >> 20} MiB of a result"
+            )
+        return result
 
     def _mark(self, name: str) -> None:
         self.timings[name] = max(0, self.context.now_us() - self.started_at)

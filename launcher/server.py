@@ -35,6 +35,9 @@ REQUESTS: dict[str, tuple[int, str]] = {
 }
 _IDLE_SECONDS = 60
 _HOUSEKEEPING_SECONDS = 60
+_ACCEPT_AGAIN_SECONDS = 0.1
+_STRANGER_FRAME_BYTES = 4096
+_STRANGER_CONNECTIONS = 32
 
 
 class Server:
@@ -43,6 +46,7 @@ class Server:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._jobs: set[asyncio.Task[None]] = set()
+        self._strangers: set[Channel] = set()
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
@@ -69,13 +73,23 @@ class Server:
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            sock, _ = await loop.sock_accept(listener)
+            try:
+                sock, _ = await loop.sock_accept(listener)
+            except OSError as error:  # out of descriptors: those who are connected will leave
+                log("accept-failed", detail=str(error))
+                await asyncio.sleep(_ACCEPT_AGAIN_SECONDS)
+                continue
             job = asyncio.create_task(self._converse(sock))
             self._jobs.add(job)
             job.add_done_callback(self._jobs.discard)
 
     async def _converse(self, sock: socket.socket) -> None:
-        channel = Channel(sock)
+        try:
+            channel = self._admit(sock)
+        except OutOfScopeError as error:
+            log("refused", detail=str(error))
+            sock.close()
+            return
         try:
             while True:
                 async with asyncio.timeout(_IDLE_SECONDS):
@@ -92,8 +106,24 @@ class Server:
             return
         except DagsealError as error:
             log("refused", detail=str(error))
+        except Exception as bug:
+            log("bug", detail=f"{type(bug).__name__}: {bug}")
+            raise
         finally:
             channel.close()
+            self._strangers.discard(channel)
+
+    def _admit(self, sock: socket.socket) -> Channel:
+        """Who is on no list can ask for the identity: with short frames, and not from many connections at once."""
+        channel = Channel(sock)
+        name = account_name(channel.peer.uid)
+        if name in self._context.policy.may_run | self._context.policy.may_describe:
+            return channel
+        if len(self._strangers) >= _STRANGER_CONNECTIONS:
+            raise OutOfScopeError(f"unix user {name}: too many connections from accounts that are on no list")
+        channel = Channel(sock, limit=_STRANGER_FRAME_BYTES)
+        self._strangers.add(channel)
+        return channel
 
     async def _answer(self, channel: Channel, received: Received) -> bool:
         """Do one request; whether the connection is at its end."""
@@ -109,21 +139,32 @@ class Server:
             await channel.send("identity", **self._identity())
             return False
         if message.kind == "describe":
-            found = await describe(self._context, message, received.fds[0], new_label)
-            await channel.send("described", **found)
+            await self._describe(channel, received)
             return True
         await run(self._context, channel, message, received.fds[0])
         return True
+
+    async def _describe(self, channel: Channel, received: Received) -> None:
+        """A caller that hangs up, or speaks out of turn, ends the job."""
+        work = asyncio.create_task(describe(self._context, received.message, received.fds[0], new_label))
+        word = asyncio.create_task(channel.receive())
+        try:
+            await asyncio.wait({work, word}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                close_all(word.result().fds)
+                raise MalformedError("nothing is to be sent while a description is made")
+            await channel.send("described", **work.result())
+        finally:
+            work.cancel()
+            word.cancel()
+            await asyncio.gather(work, word, return_exceptions=True)
 
     def _require(self, uid: int, may: str) -> None:
         policy = self._context.policy
         allowed = {"run": policy.may_run, "describe": policy.may_describe}.get(may)
         if allowed is None:
             return
-        try:
-            name = pwd.getpwuid(uid).pw_name
-        except KeyError:
-            name = f"uid {uid}"
+        name = account_name(uid)
         if name not in allowed:
             raise OutOfScopeError(
                 f"unix user {name} may not ask for this: it is not in peers.{may} of the launcher's policy"
@@ -159,7 +200,18 @@ class Server:
         while True:
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
             self._context.pool.retire_idle()
-            self._context.used.forget_expired(now=self._context.now())
+            try:
+                self._context.used.forget_expired(now=self._context.now())
+            except OSError as error:
+                log("housekeeping-failed", detail=str(error))
+
+
+def account_name(uid: int) -> str:
+    """The account's name, or `uid N` where it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
 
 
 def warnings(context: Context) -> list[str]:
@@ -179,31 +231,42 @@ def listen(path: str) -> socket.socket:
 
     Raises `SettingsError` when another launcher answers there, or when its folder could be written by others.
     """
-    folder = os.stat(os.path.dirname(path) or ".")
-    if folder.st_uid not in (0, os.geteuid()) or folder.st_mode & 0o022:
-        raise SettingsError(
-            f"{os.path.dirname(path)}: is to belong to the launcher's account, and others may not write it"
-        )
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        with contextlib.suppress(FileNotFoundError):
-            if stat.S_ISSOCK(os.lstat(path).st_mode):
-                try:
-                    sock.connect(path)
-                except ConnectionRefusedError:
-                    os.unlink(path)
-                else:
-                    raise SettingsError(f"{path}: another launcher is answering there; stop it first")
-        sock.close()
+        folder = os.stat(os.path.dirname(path) or ".")
+        if folder.st_uid not in (0, os.geteuid()) or folder.st_mode & 0o022:
+            raise SettingsError(
+                f"{os.path.dirname(path)}: is to belong to the launcher's account, and others may not write it"
+            )
+        _remove_stale(path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.bind(path)
-        os.chmod(path, 0o666)  # noqa: S103 - the permission table decides, not the mode
-        sock.listen(128)
-        sock.setblocking(False)
+        try:
+            sock.bind(path)
+            os.chmod(path, 0o666)  # noqa: S103 - the permission table decides, not the mode
+            sock.listen(128)
+            sock.setblocking(False)
+        except OSError:
+            sock.close()
+            raise
     except OSError as error:
-        sock.close()
         raise SettingsError(f"{path}: {error.strerror}: cannot listen there") from None
     return sock
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the socket of a launcher that is gone. Raises `SettingsError` when one answers."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(1)
+            try:
+                probe.connect(path)
+            except ConnectionRefusedError:
+                os.unlink(path)
+            except TimeoutError:
+                raise SettingsError(f"{path}: another launcher is listening there; stop it first") from None
+            else:
+                raise SettingsError(f"{path}: another launcher is answering there; stop it first")
 
 
 def log(event: str, **fields: Any) -> None:

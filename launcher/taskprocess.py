@@ -10,13 +10,14 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
 from integrity.digests import Digest
-from integrity.errors import MalformedError, PrivilegeError
+from integrity.errors import FetchError, MalformedError, PrivilegeError
 from integrity.messages import Message
 from launcher import privileges
 from launcher.channel import Channel, close_all, closing_fds, wait_readable, wait_writable
@@ -26,6 +27,7 @@ from launcher.warmpool import WarmProcess
 
 _CUT = b"\n[dagseal] the log is cut here: it is over the limit of %d bytes\n"
 _PIECE_BYTES = 256 * 1024
+_START_SECONDS = 10.0
 
 
 class TaskLog:
@@ -89,9 +91,16 @@ class TaskLog:
         return Digest(self._hasher.hexdigest())
 
     async def end(self) -> None:
-        """Read what is left. Every writer is dead by now, so the pipe is at its end."""
+        """Read what is left, once every process of the task is dead."""
+        self._pump.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._pump
+        # The tree is dead, but it may have handed its end of the pipe to somebody else: take what is there, wait for nothing.
+        with contextlib.suppress(BlockingIOError):
+            while not self.truncated and (data := os.read(self._fd, _PIECE_BYTES)):
+                self._keep(data)
+        self._ended = True
+        self._news.set()
         os.close(self._fd)
 
 
@@ -120,7 +129,10 @@ class TaskProcess:
         max_log_bytes: int,
         max_frame: int,
     ) -> TaskProcess:
-        """Fork from `warm`, check who said hello, adopt. Raises `PrivilegeError`, `MalformedError` or `EOFError`."""
+        """Fork from `warm`, check who said hello, adopt. Nothing is left of it when this raises.
+
+        Raises `PrivilegeError` or `MalformedError`, or `FetchError` when the warm process died or does not answer.
+        """
         ours, theirs = socket.socketpair()
         secrets_read, secrets_write = os.pipe()
         log_read, log_write = os.pipe()
@@ -128,9 +140,11 @@ class TaskProcess:
         channel.ask_for_credentials()
         pidfd = -1
         try:
-            with theirs, closing_fds(secrets_read, log_write):
-                pid = await warm.fork([theirs.fileno(), code_fd, secrets_read, log_write])
-            hello = await channel.receive()
+            async with asyncio.timeout(_START_SECONDS):
+                with theirs, closing_fds(secrets_read, log_write):
+                    pid = await warm.fork([theirs.fileno(), code_fd, secrets_read, log_write])
+                pidfd = os.pidfd_open(pid)
+                hello = await channel.receive()
             sender = hello.sender
             if hello.message.kind != "hello" or sender is None:
                 raise MalformedError("the task's first word is not hello")
@@ -138,11 +152,17 @@ class TaskProcess:
                 raise PrivilegeError(
                     f"hello came from {sender}, expected pid {pid} uid {identity.uid} gid {identity.gid}"
                 )
-            pidfd = os.pidfd_open(pid)
             tree = trees.adopt(pid, label)
-        except BaseException:
+        except BaseException as error:
             channel.close()
+            if pidfd >= 0:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             close_all([fd for fd in (secrets_write, log_read, pidfd) if fd >= 0])
+            if isinstance(error, EOFError | TimeoutError | ProcessLookupError):
+                raise FetchError(
+                    f"the warm process of uid {identity.uid} died or hangs: it is replaced, try again"
+                ) from None
             raise
         warm.tasks += 1
         log = TaskLog(log_read, max_bytes=max_log_bytes)

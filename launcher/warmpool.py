@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from integrity.errors import SettingsError
+from integrity.errors import MalformedError, SettingsError
 from launcher.accounts import Account
 from launcher.channel import Channel
 
@@ -41,21 +41,29 @@ class WarmProcess:
         self._process = process
         self._channel = channel
         self._lock = asyncio.Lock()
+        self._out_of_step = False
         self.used_at = asyncio.get_running_loop().time()
         self.tasks = 0
 
     @property
     def alive(self) -> bool:
-        return self._process.poll() is None
+        """False also when an exchange with it was broken off: what it says next would answer the wrong question."""
+        return self._process.poll() is None and not self._out_of_step
 
     async def fork(self, fds: Sequence[int]) -> int:
         """Fork a task that gets these four descriptors; its pid. Raises `EOFError` when the warm process has died."""
         async with self._lock:
             self.used_at = asyncio.get_running_loop().time()
-            await self._channel.send("fork", pass_fds=fds)
-            answer = (await self._channel.receive()).message
-            pid = answer.fields.integer("pid", least=2)
-            answer.fields.done()
+            try:
+                await self._channel.send("fork", pass_fds=fds)
+                answer = (await self._channel.receive()).message
+                if answer.kind != "forked":
+                    raise MalformedError(f"the warm process said {answer.kind!r}, expected is forked")
+                pid = answer.fields.integer("pid", least=2)
+                answer.fields.done()
+            except BaseException:
+                self._out_of_step = True
+                raise
             return pid
 
     def end(self) -> None:
@@ -112,6 +120,8 @@ class WarmPool:
         try:
             async with asyncio.timeout(self._start_timeout):
                 message = (await channel.receive()).message
+                if message.kind != "warm":
+                    raise MalformedError(f"the new warm process said {message.kind!r}, expected is warm")
                 version = message.fields.text("airflow_version", max_chars=100)
                 message.fields.done()
         except (EOFError, TimeoutError) as error:
@@ -123,6 +133,11 @@ class WarmPool:
                 f"the warm process of unix user {account.name} did not start ({why}); its last words are in the launcher's"
                 " log. Often the interpreter or its packages cannot be read by that user: run dagseal doctor"
             ) from None
+        except BaseException:
+            channel.close()
+            process.kill()
+            process.wait()
+            raise
         return WarmProcess(process, channel, version)
 
     def retire_idle(self) -> int:

@@ -74,6 +74,14 @@ async def add_grant(service: Service, caller: Caller, wanted: GrantRequest) -> G
     return grant
 
 
+async def find_grant(service: Service, grant_id: str) -> Grant:
+    async with service.database.read() as tx:
+        found = await secrets.grant(tx, grant_id)
+    if found is None:
+        raise NotFoundError(f"there is no grant {grant_id}")
+    return found
+
+
 async def remove_grant(service: Service, caller: Caller, grant_id: str) -> None:
     async with service.database.write() as tx:
         grant = await secrets.grant(tx, grant_id)
@@ -99,6 +107,14 @@ async def add_rule(service: Service, caller: Caller, wanted: RuleRequest) -> Rul
         await secrets.add_rule(tx, rule)
         await _note(tx, service, caller, "impersonation.add", f"rule:{rule.id}", _says(rule))
     return rule
+
+
+async def find_rule(service: Service, rule_id: str) -> Rule:
+    async with service.database.read() as tx:
+        found = await secrets.rule(tx, rule_id)
+    if found is None:
+        raise NotFoundError(f"there is no impersonation rule {rule_id}")
+    return found
 
 
 async def remove_rule(service: Service, caller: Caller, rule_id: str) -> None:

@@ -131,12 +131,15 @@ async def _secrets(service: Service, tx: Transaction, launch: Launch) -> tuple[S
         for xcom in await ledger.xcoms_of_run(tx, launch.dag_id, launch.run_id)
         if xcom.task_id != launch.task_id
     ]
-    run = {"dag_id": launch.dag_id, "run_id": launch.run_id}
     started = await ledger.run_started_at(tx, launch.dag_id, launch.run_id)
-    run["start_date"] = _iso(started if started is not None else launch.created_at)
-    logical_date = _logical_date(launch.run_id)
-    if logical_date:
-        run["logical_date"] = logical_date
+    start_date = _iso(started if started is not None else launch.created_at)
+    run = {
+        "dag_id": launch.dag_id,
+        "run_id": launch.run_id,
+        "start_date": start_date,
+        # All tasks of a run see one logical date, also where the run id does not hold it.
+        "logical_date": _logical_date(launch.run_id) or start_date,
+    }
     found = Secrets(
         connections={name: value for (kind, name), value in opened.items() if kind == "connection"},
         variables={name: value for (kind, name), value in opened.items() if kind == "variable"},

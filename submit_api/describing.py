@@ -109,6 +109,8 @@ def _refusal(answer: messages.Message) -> DagsealError:
         rule = answer.fields.text("rule", max_chars=100)
         entry = answer.fields.text("entry", max_chars=1024)
         detail = answer.fields.text("detail", max_chars=8192)
+        if "exit_code" in answer.fields.keys():  # what a command of the launcher's would exit with; nothing to us
+            answer.fields.integer("exit_code")
         answer.fields.done()
     except MalformedError as error:
         return FetchError(f"the launcher sent what cannot be used: {error}")

@@ -22,7 +22,17 @@ from typing import Any
 from dagseal.quickstart import default_user
 from dagseal.stack import Stack, free_port
 
-ENDED = ("success", "failed", "skipped", "up_for_retry", "up_for_reschedule", "deferred", "cancelled", "refused", "lost")
+ENDED = (
+    "success",
+    "failed",
+    "skipped",
+    "up_for_retry",
+    "up_for_reschedule",
+    "deferred",
+    "cancelled",
+    "refused",
+    "lost",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +67,13 @@ class Live:
         return self.stack.admin_token.read_text().strip()
 
     def http(
-        self, method: str, path: str, body: Any = None, *, token: str | None = None, headers: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        token: str | None = None,
+        headers: dict[str, str] | None = None,
     ) -> Answer:
         """`body` is bytes, or something that becomes JSON. An empty `token` sends none."""
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
@@ -66,7 +82,9 @@ class Live:
         if given:
             request.add_header("Authorization", f"Bearer {given}")
         if data is not None and not request.has_header("Content-type"):
-            request.add_header("Content-Type", "application/octet-stream" if isinstance(body, bytes) else "application/json")
+            request.add_header(
+                "Content-Type", "application/octet-stream" if isinstance(body, bytes) else "application/json"
+            )
         try:
             with urllib.request.urlopen(request, timeout=120) as answer:
                 return Answer(answer.status, {k.lower(): v for k, v in answer.headers.items()}, answer.read())
@@ -99,7 +117,9 @@ class Live:
         """All events, oldest first."""
         more = "".join(f"&{key}={value}" for key, value in query.items())
         events: list[dict[str, Any]] = []
-        while page := self.http("GET", f"/v1/audit?limit=1000&after={events[-1]['seq'] if events else 0}{more}").json["events"]:
+        while page := self.http("GET", f"/v1/audit?limit=1000&after={events[-1]['seq'] if events else 0}{more}").json[
+            "events"
+        ]:
             events += page
         return events
 
@@ -131,7 +151,13 @@ def running(**settings: Any) -> Iterator[Live]:
         stack.prepare()
         stack.start()
         live = Live(stack)
-        rule = {"subject_kind": "principal", "subject": "admin", "dag_glob": "*", "unix_user": stack.task_user, "queue_glob": "*"}
+        rule = {
+            "subject_kind": "principal",
+            "subject": "admin",
+            "dag_glob": "*",
+            "unix_user": stack.task_user,
+            "queue_glob": "*",
+        }
         assert live.http("POST", "/v1/impersonation-rules", rule).status == 201
         yield live
     finally:

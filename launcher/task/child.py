@@ -168,6 +168,7 @@ def _run(control: socket.socket, job: Fields) -> None:
             found.dag,
             runner.TaskName(task_id=task_id, run_id=run_id, map_index=map_index, try_number=try_number, queue=queue),
             delivered,
+            dags=[one.dag for one in dags.values()],
             archive=name,
             digest=digest,
             root=imported.root,

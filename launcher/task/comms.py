@@ -7,7 +7,7 @@ refused: a silent wrong answer would be worse than a failed task.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import structlog
@@ -17,7 +17,7 @@ from airflow.sdk.definitions.asset import Asset
 from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
 from airflow.sdk.execution_time import comms
 
-from launcher.task import secrets
+from launcher.task import mapping, secrets
 from launcher.task.xcoms import XComs
 
 log = structlog.get_logger(logger_name="task")
@@ -49,8 +49,11 @@ class TaskComms:
 
     socket = None
 
-    def __init__(self, *, dag: DAG, dag_run: DagRun, xcoms: XComs, task_id: str, map_index: int) -> None:
+    def __init__(
+        self, *, dag: DAG, dags: Iterable[DAG], dag_run: DagRun, xcoms: XComs, task_id: str, map_index: int
+    ) -> None:
         self._dag = dag
+        self._dags = tuple(dags)
         self._dag_run = dag_run
         self._xcoms = xcoms
         self._task_id = task_id
@@ -169,18 +172,10 @@ class TaskComms:
         if not own_run or msg.states or msg.logical_dates or msg.task_group_id or len(msg.task_ids or ()) != 1:
             raise refused("the states of task instances are not known inside a task: ask Airflow's API")
         (task_id,) = msg.task_ids
-        return comms.TICount(count=self._expanded(task_id))
-
-    def _expanded(self, task_id: str) -> int:
-        from airflow.sdk.definitions._internal.abstractoperator import NotMapped
-
-        try:
-            return int(self._dag.get_task(task_id).get_parse_time_mapped_ti_count())
-        except NotMapped:
-            return 1
-        except Exception:  # its length is that of an XCom: what is known is how many instances pushed something
-            own = {self._map_index} if task_id == self._task_id else set()
-            return len(self._xcoms.map_indexes(task_id) | own)
+        count = mapping.instances(self._dag.get_task(task_id), self._xcoms)
+        if count is None:
+            raise refused(f"how often {task_id!r} was expanded is not known: what it is mapped over was not pushed")
+        return comms.TICount(count=count)
 
     def _dag_details(self, msg: comms.GetDag) -> Any:
         if msg.dag_id != self._dag.dag_id:
@@ -200,11 +195,11 @@ class TaskComms:
 
     def _asset(self, msg: Any) -> Any:
         name, uri = getattr(msg, "name", None), getattr(msg, "uri", None)
-        for task in self._dag.tasks:
+        for task in (task for dag in self._dags for task in dag.tasks):
             for asset in (*task.inlets, *task.outlets):
                 if isinstance(asset, Asset) and (asset.name == name or asset.uri == uri):
                     return comms.AssetResult(name=asset.name, uri=asset.uri, group=asset.group, extra=asset.extra)
-        return _error(ErrorType.ASSET_NOT_FOUND, f"asset {name or uri!r} is not an inlet or outlet in this dag")
+        return _error(ErrorType.ASSET_NOT_FOUND, f"asset {name or uri!r} is not an inlet or outlet in this archive")
 
     def _asset_store_value(self, msg: Any) -> Any:
         return _error(ErrorType.ASSET_STORE_NOT_FOUND, "assets keep no state between launches here")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import json
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import structlog
@@ -60,8 +61,20 @@ class ArchiveBundle:
     path: str
 
 
-def run(dag: DAG, name: TaskName, secrets: Secrets, *, archive: str, digest: Digest, root: str) -> Outcome:
-    """Run the task to its end. Raises `MalformedError` when the grant's `run` cannot be read."""
+def run(
+    dag: DAG,
+    name: TaskName,
+    secrets: Secrets,
+    *,
+    dags: Iterable[DAG],
+    archive: str,
+    digest: Digest,
+    root: str,
+) -> Outcome:
+    """Run the task of `dag`, one of the archive's `dags`, to its end.
+
+    Raises `MalformedError` when the grant's `run` cannot be read.
+    """
     now = datetime.datetime.now(datetime.UTC)
     dag_run = _dag_run(dag.dag_id, name.run_id, secrets.run, now)
     task = dag.task_dict[name.task_id]
@@ -91,7 +104,7 @@ def run(dag: DAG, name: TaskName, secrets: Secrets, *, archive: str, digest: Dig
         sentry_integration="",
     )
     xcoms = XComs(secrets.xcoms, task_id=name.task_id, map_index=name.map_index)
-    ours = TaskComms(dag=dag, dag_run=dag_run, xcoms=xcoms, task_id=name.task_id, map_index=name.map_index)
+    ours = TaskComms(dag=dag, dags=dags, dag_run=dag_run, xcoms=xcoms, task_id=name.task_id, map_index=name.map_index)
     task_runner.SUPERVISOR_COMMS = ours
     stats.initialize(
         factory=stats_utils.get_stats_factory(), export_legacy_names=conf.getboolean("metrics", "legacy_names_on")

@@ -40,10 +40,6 @@ class XComs:
         """The values of every map index, in order."""
         return [json.loads(text) for _, text in sorted(self._texts(task_id, key).items())]
 
-    def map_indexes(self, task_id: str) -> set[int]:
-        """The map indexes for which `task_id` pushed anything."""
-        return {index for (task, _), texts in self._granted.items() if task == task_id for index in texts}
-
     def push(self, key: str, value: Any) -> None:
         """Raises `XComLimitError`."""
         text = json.dumps(value)

@@ -110,6 +110,10 @@ async def list_grants(call: Call) -> web.Response:
     return answer(GrantList(grants=[views.copied(GrantView, grant) for grant in found]))
 
 
+async def get_grant(call: Call) -> web.Response:
+    return answer(views.copied(GrantView, await administering.find_grant(call.service, call.part("id"))))
+
+
 async def remove_grant(call: Call) -> web.Response:
     await administering.remove_grant(call.service, call.caller, call.part("id"))
     return web.Response(status=204)
@@ -124,6 +128,10 @@ async def list_rules(call: Call) -> web.Response:
     async with call.service.database.read() as tx:
         found = await secrets.rules(tx)
     return answer(RuleList(rules=[views.copied(RuleView, rule) for rule in found]))
+
+
+async def get_rule(call: Call) -> web.Response:
+    return answer(views.copied(RuleView, await administering.find_rule(call.service, call.part("id"))))
 
 
 async def remove_rule(call: Call) -> web.Response:

@@ -139,6 +139,10 @@ ROUTES: tuple[Route, ...] = (
         summary="All grants", answers={200: m.GrantList},
     ),
     Route(
+        method="GET", path="/v1/grants/{id}", handler=administration.get_grant, action="grant.read",
+        about="grant:{id}", summary="A grant", answers={200: m.GrantView}, refusals=(404,),
+    ),
+    Route(
         method="DELETE", path="/v1/grants/{id}", handler=administration.remove_grant, action="grant.remove",
         about="grant:{id}", summary="Take a grant back", answers={204: None}, refusals=(404,),
     ),
@@ -149,6 +153,10 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="GET", path="/v1/impersonation-rules", handler=administration.list_rules, action="impersonation.read",
         summary="All impersonation rules", answers={200: m.RuleList},
+    ),
+    Route(
+        method="GET", path="/v1/impersonation-rules/{id}", handler=administration.get_rule,
+        action="impersonation.read", about="rule:{id}", summary="A rule", answers={200: m.RuleView}, refusals=(404,),
     ),
     Route(
         method="DELETE", path="/v1/impersonation-rules/{id}", handler=administration.remove_rule,

@@ -159,11 +159,13 @@ async def test_grants_rules_and_groups(api: Api) -> None:
     assert made.status == 201
     assert (await api.call("POST", "/v1/grants", token=api.admin, json=grant)).slug == "conflict"
     assert len((await api.call("GET", "/v1/grants", token=api.admin)).json["grants"]) == 1
+    assert (await api.call("GET", f"/v1/grants/{made.json['id']}", token=api.admin)).json == made.json
     assert (await api.call("DELETE", f"/v1/grants/{made.json['id']}", token=api.admin)).status == 204
     assert (await api.call("DELETE", f"/v1/grants/{made.json['id']}", token=api.admin)).slug == "not-found"
     rule = {"subject_kind": "group", "subject": "team", "dag_glob": "etl_*", "unix_user": "nobody"}
     made = await api.call("POST", "/v1/impersonation-rules", token=api.admin, json=rule)
     assert made.json["queue_glob"] == "*"
+    assert (await api.call("GET", f"/v1/impersonation-rules/{made.json['id']}", token=api.admin)).json == made.json
     bad = await api.call("POST", "/v1/impersonation-rules", token=api.admin, json={**rule, "unix_user": "0"})
     assert (bad.status, bad.slug) == (422, "invalid-request")
     assert len((await api.call("GET", "/v1/impersonation-rules", token=api.admin)).json["rules"]) == 1

@@ -53,6 +53,7 @@ async def test_a_launch_from_reservation_to_result(api: Api, worker: WorkerPeer)
     secrets = await worker.claimed(offer)
     assert secrets.connections == {"db": "postgres://u:s3cret@h/d"} and secrets.variables == {"limit": "10"}
     assert secrets.run["logical_date"] == "2027-01-02T03:04:05+00:00"
+    assert secrets.run["start_date"] == "2027-01-15T08:00:00+00:00"
     assert (await state(api, reserved["id"]))["state"] == "running"
     beat = await worker.post(offer["launch_id"], "state", b'{"state": "running"}', kind="application/json")
     assert beat.json == {"state": "running", "cancel": False}

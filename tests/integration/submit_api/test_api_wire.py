@@ -95,8 +95,10 @@ async def test_no_length_is_411(small: Api) -> None:
 async def test_a_truncated_body_leaves_nothing(small: Api) -> None:
     await raw(small, head(small, f"Content-Length: {len(SOURCE)}"), SOURCE[:20], eof=True)
     await raw(small, head(small, "Transfer-Encoding: chunked"), b"20\r\nabc", eof=True)
+    async with asyncio.timeout(10):  # the connection is gone before the handler has noticed and recorded it
+        while [event["verdict"] for event in await small.events()].count("refused") < 2:
+            pass
     await nothing_left(small)
-    assert [event["verdict"] for event in await small.events()].count("refused") == 2
 
 
 async def test_a_client_that_goes_away_while_it_is_described_leaves_a_whole_release_or_nothing(api: Api) -> None:

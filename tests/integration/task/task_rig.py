@@ -11,6 +11,7 @@ import fcntl
 import io
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -147,6 +148,8 @@ class Task:
             os.close(self.secrets_fd)
             self.secrets_fd = -1
         self.control.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
         self._reader.join(DEADLINE_SECONDS)
         return self._log.decode(errors="replace")
 

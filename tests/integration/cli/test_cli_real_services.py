@@ -1,0 +1,387 @@
+"""The command line against real services: API, launcher and agent as processes, started once for this file."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dagseal.quickstart import default_user
+from dagseal.stack import Stack, free_port
+from integrity.fields import to_base64
+from integrity.keys import SealingKey, SigningKey
+
+DAG = """
+import os
+from airflow.sdk import dag, task
+
+
+@dag(dag_id="{dag_id}", schedule=None)
+def story():
+    @task
+    def good():
+        print("uid", os.getuid())
+
+    @task
+    def bad():
+        raise ValueError("as asked")
+
+    good()
+    bad()
+
+
+story()
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a command ended with."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Shell:
+    """Runs commands as a user would: the real program, in its own process."""
+
+    def __init__(self, stack: Stack, folder: Path) -> None:
+        self.stack = stack
+        self.folder = folder
+
+    def __call__(self, *words: str, stdin: str = "", token: Path | None = None) -> Said:
+        environment = self.stack.environment(NO_COLOR="1", HOME=str(self.folder))
+        if token is not None:
+            environment["DAGSEAL_TOKEN_FILE"] = str(token)
+        done = subprocess.run(
+            [sys.executable, "-m", "dagseal", *words],
+            env=environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr
+        return Said(done.returncode, done.stdout, done.stderr)
+
+    def dag(self, name: str, dag_id: str, more: str = "") -> Path:
+        path = self.folder / name
+        path.write_text(DAG.format(dag_id=dag_id) + more)
+        return path
+
+
+@pytest.fixture(scope="module")
+def shell() -> Iterator[Shell]:
+    base = Path(tempfile.mkdtemp(prefix="dagseal-cli-"))
+    base.chmod(0o755)  # the services run under their own accounts
+    stack = Stack(folder=base / "stack", port=free_port(), task_user=default_user())
+    try:
+        stack.prepare()
+        stack.start()
+        (base / "home").mkdir()
+        shell = Shell(stack, base / "home")
+        assert shell("impersonation", "allow", "admin", "--as-user", stack.task_user).code == 0
+        assert shell("push", str(shell.dag("story.py", "story"))).code == 0
+        yield shell
+    finally:
+        stack.stop()
+        shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def bob(shell: Shell) -> Path:
+    """The token of somebody without any right."""
+    path = shell.folder / "bob.token"
+    assert shell("token", "create", "bob", "--expires-in", "1h", "--out", str(path)).code == 0
+    assert path.stat().st_mode & 0o777 == 0o600
+    return path
+
+
+def test_push_twice_is_one_release_with_the_digest_of_sha512sum(shell: Shell) -> None:
+    path = shell.folder / "story.py"
+    again = shell("push", str(path), "-o", "json")
+    assert again.code == 0
+    assert "newest release already" in again.err
+    assert again.json[0]["digest"] == "sha512:" + hashlib.sha512(path.read_bytes()).hexdigest()
+    assert again.json[0]["number"] == 1
+
+
+def test_a_folder_is_pushed_as_a_zip_and_verified(shell: Shell) -> None:
+    folder = shell.folder / "packed"
+    folder.mkdir()
+    (folder / "flow.py").write_text("import words\n" + DAG.format(dag_id="packed"))
+    (folder / "words.py").write_text("hello = 'hi'\n")
+    assert shell("push", str(folder)).code == 0
+    verified = shell("verify", str(folder))
+    assert verified.code == 0, verified
+    assert "2 members" in verified.out
+    (folder / "words.py").write_text("hello = 'ha'\n")
+    assert shell("verify", str(folder)).code == 1
+
+
+def test_verify_file_name_and_stdin(shell: Shell) -> None:
+    path = shell.folder / "story.py"
+    for words in (["verify", str(path)], ["verify", "story.py"], ["verify", "story.py@1"]):
+        said = shell(*words)
+        assert said.code == 0, said
+        assert said.out.count("ok ") == 6
+    text = path.read_text()
+    assert shell("verify", "-", "--name", "story.py", stdin=text).code == 0
+    changed = shell("verify", "-", "--name", "story.py", "-o", "json", stdin=text.replace("asked", "Asked"))
+    assert changed.code == 1
+    assert changed.json["verified"] is False
+    assert [check["ok"] for check in changed.json["checks"]] == [True, False]
+    assert shell("verify", "-", "--name", "never.py", stdin=text).code == 1
+    assert shell("verify", "never.py").code == 5
+    other = to_base64(SigningKey.generate().public.raw)
+    assert shell("verify", str(path), "--api-key", other).code == 1
+
+
+def test_list_show_history_cat(shell: Shell) -> None:
+    assert "story.py" in [row["name"] for row in shell("list", "-o", "json").json]
+    shown = shell("show", "story.py")
+    assert shown.code == 0
+    assert "good" in shown.out
+    assert shell("show", "story.py@1", "-o", "yaml").code == 0
+    assert [row["number"] for row in shell("history", "story.py", "-o", "json").json] == [1]
+    assert shell("cat", "story.py").out == (shell.folder / "story.py").read_text()
+    for words in (["show", "never.py"], ["show", "story.py@9"], ["history", "never.py"], ["cat", "never.py"]):
+        assert shell(*words).code == 5
+
+
+def test_every_output_format_of_every_list(shell: Shell) -> None:
+    lists = (
+        ["list"],
+        ["history", "story.py"],
+        ["launches"],
+        ["connection", "list"],
+        ["connection", "grants"],
+        ["variable", "list"],
+        ["token", "list"],
+        ["worker", "list"],
+        ["impersonation", "list"],
+        ["group", "list"],
+        ["audit", "list"],
+        ["audit", "tail"],
+        ["config", "list"],
+    )
+    for words in lists:
+        said = shell(*words, "-o", "json")
+        assert said.code == 0, (words, said)
+        assert isinstance(said.json, list)
+        for output in ("table", "plain", "yaml"):
+            assert shell(*words, "-o", output).code == 0
+
+
+def test_follow_ends_as_the_task_ended(shell: Shell) -> None:
+    good = shell("launch", "story", "good", "--follow")
+    assert good.code == 0, good
+    assert "uid" in good.out
+    bad = shell("launch", "story", "bad", "--follow", "--timeout", "5m")
+    assert bad.code == 8, bad
+    assert "as asked" in bad.out
+    assert "failed" in bad.err
+
+
+def test_launches_logs_and_conflicts(shell: Shell) -> None:
+    launched = shell("launch", "story", "good", "--run-id", "once", "-o", "json")
+    assert launched.code == 0
+    identifier = launched.json["id"]
+    assert shell("logs", identifier, "--follow").code == 0
+    assert "uid" in shell("logs", identifier).out
+    assert identifier in [row["id"] for row in shell("launches", "--dag", "story", "-o", "json").json]
+    assert shell("launch", "story", "good", "--run-id", "once").code == 6
+    assert shell("cancel", identifier).code == 6
+    assert shell("logs", "0" * 32).code == 5
+    assert shell("launch", "story", "never").code == 5
+    assert shell("launch", "never", "good").code == 5
+    assert shell("launch", "story", "good", "--run-id", "bad run").code in (2, 7)
+
+
+def test_policy_refuses_with_7_and_strangers_with_4(shell: Shell, bob: Path) -> None:
+    refused = shell("launch", "story", "good", "--as-user", "daemon")
+    assert refused.code == 7, refused
+    assert shell("push", str(shell.folder / "story.py"), token=bob).code == 4
+    assert shell("token", "list", token=bob).code == 4
+    assert shell("connection", "set", "x", stdin="http://h", token=bob).code == 4
+    broken = shell.folder / "broken.token"
+    broken.write_text("dgs_nonsense\n")
+    broken.chmod(0o600)
+    assert shell("list", token=broken).code == 4
+
+
+def test_refused_archives_end_with_7(shell: Shell) -> None:
+    cases = {
+        "syntax.py": "def f(:\n",
+        "nodag.py": "x = 1\n",
+        "raises.py": "raise RuntimeError('no')\n",
+        "stolen.py": DAG.format(dag_id="story"),
+    }
+    codes = {}
+    for name, text in cases.items():
+        (shell.folder / name).write_text(text)
+        codes[name] = shell("push", str(shell.folder / name)).code
+    assert codes == {"syntax.py": 7, "nodag.py": 7, "raises.py": 7, "stolen.py": 6}
+    assert not {"syntax.py", "nodag.py"} & {row["name"] for row in shell("list", "-o", "json").json}
+
+
+def test_a_value_goes_in_and_never_comes_out(shell: Shell) -> None:
+    secret = "s3cret-value"
+    file = shell.folder / "value"
+    file.write_text(f"postgres://u:{secret}@h/d\n")
+    said = [
+        shell("connection", "set", "db", "--file", str(file)),
+        shell("variable", "set", "v", stdin=secret),
+        shell("connection", "grant", "db", "--to", "admin"),
+        shell("connection", "list", "-o", "json"),
+        shell("connection", "grants", "-o", "json"),
+        shell("variable", "list", "-o", "json"),
+        shell("audit", "list", "-o", "json"),
+    ]
+    assert [s.code for s in said] == [0] * len(said)
+    assert all(secret not in s.out + s.err for s in said)
+    grant = said[2].out.split()[1]
+    assert shell("connection", "ungrant", grant).code == 0
+    assert shell("connection", "rm", "db").code == 0
+    assert shell("connection", "rm", "db").code == 5
+    assert shell("connection", "set", "db", stdin="").code == 2
+
+
+def test_import_takes_what_airflow_exports(shell: Shell) -> None:
+    exported = {
+        "json": json.dumps({"one": {"conn_type": "http", "host": "h", "password": "p"}}),
+        "yaml": "two:\n  conn_type: http\n  host: h\n",
+        "env": "three=http://u:p@h\n",
+    }
+    for form, text in exported.items():
+        file = shell.folder / f"exported.{form}"
+        file.write_text(text)
+        assert shell("connection", "import", str(file)).code == 0
+        assert shell("connection", "import", "-", "--format", form, stdin=text).code == 0
+    assert {"one", "two", "three"} <= {row["name"] for row in shell("connection", "list", "-o", "json").json}
+    bad = shell("connection", "import", "-", "--format", "json", stdin='{"x": 3}')
+    assert bad.code == 2
+    assert "x" in bad.err
+
+
+def test_tokens_groups_and_rules(shell: Shell, bob: Path) -> None:
+    made = shell("token", "create", "carl", "-o", "json").json
+    token = shell.folder / "carl.token"
+    token.write_text(made["token"] + "\n")
+    token.chmod(0o600)
+    assert shell("list", token=token).code == 0
+    assert shell("token", "revoke", made["token_id"]).code == 0
+    assert shell("list", token=token).code == 4
+    assert made["token"] not in shell("token", "list", "-o", "json").out
+    assert shell("token", "create", "carl", "--out", str(bob)).code == 2, "an existing file is not overwritten"
+    assert shell("group", "set", "data", "ann", "carl", "-o", "json").json["members"] == ["ann", "carl"]
+    allowed = shell("impersonation", "allow", "data", "--group", "--as-user", "etl", "--dag", "etl*", "-o", "json")
+    assert allowed.json["subject_kind"] == "group"
+    assert shell("impersonation", "rm", allowed.json["id"]).code == 0
+    assert shell("impersonation", "rm", allowed.json["id"]).code == 5
+
+
+def test_a_worker_is_enrolled_only_with_its_own_fingerprint(shell: Shell) -> None:
+    asked = shell("worker", "identity", "--launcher-socket", str(shell.stack.launcher_socket), "-o", "json")
+    assert asked.code == 0
+    identity = {
+        "verify_key": to_base64(SigningKey.generate().public.raw),
+        "sealing_key": to_base64(SealingKey.generate().public.raw),
+    }
+    text = json.dumps(identity)
+    enroll = ["worker", "enroll", "host-2", "--identity-file", "-", "-o", "json"]
+    assert shell(*enroll, "--fingerprint", asked.json["fingerprint"], stdin=text).code == 7
+    assert shell(*enroll, "--no-input", stdin=text).code == 2
+    enrolled = shell(*enroll, "--yes", stdin=text)
+    assert enrolled.code == 0, enrolled
+    assert enrolled.json["token"].startswith("dgs_")
+    assert shell("worker", "revoke", "host-2").code == 0
+
+
+def test_key_show_and_fingerprint_agree_with_what_is_pinned(shell: Shell) -> None:
+    shown = shell("key", "show", "--config", str(shell.stack.folder / "api.toml"), "-o", "json").json
+    assert shown["api_key"] == shell.stack.environment()["DAGSEAL_API_KEY"]
+    assert shell("key", "fingerprint", "-o", "json").json == shown
+
+
+def test_revoked_releases_fail_verification(shell: Shell) -> None:
+    path = shell.dag("gone.py", "gone")
+    assert shell("push", str(path)).code == 0
+    shell.dag("gone.py", "gone", more="# second\n")
+    assert shell("push", str(path)).code == 0
+    assert shell("activate", "gone.py@1").code == 0
+    assert shell("verify", "gone.py@2").code == 0
+    assert shell("revoke", "gone.py@1").code == 0
+    assert shell("verify", "gone.py@1").code == 1
+    assert shell("launch", "gone", "good").code == 6
+
+
+def test_fsck_and_doctor(shell: Shell) -> None:
+    clean = shell("fsck", "--config", str(shell.stack.folder / "api.toml"), "-o", "json")
+    assert clean.code == 0, clean
+    assert clean.json["clean"] is True
+    assert shell("verify", "--cache", str(shell.stack.cache)).code == 0
+    assert shell("fsck", "--cache", str(shell.stack.cache)).code == 0
+    found = shell("doctor", "--launcher-config", str(shell.stack.folder / "launcher.toml"), "-o", "json").json
+    states = {row["check"]: row["state"] for row in found}
+    assert states["server"] == "ok"
+    assert states["launcher"] in ("ok", "warning")
+    assert shell("doctor", "--launcher-socket", "/nonexistent", "--user", "no-such-account").code == 1
+
+
+def test_a_server_that_restarts_while_a_log_is_followed(shell: Shell) -> None:
+    shell.stack.stop("api")
+    assert shell("list").code == 75
+    waiting = subprocess.Popen(
+        [sys.executable, "-m", "dagseal", "push", "--wait", "60", str(shell.folder / "story.py")],
+        env=shell.stack.environment(HOME=str(shell.folder)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    shell.stack.start_api()
+    out, err = waiting.communicate(timeout=90)
+    assert waiting.returncode == 0, (out, err)
+    assert shell("launch", "story", "good", "--follow").code == 0
+
+
+def test_interrupting_a_follow_ends_with_130(shell: Shell) -> None:
+    path = shell.folder / "long.py"
+    path.write_text(
+        DAG.format(dag_id="long").replace(
+            'print("uid", os.getuid())', 'print("here", flush=True); os.read(os.pipe()[0], 1)'
+        )
+    )
+    assert shell("push", str(path)).code == 0
+    following = subprocess.Popen(
+        [sys.executable, "-u", "-m", "dagseal", "launch", "long", "good", "--follow", "--run-id", "slow"],
+        env=shell.stack.environment(HOME=str(shell.folder)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert following.stdout is not None
+    for line in io.TextIOWrapper(following.stdout):
+        if "here" in line:
+            break
+    following.send_signal(2)
+    assert following.wait(30) == 130
+    assert following.stderr is not None
+    hint = following.stderr.read().decode()
+    identifier = hint.split("dagseal cancel ")[1].split()[0]
+    assert shell("cancel", identifier).code == 0
+    assert shell("logs", identifier, "--follow").code == 0
+    assert [row["state"] for row in shell("launches", "--dag", "long", "-o", "json").json] == ["cancelled"]
