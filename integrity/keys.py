@@ -151,6 +151,12 @@ class RowKey:
             raise SignatureError("a stored secret was changed, moved to another row, or is under another key") from None
 
 
+def fingerprint(verify_key: VerifyKey, sealing_key: SealTo) -> str:
+    """What an administrator compares before a launcher is trusted: 64 hexadecimal characters over *both* its public keys,
+    so that whoever relays them can exchange neither. SHA-512("dagseal/launcher/v1\n" + verify key + sealing key), cut."""
+    return hashlib.sha512(b"dagseal/launcher/v1\n" + verify_key.raw + sealing_key.raw).hexdigest()[:64]
+
+
 class KeyRing:
     """The public keys that a reader trusts, by key id. An empty ring is refused: it would trust nobody, or all."""
 

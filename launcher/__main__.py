@@ -31,6 +31,7 @@ if sys.flags.no_site:
     sys.path += [_ROOT, _packages_folder()]
 
 from integrity.errors import DagsealError
+from integrity.keys import fingerprint
 from launcher import context as contexts
 from launcher import policy as policies
 from launcher import trees
@@ -78,8 +79,8 @@ async def serve(policy: policies.Policy) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, server.stop)
     context.journal.write("start", privileged=context.privileged, trees=context.trees.name)
-    key_id = context.keys.signing.public.key_id
-    log("ready", socket=policy.socket, fingerprint=key_id, privileged=context.privileged, warnings=warnings(context))
+    shown = fingerprint(context.keys.signing.public, context.keys.sealing.public)
+    log("ready", socket=policy.socket, fingerprint=shown, privileged=context.privileged, warnings=warnings(context))
     await server.serve()
     context.journal.write("stop")
 

@@ -162,7 +162,7 @@ def clean_environment(kind: Kind, given: Mapping[str, str]) -> dict[str, str]:
     """
     account = kind.account
     environment = {
-        "PATH": _PATH,
+        "PATH": f"{os.path.dirname(sys.executable)}:{_PATH}",
         "HOME": account.home,
         "USER": account.name,
         "LOGNAME": account.name,

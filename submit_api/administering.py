@@ -8,7 +8,7 @@ from __future__ import annotations
 from integrity import names
 from integrity.errors import ConflictError, MalformedError, NotFoundError
 from integrity.fields import from_base64
-from integrity.keys import SealTo, VerifyKey
+from integrity.keys import SealTo, VerifyKey, fingerprint
 from submit_api import audit, connections, identity
 from submit_api.identity import Caller, NewToken
 from submit_api.models import GrantRequest, RuleRequest, TokenRequest, WorkerRequest
@@ -210,15 +210,16 @@ async def enroll_worker(service: Service, caller: Caller, wanted: WorkerRequest)
         sealing_key = SealTo(from_base64(wanted.sealing_key, "sealing_key", max_bytes=32))
     except MalformedError as error:
         raise InvalidRequestError(str(error)) from None
-    if wanted.fingerprint != verify_key.key_id:
+    found = fingerprint(verify_key, sealing_key)
+    if wanted.fingerprint != found:
         raise InvalidRequestError(
-            f"the verify key has fingerprint {verify_key.key_id}, not the given one: compare it on the launcher's host"
+            f"these keys have fingerprint {found}, not the given one: compare it on the launcher's host"
         )
     worker = Worker(
         name=wanted.name,
         verify_key=verify_key.raw,
         sealing_key=sealing_key.raw,
-        fingerprint=verify_key.key_id,
+        fingerprint=found,
         queues=sorted(set(wanted.queues)),
         created_at=service.now_us(),
         revoked_at=None,

@@ -8,6 +8,7 @@ revoked; 4 the manifest's signature holds; 5 the owner's rule and grants still p
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from integrity import tickets
@@ -36,8 +37,13 @@ class Offer:
     manifest: bytes
 
 
-async def take(service: Service, caller: Caller, name: str, queues: list[str], seconds: float) -> Offer | None:
-    """The oldest queued launch of these queues, or None after so long."""
+async def take(
+    service: Service, caller: Caller, name: str, queues: list[str], seconds: float, gone: Callable[[], bool]
+) -> Offer | None:
+    """The oldest queued launch of these queues, or None after so long.
+
+    A worker that is `gone` gets no offer: its ticket would keep the launch from others until it expires.
+    """
     worker = await enrolled(service, caller, name)
     outside = sorted(set(queues) - set(worker.queues))
     if outside:
@@ -50,6 +56,8 @@ async def take(service: Service, caller: Caller, name: str, queues: list[str], s
         while True:
             listener.event.clear()
             await expire(service)
+            if gone():
+                return None
             offer = await _offer_next(service, caller, worker, queues)
             if offer is not None or loop.time() >= deadline or service.signals.closed:
                 return offer

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from integrity.digests import Digest
 from integrity.errors import DagsealError, DigestMismatchError, NotFoundError, SecurityError, SettingsError
-from integrity.keys import VerifyKey
+from integrity.keys import SealTo, VerifyKey, fingerprint
 from integrity.manifest import VerifiedManifest
 from submit_api import connections
 from submit_api.launches import TRANSITIONS
@@ -170,7 +170,7 @@ async def _people(tx: Transaction) -> list[Finding]:
     workers = {worker.name: worker for worker in await people.workers(tx)}
     for worker in workers.values():
         try:
-            agrees = VerifyKey(worker.verify_key).key_id == worker.fingerprint
+            agrees = fingerprint(VerifyKey(worker.verify_key), SealTo(worker.sealing_key)) == worker.fingerprint
         except SecurityError:
             agrees = False
         if not agrees:

@@ -87,6 +87,7 @@ async def _claimed(place: Workplace, offer: VerifiedOffer, link: Link, claim: by
     tasks: list[asyncio.Task[Any]] = [shipping]
     try:
         if await _answer_claim(place, offer, link, claim):
+            place.log.info("launch claimed", launch_id=launch_id, digest=str(offer.offer.digest))
             tasks.append(asyncio.create_task(_beat(place, launch_id, wanted)))
         tasks.append(asyncio.create_task(_cancel_when_wanted(place, link, wanted)))
         try:

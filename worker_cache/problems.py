@@ -25,14 +25,10 @@ class RequestError(errors.DagsealError):
 _RETRYABLE = frozenset({408, 425, 429})
 
 
-def _by_slug(base: type[errors.DagsealError]) -> dict[str, type[errors.DagsealError]]:
-    found = {base.slug: base}
-    for child in base.__subclasses__():
-        found |= _by_slug(child)
-    return found
-
-
-_CLASSES = _by_slug(errors.DagsealError)
+# The shared classes only: another service's own ones may be loaded in the same process, and are not ours.
+_CLASSES: dict[str, type[errors.DagsealError]] = {
+    kind.slug: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.DagsealError)
+} | {RequestError.slug: RequestError}
 
 
 def to_error(status: int, content_type: str, body: bytes, *, what: str) -> errors.DagsealError:

@@ -193,13 +193,14 @@ def launcher_check(socket_path: str) -> Diagnosis:
     import asyncio
 
     from integrity.errors import DagsealError
+    from integrity.keys import fingerprint
     from worker_cache import agent
 
     try:
         found = asyncio.run(agent.identify(socket_path))
     except DagsealError as error:
         return _failed("launcher", str(error))
-    detail = f"version {found.version}, fingerprint {found.verify_key.key_id}"
+    detail = f"version {found.version}, fingerprint {fingerprint(found.verify_key, found.sealing_key)}"
     if not found.privileged or found.warnings:
         return _warning("launcher", "; ".join([detail, *found.warnings]))
     return _ok("launcher", detail)

@@ -24,7 +24,7 @@ from airflow.sdk.observability.metrics import stats_utils
 from integrity.digests import Digest
 from integrity.errors import MalformedError
 from integrity.grants import Secrets
-from launcher.task import logs, refusals
+from launcher.task import bridge, logs, refusals
 from launcher.task.comms import TaskComms
 from launcher.task.xcoms import XComs
 
@@ -106,6 +106,8 @@ def run(
     xcoms = XComs(secrets.xcoms, task_id=name.task_id, map_index=name.map_index)
     ours = TaskComms(dag=dag, dags=dags, dag_run=dag_run, xcoms=xcoms, task_id=name.task_id, map_index=name.map_index)
     task_runner.SUPERVISOR_COMMS = ours
+    if bridge.is_wanted(task):
+        bridge.start(ours)
     stats.initialize(
         factory=stats_utils.get_stats_factory(), export_legacy_names=conf.getboolean("metrics", "legacy_names_on")
     )

@@ -91,6 +91,7 @@ def warm_up() -> str:
                 if not (error.name or "").startswith("airflow.providers"):
                     raise
         _serialise_one()
+        _load_secrets_backends()
     gc.collect()
     gc.freeze()
     return str(airflow.__version__)
@@ -106,6 +107,20 @@ def _serialise_one() -> None:
         BashOperator(task_id="a", bash_command="true") >> PythonOperator(task_id="b", python_callable=print)
     dag.get_template_env()
     DagSerialization.to_dict(dag)
+
+
+def _load_secrets_backends() -> None:
+    """Airflow keeps the backends once they are loaded. Then the setting goes: a Python that a task starts in another
+    environment could not import ours, and has the task to ask (`launcher.task.bridge`)."""
+    from airflow.sdk.configuration import ensure_secrets_loaded
+    from airflow.sdk.execution_time.secrets import DEFAULT_SECRETS_SEARCH_PATH_WORKERS
+
+    from launcher.task.secrets import GrantBackend
+
+    first = ensure_secrets_loaded(default_backends=DEFAULT_SECRETS_SEARCH_PATH_WORKERS)[0]
+    if not isinstance(first, GrantBackend):
+        raise RuntimeError(f"Airflow asks {type(first).__name__} for secrets before the grant")
+    del os.environ["AIRFLOW__WORKERS__SECRETS_BACKEND"], os.environ["AIRFLOW__WORKERS__SECRETS_BACKEND_KWARGS"]
 
 
 def _loop(control: socket.socket, purpose: str) -> NoReturn:

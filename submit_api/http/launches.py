@@ -57,7 +57,12 @@ async def cancel(call: Call) -> web.Response:
 
 async def take(call: Call) -> web.Response:
     ask = await call.body(TakeRequest)
-    offer = await dispatching.take(call.service, call.caller, call.part("name"), ask.queues, call.wait_seconds)
+
+    def gone() -> bool:
+        transport = call.request.transport
+        return transport is None or transport.is_closing()
+
+    offer = await dispatching.take(call.service, call.caller, call.part("name"), ask.queues, call.wait_seconds, gone)
     return answer(views.offer(offer)) if offer else web.Response(status=204)
 
 

@@ -115,10 +115,10 @@ def _from_file(source: str) -> dict[str, Any]:
 
 def _described(verify_key: bytes, sealing_key: bytes) -> dict[str, Any]:
     from integrity.fields import to_base64
-    from integrity.keys import SealTo, VerifyKey
+    from integrity.keys import SealTo, VerifyKey, fingerprint
 
     return {
-        "fingerprint": VerifyKey(verify_key).key_id,
+        "fingerprint": fingerprint(VerifyKey(verify_key), SealTo(sealing_key)),
         "verify_key": to_base64(verify_key),
         "sealing_key": to_base64(SealTo(sealing_key).raw),
     }

@@ -13,10 +13,10 @@ from typing import Any
 import aiohttp
 
 from integrity import claims, grants, manifest, messages, tickets
-from integrity.claims import Claim, Result, Xcom
+from integrity.claims import Claim, Result
 from integrity.digests import Digest
 from integrity.fields import from_base64, to_base64
-from integrity.keys import KeyRing, SealingKey, SigningKey
+from integrity.keys import KeyRing, SealingKey, SigningKey, fingerprint
 from integrity.manifest import DagEntry, TaskEntry
 from submit_api import audit, identity, keyfiles
 from submit_api.administering import issue
@@ -294,7 +294,7 @@ class Api:
             "name": name,
             "verify_key": to_base64(peer.signing.public.raw),
             "sealing_key": to_base64(peer.sealing.public.raw),
-            "fingerprint": peer.signing.public.key_id,
+            "fingerprint": fingerprint(peer.signing.public, peer.sealing.public),
             "queues": peer.queues,
         }
         answer = await self.call("POST", "/v1/workers", token=self.admin, json=body)
@@ -321,6 +321,3 @@ class Api:
         """What a refused upload must not add to: files, and archives with their releases."""
         listed = (await self.call("GET", "/v1/archives", token=self.admin)).json["archives"]
         return self.files(), [f"{archive['name']}@{archive['latest']}" for archive in listed]
-
-
-__all__ = ["Xcom"]

@@ -8,6 +8,7 @@ import pytest
 from api_rig import Api, WorkerPeer
 
 from integrity.fields import to_base64
+from integrity.keys import fingerprint
 from submit_api import connections
 from submit_api.registry import secrets
 
@@ -208,13 +209,13 @@ async def test_a_worker_is_enrolled_by_its_fingerprint(api: Api) -> None:
         "queues": ["default"],
     }
     assert (await api.call("POST", "/v1/workers", token=api.admin, json=body)).slug == "invalid-request"
-    short = {**body, "fingerprint": peer.signing.public.key_id, "sealing_key": "AAAA"}
+    short = {**body, "fingerprint": fingerprint(peer.signing.public, peer.sealing.public), "sealing_key": "AAAA"}
     assert (await api.call("POST", "/v1/workers", token=api.admin, json=short)).slug == "invalid-request"
-    good = {**body, "fingerprint": peer.signing.public.key_id}
+    good = {**body, "fingerprint": fingerprint(peer.signing.public, peer.sealing.public)}
     assert (await api.call("POST", "/v1/workers", token=api.admin, json=good)).status == 201
     assert (await api.call("POST", "/v1/workers", token=api.admin, json=good)).slug == "conflict"
     shown = (await api.call("GET", "/v1/workers/w1", token=api.admin)).json
-    assert shown["fingerprint"] == peer.signing.public.key_id and "token" not in shown
+    assert shown["fingerprint"] == fingerprint(peer.signing.public, peer.sealing.public) and "token" not in shown
     assert (await api.call("DELETE", "/v1/workers/w1", token=api.admin)).status == 204
     assert (await api.call("POST", "/v1/workers", token=api.admin, json=good)).status == 201
     assert len((await api.call("GET", "/v1/workers", token=api.admin)).json["workers"]) == 1

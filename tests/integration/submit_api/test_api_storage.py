@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from api_rig import SOURCE, Api, Xcom
+from api_rig import SOURCE, Api
 from sqlalchemy import Connection, inspect, text
 
+from integrity.claims import Xcom
 from integrity.errors import SettingsError
 from submit_api import keyfiles
 from submit_api.bootstrap import bootstrap

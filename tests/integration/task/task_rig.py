@@ -11,12 +11,13 @@ import fcntl
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from typing import Any
 from integrity import messages
 from integrity.digests import Digest
 from integrity.grants import Secrets
+from launcher import privileges
 
 ROOT = Path(__file__).parents[3]
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
@@ -162,12 +164,14 @@ class Warm:
     ) -> None:
         self.control, theirs = socket.socketpair()
         self.control.settimeout(DEADLINE_SECONDS)
+        self.home = tempfile.mkdtemp(prefix="dagseal-home-")
+        os.chmod(self.home, 0o1777)
         code = SERVE.format(fd=3, purpose=purpose)
         self.environment = {
             "PATH": "/usr/local/bin:/usr/bin:/bin",
             "LANG": "C.UTF-8",
-            "AIRFLOW_HOME": "/nonexistent/airflow",
-            "HOME": "/nonexistent",
+            "AIRFLOW_HOME": f"{self.home}/not-there",
+            "HOME": self.home,
             "TMPDIR": tmp,
             "PYTHONPATH": str(ROOT),
             **(environment or {}),
@@ -179,6 +183,7 @@ class Warm:
                 os.dup2(63, 3)
                 os.closerange(4, 64)
                 os.chdir("/")
+                privileges.prctl(privileges.PR_SET_CHILD_SUBREAPER, 1)  # as `launcher.become` does; exec keeps it
                 if user is not None:
                     os.setgroups([])
                     os.setresgid(user, user, user)
@@ -194,7 +199,9 @@ class Warm:
     def close(self) -> int:
         """The exit status after the control socket closed."""
         self.control.close()
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        shutil.rmtree(self.home, ignore_errors=True)
+        return status
 
     def describe(self, name: str, data: bytes, *, variant: int = 0, **extra: Any) -> Answer:
         task = Task(self, data)

@@ -248,7 +248,7 @@ class ApiSim:
         app.router.add_post("/v1/launches/{id}/claim", self._claim)
         app.router.add_post("/v1/launches/{id}/log", self._log)
         app.router.add_post("/v1/launches/{id}/state", self._state)
-        self._runner = web.AppRunner(app, auto_decompress=False, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(app, auto_decompress=False, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()

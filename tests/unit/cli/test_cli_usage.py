@@ -149,3 +149,12 @@ def test_an_output_that_nobody_reads_is_no_error(tmp_path: Path) -> None:
     words = f"{sys.executable} -m dagseal config list --sources | true"
     found = subprocess.run(["sh", "-c", words], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize("service", ["serve", "agent", "launcher"])
+def test_a_service_takes_the_place_of_the_command(service: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "dagseal", service, "--config", str(tmp_path / "none.toml")]
+    found = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert found.returncode == 2
+    assert "none.toml" in found.stderr
+    assert "Traceback" not in found.stderr

@@ -1,0 +1,135 @@
+"""T08 code-before-drop: code at the top of an archive runs as the API, the agent, the launcher or root.
+
+The archive says at import who it is, by a file and by a print. It goes through everything that touches an archive: `check`,
+`push`, `list`, `verify`, a refused push, a launch, a failed launch. Only the parser and the task's user are ever seen.
+
+Seen to fail when weakened: `become.main` that drops after it imported; a `describe` whose account is the launcher's own; a
+`submissions._members` that imports the source to look for its dags.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pwd
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.attacks.attacker import Traces, dag, until
+from tests.live import Live
+
+WHO = """
+import os as _os, json as _json
+trace("who", _json.dumps({"ids": [_os.getresuid(), _os.getresgid()], "groups": _os.getgroups(),
+    "status": {line.split(":")[0]: line.split(":")[1].strip() for line in open("/proc/self/status") if ":" in line}}))
+print("imported by", _os.getuid())
+"""
+
+
+def who(traces: Traces) -> dict[int, list[dict[str, object]]]:
+    """What each import said, by the uid that the kernel gave to the file's owner."""
+    import json
+
+    found: dict[int, list[dict[str, object]]] = {}
+    for path in traces.of("who"):
+        found.setdefault(path.stat().st_uid, []).append(json.loads(path.read_text()))
+    return found
+
+
+def expect(live: Live, traces: Traces, *names: str) -> None:
+    """Exactly these accounts imported something, each of them without any privilege."""
+    seen = who(traces)
+    assert set(seen) == {pwd.getpwnam(name).pw_uid for name in names}
+    for uid, imports in seen.items():
+        entry = pwd.getpwuid(uid)
+        for said in imports:
+            assert said["ids"] == [[uid] * 3, [entry.pw_gid] * 3]
+            status = said["status"]
+            assert isinstance(status, dict)
+            assert status["NoNewPrivs"] == "1"
+            if live.stack.privileged:
+                assert uid != 0
+                assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
+                assert said["groups"] == sorted(set(os.getgrouplist(entry.pw_name, entry.pw_gid)))
+
+
+def test_a_py(live: Live, traces: Traces, tmp_path: Path) -> None:
+    parser = live.stack.accounts.parser
+    source = dag("t08py", "print('ran')", top=traces.source() + WHO)
+    path = tmp_path / "t08py.py"
+    path.write_text(source)
+
+    checked = live.cli("check", str(path))
+    assert checked.returncode == 0, checked.stderr
+    assert "imported by" not in checked.stdout + checked.stderr
+    assert who(traces) == {}, "checking ran it"
+
+    pushed = live.cli("push", str(path))
+    assert pushed.returncode == 0, pushed.stderr
+    expect(live, traces, parser)
+    for command in (["list"], ["show", "t08py.py"], ["verify", str(path)], ["verify", "t08py.py"], ["fsck", "--help"]):
+        assert live.cli(*command).returncode == 0
+    expect(live, traces, parser)
+    assert live.http("GET", "/v1/archives/t08py.py/releases/1").status == 200
+
+    launched = live.cli("launch", "t08py", "t", "--run-id", "r", "--follow")
+    assert launched.returncode == 0, launched.stderr
+    expect(live, traces, parser, live.user)
+    uid = pwd.getpwnam(live.user).pw_uid
+    lines = [line for line in launched.stdout.splitlines() if line.startswith("imported by")]
+    assert lines in ([f"imported by {uid}"], []), "the log of before the grant is the task's own"
+    for name in live.stack.processes:
+        assert "imported by" not in live.stack.log_of(name), f"the import printed into the log of {name}"
+
+
+def zipped(**files: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name.replace("__slash__", "/") + ".py", text)
+    return buffer.getvalue()
+
+
+def test_a_zip_with_packages(live: Live, traces: Traces) -> None:
+    top = traces.source() + WHO
+    files = {
+        "t08dag": dag("t08zip", "print('ran')", top="import t08package.inner\n" + top),
+        "t08package__slash____init__": top,
+        "t08package__slash__inner": top,
+        "t08unused": top,
+    }
+    assert live.push("t08zip.zip", zipped(**files)).status == 201
+    expect(live, traces, live.stack.accounts.parser)
+    assert live.launch("t08zip", "t", "r")["state"] == "success"
+    expect(live, traces, live.stack.accounts.parser, live.user)
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "rule"),
+    [
+        ("error", "raise RuntimeError('no')", "import-error"),
+        ("exit", "import sys; sys.exit(0)", "import-exits"),
+        ("syntax", "def broken(:", "source-syntax"),
+        ("no_dag", "", "no-dag-found"),
+    ],
+)
+def test_what_is_refused(live: Live, traces: Traces, name: str, more: str, rule: str) -> None:
+    """Also what is refused ran as the parser, if it ran at all."""
+    answer = live.push(f"t08{name}.py", traces.source() + WHO + more)
+    assert (answer.status, answer.json["errors"][0]["rule"]) == (422, rule), answer.body
+    expect(live, traces, *([] if rule == "source-syntax" else [live.stack.accounts.parser]))
+
+
+def test_a_task_that_is_gone(live: Live, traces: Traces) -> None:
+    """A DAG that imports otherwise for the task's user: its task is not found, and nobody else tries."""
+    user, parser = live.user, live.stack.accounts.parser
+    source = traces.source() + WHO + f"\nimport pwd\nif pwd.getpwuid(os.getuid()).pw_name != {user!r} or True:\n    pass\n"
+    source += dag("t08gone", "print('ran')", top="import time")
+    source += "\nif 'AIRFLOW_CTX' and os.environ.get('_AIRFLOW_PARSING_CONTEXT_TASK_ID'):\n    raise RuntimeError('gone')\n"
+    assert live.push("t08gone.py", source).status == 201
+    ended = live.launch("t08gone", "t", "r")
+    assert (ended["state"], ended["error"]) == ("refused", "invalid-archive"), ended
+    expect(live, traces, parser, user)
+    until("it is over", lambda: True)

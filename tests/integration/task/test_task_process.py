@@ -1,0 +1,214 @@
+"""The warm process and its forks as the kernel sees them."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ENVIRONMENT
+from task_rig import SEALS, Grant, Task, Warm, receive, run_job, send, zipped
+
+from launcher.task.environment import SETTINGS
+
+NOBODY = 65534
+DAG = b"""
+import os, signal
+def fds():
+    found = {}
+    for fd in range(256):
+        try:
+            found[fd] = os.readlink(f"/proc/self/fd/{fd}").partition(":")[0]
+        except OSError:
+            pass
+    return found
+AT_IMPORT = fds()
+UID_AT_IMPORT = os.getuid()
+from airflow.sdk import DAG, task
+with DAG("d", schedule=None):
+    @task(run_as_user="root")
+    def look():
+        status = dict(line.split(":\\t") for line in open("/proc/self/status").read().splitlines() if ":\\t" in line)
+        in_task = fds()
+        inherited = os.popen("ls /proc/self/fd").read().split()
+        return {
+            "at_import": AT_IMPORT, "in_task": in_task, "inherited": inherited, "environ": dict(os.environ),
+            "sid": os.getsid(0) == os.getpid(), "ids": [UID_AT_IMPORT, os.getuid(), os.getgid()],
+            "cwd": os.getcwd(), "sigchld": signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL,
+        }
+    @task
+    def quick():
+        pass
+    @task
+    def child_left_behind():
+        import subprocess
+        null = subprocess.DEVNULL
+        return subprocess.Popen(["sleep", "300"], start_new_session=True, stdin=null, stdout=null, stderr=null).pid
+    look(); quick(); child_left_behind()
+"""
+
+
+def test_exactly_six_descriptors_before_the_archives_code_and_five_in_the_task(runner: Warm) -> None:
+    found = runner.run("d.py", DAG, "d", "look").xcom()
+    kinds = {"0": "/dev/null", "1": "pipe", "2": "pipe", "3": "socket", "4": "/memfd", "5": "pipe"}
+    assert found["at_import"] == kinds
+    assert found["in_task"] == {fd: kind for fd, kind in kinds.items() if fd != "5"}
+    assert found["inherited"] == ["0", "1", "2", "3"]  # 3 is the folder that ls reads
+    assert found["sid"] and found["sigchld"]
+
+
+def test_the_environment_is_the_launchers_and_the_table(runner: Warm) -> None:
+    found = runner.run("d.py", DAG, "d", "look").xcom()
+    context = {name for name in found["environ"] if name.startswith("AIRFLOW_CTX_")}
+    known = set(runner.environment) | set(SETTINGS) | {"LOGNAME", "USER"} | context
+    by_airflow = {
+        "AIRFLOW__CORE__SQL_ALCHEMY_CONN",
+        "_AIRFLOW_PARSING_CONTEXT_DAG_ID",
+        "_AIRFLOW_PARSING_CONTEXT_TASK_ID",
+    }
+    assert set(found["environ"]) <= known | by_airflow | {"LC_CTYPE"}
+    assert set(ENVIRONMENT) <= set(found["environ"])
+
+
+def test_a_task_whose_run_as_user_is_another_does_not_reach_for_sudo(runner: Warm) -> None:
+    ran = runner.run("d.py", DAG, "d", "look")
+    assert ran.state == "success"
+    assert "sudo" not in ran.log
+
+
+def test_nothing_is_written_to_airflow_home(runner: Warm) -> None:
+    assert not Path(runner.environment["AIRFLOW_HOME"]).exists()
+
+
+def test_tasks_and_their_orphans_are_reaped(runner: Warm) -> None:
+    wait_gone(runner.run("d.py", DAG, "d", "quick").pid)
+    ran = runner.run("d.py", DAG, "d", "child_left_behind")
+    wait_gone(ran.pid)
+    orphan = ran.xcom()
+    assert f"PPid:\t{runner.pid}\n" in Path(f"/proc/{orphan}/status").read_text()
+    os.kill(orphan, signal.SIGKILL)
+    wait_gone(orphan)
+
+
+def wait_gone(pid: int) -> None:
+    for _ in range(200):
+        try:
+            fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        try:
+            select.select([fd], [], [], 0.1)  # readable once it ended; a zombie until it is reaped
+        finally:
+            os.close(fd)
+    pytest.fail(f"{pid} was not reaped")
+
+
+def test_an_archive_that_is_not_sealed_is_refused(runner: Warm) -> None:
+    task = Task(runner, DAG, seals=SEALS & ~0x0008)
+    send(task.control, "job", **run_job("d.py", DAG, "d", "quick"))
+    kind, fields = receive(task.control)
+    task.close()
+    assert (kind, fields["error"]) == ("refused", "security") and "not sealed" in fields["detail"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"digest": "sha512:" + "0" * 128}, "digest-mismatch", "the archive is sha512:"),
+        ({"dag_id": "other"}, "not-found", "does not define dag 'other'"),
+        ({"task_id": "other"}, "not-found", "has no task 'other'"),
+        ({"unix_user": "somebody"}, "security", "the job is for somebody"),
+        ({"name": "d.zip"}, "invalid-archive", "not a zip"),
+    ],
+)
+def test_a_job_that_does_not_fit_is_refused(runner: Warm, changes: dict[str, str], error: str, words: str) -> None:
+    task = Task(runner, DAG)
+    send(task.control, "job", **(run_job("d.py", DAG, "d", "quick") | changes))
+    kind, fields = receive(task.control)
+    task.close()
+    assert (kind, fields["error"]) == ("refused", error)
+    assert words in fields["detail"]
+
+
+def test_a_job_of_another_purpose_ends_the_task(runner: Warm) -> None:
+    assert runner.describe("d.py", DAG).kind == "eof"
+
+
+def test_no_grant_means_no_run(runner: Warm) -> None:
+    ran = runner.run("d.py", DAG.replace(b"def quick():", b"def quick():\n        print('RAN')"), "d", "quick", None)
+    assert ran.kind == "eof" and "RAN" not in ran.log
+
+
+def test_a_task_ends_when_the_launcher_goes_away(runner: Warm) -> None:
+    task = Task(runner, DAG)
+    task.control.shutdown(socket.SHUT_RDWR)
+    wait_gone(task.pid)
+    task.close()
+
+
+def test_the_task_waits_to_be_killed_after_its_last_word(runner: Warm) -> None:
+    task = Task(runner, DAG)
+    send(task.control, "job", **run_job("d.py", DAG, "d", "quick"))
+    assert receive(task.control)[0] == "ready"
+    task.send_secrets(Grant().to_bytes())
+    kind, fields = receive(task.control)
+    assert kind == "finished" and set(fields["timings_us"]) == {"import", "digest", "secrets", "run"}
+    os.kill(task.pid, 0)
+    task.close()
+
+
+@pytest.fixture(scope="module")
+def nobody() -> Iterator[Warm]:
+    with tempfile.TemporaryDirectory(prefix="dagseal-nobody-") as folder:
+        os.chmod(folder, 0o1777)
+        warm = Warm("run", user=NOBODY, tmp=folder)
+        yield warm
+        assert warm.close() == 0
+
+
+@pytest.mark.root
+def test_another_user_runs_with_its_own_name_and_ids(nobody: Warm) -> None:
+    ran = nobody.run("d.py", DAG, "d", "look", unix_user="nobody")
+    assert ran.state == "success", ran
+    found = ran.xcom()
+    assert found["ids"] == [NOBODY, NOBODY, NOBODY]
+    assert (found["environ"]["USER"], found["environ"]["LOGNAME"]) == ("nobody", "nobody")
+    assert set(found["at_import"]) == set("012345")
+
+
+PEEK = b"""
+from airflow.sdk import DAG, task
+with DAG("d", schedule=None):
+    @task
+    def peek(pids):
+        denied = []
+        for pid in pids:
+            for what in ("environ", "mem", "maps"):
+                try:
+                    open(f"/proc/{pid}/{what}", "rb").read(1)
+                except PermissionError:
+                    denied.append([pid, what])
+        return denied
+    peek(PIDS)
+"""
+
+
+@pytest.mark.root
+def test_another_user_cannot_read_its_neighbour_nor_the_warm_process(nobody: Warm) -> None:
+    neighbour = Task(nobody, DAG)
+    pids = [nobody.pid, neighbour.pid]
+    ran = nobody.run("d.py", PEEK.replace(b"PIDS", str(pids).encode()), "d", "peek", unix_user="nobody")
+    neighbour.close()
+    assert ran.xcom() == [[pid, what] for pid in pids for what in ("environ", "mem", "maps")]
+
+
+@pytest.mark.root
+def test_another_user_runs_a_zip(nobody: Warm) -> None:
+    ran = nobody.run("d.zip", zipped({"d.py": DAG, "a.txt": "x"}), "d", "quick", unix_user="nobody")
+    assert ran.state == "success", ran
+    assert os.listdir(nobody.environment["TMPDIR"]) == []
