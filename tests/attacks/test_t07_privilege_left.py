@@ -11,6 +11,7 @@ without `PR_SET_NO_NEW_PRIVS`; `harden` and `warm.serve` without `PR_SET_DUMPABL
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import subprocess
@@ -70,10 +71,8 @@ def task_account(live: Live) -> tuple[int, int]:
 def test_what_the_kernel_says_of_a_task(live: Live, traces: Traces) -> None:
     body = """
         import json, resource, sys
-        with open("/proc/self/environ", "rb") as file:
-            started = file.read().decode().split("\\0")[:-1]
         limits = {"core": resource.getrlimit(resource.RLIMIT_CORE)}
-        more = {"environ": dict(os.environ), "started": started, "path": sys.path, "limits": limits}
+        more = {"environ": dict(os.environ), "path": sys.path, "limits": limits}
         more |= {"groups": os.getgroups(), "ids": [os.getresuid(), os.getresgid()], "umask": os.umask(0o077)}
         with open("/proc/self/cmdline", "rb") as file:
             more |= {"cmdline": file.read().decode().split("\\0")}
@@ -107,7 +106,6 @@ def test_what_the_kernel_says_of_a_task(live: Live, traces: Traces) -> None:
 
     home = pwd.getpwnam(live.user).pw_dir
     expected = ENVIRONMENT | {"HOME": home, "USER": live.user, "LOGNAME": live.user}
-    assert dict(line.split("=", 1) for line in found["started"]) == expected
     assert {name: found["environ"][name] for name in expected} == expected
     assert set(found["environ"]) == set(expected) | OF_AIRFLOW
     assert found["environ"]["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == "airflow-db-not-allowed:///"
@@ -128,6 +126,30 @@ def test_what_the_kernel_says_of_a_task(live: Live, traces: Traces) -> None:
     if live.stack.privileged:
         assert attested["dumpable"] is False
         assert {attested[name] for name in ("capinh", "capprm", "capeff", "capbnd", "capamb")} == {"0" * 16}
+
+
+@pytest.mark.root
+def test_what_a_warm_process_was_started_with(live: Live, traces: Traces) -> None:
+    """And so every task: /proc keeps the first environment and the arguments of the exec."""
+    run(live, traces, "t07warm", "pass")
+    expected = ENVIRONMENT | {"HOME": pwd.getpwnam(live.user).pw_dir, "USER": live.user, "LOGNAME": live.user}
+    (warm,) = warm_pids(live, "run")
+    assert started_with(warm) == expected
+    parser = live.stack.accounts.parser
+    describers = [started_with(pid) for pid in warm_pids(live, "describe")]
+    expected |= {"HOME": pwd.getpwnam(parser).pw_dir, "USER": parser, "LOGNAME": parser}
+    assert sorted(seen.pop("PYTHONHASHSEED") for seen in describers) == ["1", "2"]
+    assert describers == [expected, expected]
+    for pid in (warm, *warm_pids(live, "describe")):
+        fds = {path.name: os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
+        kinds = sorted(target.partition(":")[0] for target in fds.values())
+        # Its input and output, the launcher's log, its control socket, and the pipe and poll of its loop.
+        assert kinds in (["/dev/null", "/dev/null", str(live.stack.folder / "launcher.log"), "pipe", "pipe", "socket"],), fds
+
+
+def started_with(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")[:-1]
+    return dict(line.split("=", 1) for line in lines)
 
 
 @pytest.mark.root

@@ -143,8 +143,8 @@ def test_a_read_at_import_is_refused_with_the_call_and_the_line(
 
 def test_an_archive_check_admits_a_read_with_a_default(describer: Warm) -> None:
     dag = (
-        HEAD
-        + "x = Variable.get('size', default=1)\nwith DAG('d', schedule=None):\n    BashOperator(task_id='t', bash_command='true')"
+        HEAD + "x = Variable.get('size', default=1)\n"
+        "with DAG('d', schedule=None):\n    BashOperator(task_id='t', bash_command='true')"
     )
     assert describer.describe("d.py", dag.encode(), task_check="archive").kind == "described"
     without = HEAD + "x = Variable.get('size')\nd = DAG('d', schedule=None)"
@@ -170,7 +170,8 @@ REFUSED = {
         "duplicate-task-id", "d.py:8", "'t'",
     ),
     "cycle": (
-        HEAD + "with DAG('d'):\n    a = BashOperator(task_id='a', bash_command='')\n    b = BashOperator(task_id='b', bash_command='')\n    a >> b >> a",
+        HEAD + "with DAG('d'):\n    a = BashOperator(task_id='a', bash_command='')\n"
+        "    b = BashOperator(task_id='b', bash_command='')\n    a >> b >> a",
         "invalid-dag", "d.py", "Cycle",
     ),
     "not serialisable": (

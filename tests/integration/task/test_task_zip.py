@@ -154,7 +154,7 @@ def test_members_that_are_not_the_manifests_are_refused(runner: Warm) -> None:
             "import-error", "b.py:2", "KeyError: 'gone'", id="raise-in-helper",
         ),
         pytest.param(
-            {"a.py": "from airflow.sdk import DAG\nDAG('one')\nd=DAG('one')", "b.py": "from airflow.sdk import DAG\nd=DAG('one')"},
+            {"a.py": "from airflow.sdk import DAG\nd=DAG('one')", "b.py": "from airflow.sdk import DAG\nd=DAG('one')"},
             "duplicate-dag-id", "b.py", "'one'", id="twice",
         ),
     ],

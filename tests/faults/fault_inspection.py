@@ -1,0 +1,127 @@
+"""Look at what a power loss left, with the services' own code: their fsck, their readers, their rules about replay."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from integrity import durable
+from integrity.digests import Digest
+from integrity.errors import DagsealError, ReplayError
+from integrity.tickets import Ticket
+from launcher import journal
+from launcher.journal import Journal
+from launcher.replay import UsedTickets
+from submit_api import fsck as api_fsck
+from submit_api import settings as api_settings
+from submit_api.registry import archives, ledger
+from submit_api.running import opened
+from worker_cache import fsck as cache_fsck
+from worker_cache.spool import Spool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """What the API's state folder holds: `uploads` are (archive, number, digest), each with its bytes verified."""
+
+    damage: tuple[str, ...]
+    uploads: frozenset[tuple[str, int, str]]
+    launches: dict[str, str]
+
+
+def api_state(folder: Path) -> Stored:
+    """Of the state folder of an API that is not running. What cannot be read at all is damage."""
+    try:
+        return asyncio.run(_api_state(folder))
+    except (DagsealError, OSError) as error:
+        return Stored(damage=(f"{type(error).__name__}: {error}",), uploads=frozenset(), launches={})
+
+
+async def _api_state(folder: Path) -> Stored:
+    settings = api_settings.load(None, api={"state_folder": str(folder)})
+    findings = await api_fsck.fsck(settings)
+    async with opened(settings, migrating=False) as service, service.database.read() as tx:
+        uploads = set()
+        for release in await archives.releases(tx):
+            try:
+                await service.blobs.verify(Digest.parse(release.digest))
+            except DagsealError:
+                continue  # fsck named it
+            uploads.add((release.archive, release.number, release.digest))
+        found = await ledger.listed(tx, dag_id=None, state=None, limit=1000, seen_by=None)
+    return Stored(
+        damage=tuple(f"{f.rule} {f.subject}: {f.detail}" for f in findings if f.level == api_fsck.DAMAGE),
+        uploads=frozenset(uploads),
+        launches={launch.id: launch.state for launch in found},
+    )
+
+
+def cache_damage(folder: Path) -> list[str]:
+    """Of an agent's cache; none at all is an empty one."""
+    if not folder.exists():
+        return []
+    return [f"{finding.kind} {finding.path}: {finding.detail}" for finding in cache_fsck.check(str(folder)).findings if finding.is_damage]
+
+
+def spooled_result(folder: Path, launch_id: str) -> bytes | None:
+    """The result that a restarted agent would still deliver."""
+    spool = Spool(str(folder))
+    try:
+        return spool.result(launch_id) if launch_id in spool.pending() else None
+    finally:
+        spool.close()
+
+
+def journal_events(folder: Path) -> list[dict[str, object]]:
+    """The launcher's journal, as a restarted launcher takes it up. Raises `MalformedError` when it is broken."""
+    from integrity import canonical
+
+    with _opened(folder) as fd:
+        Journal(fd, "journal.jsonl", now_us=lambda: 0).close()
+    lines = (folder / "journal.jsonl").read_bytes().split(b"\n")[:-1]
+    assert len(list(journal.verify(lines))) == len(lines)
+    return [canonical.load(line, max_bytes=journal.MAX_LINE_BYTES) for line in lines]
+
+
+def refuses_again(folder: Path, ticket_id: str) -> bool:
+    """Whether a restarted launcher refuses this ticket as used."""
+    with _opened(folder) as fd:
+        try:
+            UsedTickets(fd).use(_ticket(ticket_id))
+        except ReplayError:
+            return True
+    return False
+
+
+def _ticket(ticket_id: str) -> Ticket:
+    nothing = Digest.of(b"")
+    return Ticket(
+        **{name: "x" for name in ("launch_id", "audience", "queue", "archive", "dag_id", "task_id", "run_id", "unix_user", "owner", "principal")},
+        **{name: 1 for name in ("release", "map_index", "try_number", "issued_at", "expires_at", "timeout_seconds")},
+        ticket_id=ticket_id,
+        digest=nothing,
+        manifest_digest=nothing,
+        task_digest=nothing,
+    )  # fmt: skip
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def whole_names(folder: Path) -> dict[str, bytes]:
+    """Every file below that is not on its way in."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(durable.TEMPORARY_PREFIX)
+    }

@@ -1,0 +1,325 @@
+"""The power fails: every write that was not synced is gone, and still nothing acknowledged is lost.
+
+kill -9 never shows this, because the kernel keeps what a dead process wrote. So every change that API, agent and launcher make to
+their folders is recorded (`recorder.c`) and played back on a disk that keeps only what an fsync covered (`fault_replay.py`). That
+disk changes with every fsync and with nothing else, so looking at it after each of them is looking at every moment there is.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dagseal.stack
+from dagseal.quickstart import default_user
+from dagseal.stack import Stack, free_port
+from integrity import zipwriter
+from integrity.digests import Digest
+from tests.faults import fault_inspection, fault_replay
+from tests.faults.fault_recording import NO_COMPILER, Recording, recording
+from tests.faults.fault_replay import ACKNOWLEDGED, FSYNC, RENAME, SAY, WRITE, Disk, Record
+from tests.faults.fault_workload import SMALL
+from tests.live import Live
+
+pytestmark = [NO_COMPILER, pytest.mark.timeout(280)]
+
+_RESULT = re.compile(rb"POST /v1/launches/([0-9a-f]{32})/state .*application/vnd\.dsse\+json", re.S)
+
+
+@dataclass(slots=True)
+class Promises:
+    """What somebody was told so far, in the order of the recording."""
+
+    uploads: set[tuple[str, int, str]] = field(default_factory=set)
+    launches: dict[str, str] = field(default_factory=dict)
+    results: list[str] = field(default_factory=list)
+    jobs: int = 0
+    claims: int = 0
+
+    def hear(self, record: Record) -> bool:
+        """Whether this record is a promise."""
+        if record.kind == ACKNOWLEDGED:
+            match record.about:
+                case ["upload", name, number, digest]:
+                    self.uploads.add((name, number, digest))
+                case ["launch", launch_id, state]:
+                    self.launches[launch_id] = state
+            return True
+        if record.kind == SAY and (found := _RESULT.match(record.data)):
+            self.results.append(found[1].decode())
+        elif record.kind == SAY and record.data == b"job" and record.name == "run":
+            self.jobs += 1
+        elif record.kind == SAY and record.data == b"claim":
+            self.claims += 1
+        else:
+            return False
+        return True
+
+
+@dataclass(slots=True)
+class Recorded:
+    """A stack whose three services are recorded."""
+
+    live: Live
+    recording: Recording
+
+    def push(self, name: str, data: bytes) -> None:
+        answer = self.live.push(name, data)
+        assert answer.status in (200, 201), answer.body
+        self.recording.acknowledge(["upload", name, answer.json["number"], str(Digest.of(data))])
+
+    def launch(self, dag_id: str, run_id: str) -> None:
+        made = self.live.http("POST", "/v1/launches", {"dag_id": dag_id, "task_id": "work", "run_id": run_id})
+        assert made.status == 201, made.body
+        self.recording.acknowledge(["launch", made.json["id"], "queued"])
+        ended = self.live.wait(made.json["id"])
+        assert ended["state"] == "success", ended
+        self.recording.acknowledge(["launch", made.json["id"], "success"])
+
+
+@contextmanager
+def recorded() -> Iterator[Recorded]:
+    parent = Path(tempfile.mkdtemp(prefix="dagseal-power-"))
+    parent.chmod(0o755)
+    (parent / "recorder").mkdir()
+    stack = Stack(folder=parent / "stack", port=free_port(), task_user=default_user())
+    record = recording(parent / "recorder", api=stack.folder / "api", agent=stack.folder / "agent", launcher=stack.folder / "launcher")
+    plain = dagseal.stack._service_environment
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dagseal.stack, "_service_environment", lambda: plain() | record.environment())
+        try:
+            stack.prepare()
+            stack.start()
+            live = Live(stack)
+            rule = {"subject_kind": "principal", "subject": "admin", "dag_glob": "*", "unix_user": stack.task_user, "queue_glob": "*"}
+            assert live.http("POST", "/v1/impersonation-rules", rule).status == 201
+            record.acknowledge(["ready"])
+            yield Recorded(live, record)
+        finally:
+            stack.stop()
+            shutil.rmtree(parent, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """A finished recording, of a small workload, with what is needed to play it back."""
+
+    records: list[Record]
+    disk: Callable[..., Disk]
+    tickets: list[str]
+
+
+def source(dag_id: str, number: int) -> bytes:
+    return SMALL.format(dag_id=dag_id, number=number).encode()
+
+
+@pytest.fixture(scope="module")
+def story() -> Iterator[Story]:
+    """Three archives, one of them a zip and one with three releases; four launches; and a restart of everything between."""
+    with recorded() as stack:
+        for number in range(1, 4):
+            stack.push("one.py", source("one", number))
+        stack.push("two.zip", zipwriter.pack({"two.py": source("two", 1), "beside/notes.txt": random.Random(1).randbytes(100_000)}))
+        stack.launch("one", "first")
+        stack.launch("two", "first")
+        stack.live.stack.stop()
+        stack.live.stack.start()
+        stack.push("three.py", source("three", 1))
+        stack.launch("three", "first")
+        stack.launch("one", "second")
+        offers = [event["detail"] for event in stack.live.audit() if event["action"] == "launch.offer"]
+        tickets = [re.match(r"ticket ([0-9a-f]{32}) ", detail)[1] for detail in offers]  # type: ignore[index]
+        stack.live.stack.stop()
+        yield Story(stack.recording.records(), stack.recording.disk, tickets)
+
+
+Look = Callable[[Path, Promises], list[str]]
+
+
+def losses(story: Story, root: str, look: Look, *, deaf: frozenset[str] = frozenset(), names_first: bool = False) -> list[str]:
+    """What `look` finds wrong, at every point after "ready" at which the disk or what was promised has changed."""
+    disk, promises = story.disk(deaf=deaf), Promises()
+    wrong: list[str] = []
+    ready, seen, points = False, -1, 0
+    with tempfile.TemporaryDirectory(prefix="dagseal-left-") as folder:
+        for at, record in enumerate(story.records):
+            before_sync = names_first and ready and record.kind == FSYNC
+            if before_sync:
+                points += 1
+                wrong += [f"before record {at}: {text}" for text in look(disk.materialise(root, Path(folder, f"b{at}"), names_first=True), promises)]
+            disk.apply(record)
+            told = promises.hear(record)
+            ready = ready or (record.kind == ACKNOWLEDGED and record.about == ["ready"])
+            if ready and not names_first and (told or disk.version[root] != seen):
+                seen = disk.version[root]
+                points += 1
+                wrong += [f"after record {at}: {text}" for text in look(disk.materialise(root, Path(folder, f"a{at}")), promises)]
+    print(f"{root}: {len(story.records)} records, {points} power losses, {len(wrong)} of them with a loss")
+    assert points > 20
+    return wrong
+
+
+def look_at_api(folder: Path, promises: Promises) -> list[str]:
+    found = fault_inspection.api_state(folder)
+    wrong = [*found.damage, *(f"upload lost: {name}@{number}" for name, number, _ in promises.uploads - found.uploads)]
+    for launch_id, state in promises.launches.items():
+        held = found.launches.get(launch_id)
+        if held is None or (state == "success" and held != "success"):
+            wrong.append(f"launch {launch_id} was told as {state} and is {held}")
+    return wrong
+
+
+def look_at_agent(folder: Path, promises: Promises) -> list[str]:
+    return fault_inspection.cache_damage(folder / "cache")
+
+
+def test_f02_the_api_loses_nothing_that_it_acknowledged(story: Story) -> None:
+    assert losses(story, "api", look_at_api) == []
+
+
+def test_f02_the_api_names_nothing_before_it_is_whole(story: Story) -> None:
+    assert losses(story, "api", look_at_api, names_first=True) == []
+
+
+@pytest.mark.parametrize("deaf", ["files", "folders"])
+def test_f02_a_lost_fsync_is_found_out(story: Story, deaf: str) -> None:
+    """The harness has teeth: without the fsync of files, or of folders, the same look finds losses in each of the three."""
+    for root, look in (("api", look_at_api), ("launcher", look_at_launcher(story))):
+        assert losses(story, root, look, deaf=frozenset({deaf})), root
+
+
+@pytest.mark.parametrize("names_first", [False, True])
+def test_f02_the_agents_cache_is_clean(story: Story, names_first: bool) -> None:
+    assert losses(story, "agent", look_at_agent, names_first=names_first) == []
+
+
+def test_f02_the_agents_cache_check_has_teeth(story: Story) -> None:
+    """Names that came first, and bytes that never came: wrong bytes under a digest's name."""
+    wrong = losses(story, "agent", look_at_agent, names_first=True, deaf=frozenset({"files"}))
+    assert any("wrong-bytes" in text for text in wrong)
+
+
+def test_f02_a_result_is_on_disk_before_it_is_sent(story: Story) -> None:
+    """At the moment in which the agent begins to send a result, a power loss leaves the result: a restarted agent sends it again."""
+    disk, promises, sent = story.disk(), Promises(), 0
+    with tempfile.TemporaryDirectory(prefix="dagseal-left-") as folder:
+        for at, record in enumerate(story.records):
+            disk.apply(record)
+            before = len(promises.results)
+            promises.hear(record)
+            if len(promises.results) > before:
+                sent += 1
+                left = disk.materialise("agent", Path(folder, str(at)))
+                assert (left / "spool").is_dir(), "the spool's own name was not synced"
+                assert fault_inspection.spooled_result(left / "spool", promises.results[-1])
+    assert sent == len(story.tickets)
+
+
+def look_at_launcher(story: Story) -> Look:
+    def look(folder: Path, promises: Promises) -> list[str]:
+        if not (folder / "journal" / "journal.jsonl").is_file() or not (folder / "used-tickets").is_dir():
+            return ["the journal or the folder of used tickets is gone"]
+        wrong = [f"{name} is not whole" for name in ("signing.key", "sealing.key") if _size(folder / "keys" / name) != 32]
+        events = [event["event"] for event in fault_inspection.journal_events(folder / "journal")]
+        for event, told in (("launch", promises.jobs), ("claim", promises.claims)):
+            if events.count(event) < told:
+                wrong.append(f"{told} of event {event}, the journal has {events.count(event)}")
+        for ticket_id in story.tickets[: max(promises.jobs, events.count("launch"))]:
+            if not fault_inspection.refuses_again(folder / "used-tickets", ticket_id):
+                wrong.append(f"ticket {ticket_id} could be used again")
+        return wrong
+
+    return look
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else -1
+
+
+@pytest.mark.parametrize("names_first", [False, True])
+def test_f02_no_launch_runs_again(story: Story, names_first: bool) -> None:
+    """A task that was given its job has its ticket among the used ones, and its line in an unbroken journal."""
+    assert losses(story, "launcher", look_at_launcher(story), names_first=names_first) == []
+
+
+_VERBS = """
+import os, sys
+from pathlib import Path
+from integrity import durable
+from tests.faults.fault_replay import acknowledge
+
+log, fd = Path(sys.argv[1]), os.open(sys.argv[2], os.O_RDONLY)
+durable.make_folder(fd, "folder")
+acknowledge(log, ["folder/", ""])
+inside = os.open("folder", os.O_RDONLY, dir_fd=fd)
+durable.create_exclusive(inside, "once", b"once")
+acknowledge(log, ["folder/once", "once"])
+durable.publish(inside, "whole", [b"who", b"le"])
+acknowledge(log, ["folder/whole", "whole"])
+durable.overwrite(fd, "newest", [b"old"])
+acknowledge(log, ["newest", "old"])
+durable.overwrite(fd, "newest", [b"new and longer"])
+acknowledge(log, ["newest", "new and longer"])
+journal = os.open("journal", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600, dir_fd=fd)
+os.fsync(fd)
+for text in ("a", "ab", "abc"):
+    durable.append(journal, text[-1].encode())
+    acknowledge(log, ["journal", text])
+"""
+_MAY_BE = {"folder/once": ["once"], "folder/whole": ["whole"], "newest": ["old", "new and longer"], "journal": ["", "a", "ab", "abc"]}
+
+
+@pytest.fixture(scope="module")
+def verbs() -> Iterator[Recording]:
+    with tempfile.TemporaryDirectory(prefix="dagseal-verbs-") as folder:
+        (Path(folder) / "root").mkdir()
+        record = recording(Path(folder), root=Path(folder) / "root")
+        repository = str(Path(__file__).parents[2])
+        command = [sys.executable, "-c", _VERBS, str(record.log), f"{folder}/root"]
+        subprocess.run(command, env={**os.environ, **record.environment()}, cwd=repository, check=True)
+        yield record
+
+
+def verb_losses(verbs: Recording, *, names_first: bool, deaf: frozenset[str] = frozenset()) -> list[str]:
+    disk, told, wrong = verbs.disk(deaf=deaf), dict[str, str](), []
+    for at, record in enumerate([*verbs.records(), None]):
+        left = disk.files("root", names_first=names_first)
+        for path, data in left.items():
+            name = Path(path).name
+            if data is not None and not name.startswith(".tmp-") and data.decode() not in _MAY_BE[path]:
+                wrong.append(f"{at}: {path} is {data!r}")
+        for path, text in told.items():
+            held = left.get(path.rstrip("/"), b"missing")
+            allowed = _MAY_BE[path][_MAY_BE[path].index(text) :] if path in _MAY_BE else []
+            if held is not None and held.decode() not in allowed:
+                wrong.append(f"{at}: {path} was told as {text!r} and is {held!r}")
+        if record is not None:
+            disk.apply(record)
+            if record.kind == ACKNOWLEDGED:
+                told[record.about[0]] = record.about[1]
+    return wrong
+
+
+@pytest.mark.parametrize("names_first", [False, True])
+def test_f02_each_verb_of_durable_keeps_its_promise(verbs: Recording, names_first: bool) -> None:
+    kinds = {record.kind for record in verbs.records()}
+    assert kinds >= {WRITE, FSYNC, RENAME, fault_replay.CREATE, fault_replay.LINK, fault_replay.MKDIR, fault_replay.UNLINK, ACKNOWLEDGED}
+    assert verb_losses(verbs, names_first=names_first) == []
+
+
+@pytest.mark.parametrize(("deaf", "names_first"), [("files", False), ("files", True), ("folders", False)])
+def test_f02_a_verb_without_its_fsync_is_found_out(verbs: Recording, deaf: str, names_first: bool) -> None:
+    assert verb_losses(verbs, names_first=names_first, deaf=frozenset({deaf}))
