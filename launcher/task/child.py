@@ -41,19 +41,22 @@ _PARK_FROM = 16
 EXIT_BUG = 70
 
 
-def main(fds: list[int], *, warm_pid: int, purpose: str) -> NoReturn:
-    """The fork's whole life; `fds` as the `fork` message brought them: control, archive, secrets pipe, log pipe."""
+def main(fds: list[int], *, warm_pid: int, purpose: str, copy: str) -> NoReturn:
+    """The fork's whole life; `fds` as the `fork` message brought them: control, archive, secrets pipe, log pipe;
+    `copy` is where a zip's files are to be put."""
     code = EXIT_BUG
     try:
         os.setsid()
         privileges.die_with(warm_pid)
+        # What the task forks away comes back to it, not to the warm process: so its tree can be found (launcher.trees).
+        privileges.prctl(privileges.PR_SET_CHILD_SUBREAPER, 1)
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(number, signal.SIG_IGN if number == signal.SIGPIPE else signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         arrange(fds)
         logs.configure()
         control = socket.socket(fileno=CONTROL_FD)
-        _serve(control, purpose)
+        _serve(control, purpose, copy)
         code = 0
     except EOFError:
         code = 0  # the launcher gave up on this task
@@ -77,7 +80,7 @@ def arrange(fds: list[int]) -> None:
     os.closerange(_FIRST_FREE_FD, os.sysconf("SC_OPEN_MAX"))
 
 
-def _serve(control: socket.socket, purpose: str) -> None:
+def _serve(control: socket.socket, purpose: str, copy: str) -> None:
     frames.send(control, "hello")
     message, _ = frames.receive(control)
     if message.kind != "job":
@@ -87,7 +90,7 @@ def _serve(control: socket.socket, purpose: str) -> None:
     if kind != purpose:
         raise MalformedError(f"this process was started to {purpose}, not to {kind}")
     try:
-        _run(control, job) if kind == "run" else _describe(control, job)
+        _run(control, job, copy) if kind == "run" else _describe(control, job, copy)
     except DagsealError as error:
         _refuse(control, error)
     sys.stdout.flush()
@@ -96,7 +99,7 @@ def _serve(control: socket.socket, purpose: str) -> None:
         pass
 
 
-def _describe(control: socket.socket, job: Fields) -> None:
+def _describe(control: socket.socket, job: Fields, copy: str) -> None:
     name, digest = job.name("name", "archive"), job.digest("digest")
     members = _members(job)
     variant = job.integer("variant")
@@ -111,7 +114,7 @@ def _describe(control: socket.socket, job: Fields) -> None:
 
     if variant:
         clock.shift()
-    imported = ImportedArchive(archive)
+    imported = ImportedArchive(archive, copy=copy)
     try:
         try:
             _begin(imported, ImportTimeComms(), secrets.watch_imports)
@@ -129,7 +132,7 @@ def _describe(control: socket.socket, job: Fields) -> None:
     frames.send(control, "described", **answer)
 
 
-def _run(control: socket.socket, job: Fields) -> None:
+def _run(control: socket.socket, job: Fields, copy: str) -> None:
     name, digest = job.name("name", "archive"), job.digest("digest")
     members = _members(job)
     dag_id, task_id, run_id = job.name("dag_id", "dag_id"), job.name("task_id", "task_id"), job.name("run_id", "run_id")
@@ -147,7 +150,7 @@ def _run(control: socket.socket, job: Fields) -> None:
     from launcher.task.comms import ImportTimeComms
     from launcher.task.discover import ImportedArchive
 
-    imported = ImportedArchive(archive)
+    imported = ImportedArchive(archive, copy=copy)
     try:
         _begin(imported, ImportTimeComms(), secrets.watch_imports)
         with _airflow_parsing_context_manager(dag_id=dag_id, task_id=task_id):

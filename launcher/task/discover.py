@@ -36,11 +36,12 @@ class FoundDag:
 
 
 class ImportedArchive:
-    """An archive on its way through the interpreter. `root` stands for it in every path; a zip's is its private copy."""
+    """An archive on its way through the interpreter. `root` stands for it in every path; a zip's is its private
+    copy, made at the path `copy`."""
 
-    def __init__(self, archive: Archive) -> None:
+    def __init__(self, archive: Archive, *, copy: str) -> None:
         self._archive = archive
-        self._copy = PrivateCopy(archive) if archive.kind == "zip" else None
+        self._copy = PrivateCopy(archive, copy) if archive.kind == "zip" else None
         self.root = self._copy.root if self._copy else taskdigest.ARCHIVE_ROOT
 
     def member_of(self, path: str) -> str | None:

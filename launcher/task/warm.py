@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from integrity.errors import MalformedError
 from launcher import privileges
-from launcher.task import environment, frames
+from launcher.task import environment, files, frames
 
 FORK_FDS = 4
 # Imported ahead for what most DAGs use; one that is not installed is no error.
@@ -70,10 +70,13 @@ def serve(control_fd: int, *, purpose: str) -> NoReturn:
     privileges.prctl(privileges.PR_SET_DUMPABLE, 0)
     if threading.active_count() != 1:
         raise RuntimeError(f"an import started threads, so nothing may fork: {threading.enumerate()}")
+    copies: dict[int, str] = {}
     try:
         frames.send(control, "warm", airflow_version=version)
-        _loop(control, purpose)
+        _loop(control, purpose, copies)
     except EOFError:
+        for path in copies.values():
+            files.remove(path)
         os._exit(0)
 
 
@@ -123,7 +126,7 @@ def _load_secrets_backends() -> None:
     del os.environ["AIRFLOW__WORKERS__SECRETS_BACKEND"], os.environ["AIRFLOW__WORKERS__SECRETS_BACKEND_KWARGS"]
 
 
-def _loop(control: socket.socket, purpose: str) -> NoReturn:
+def _loop(control: socket.socket, purpose: str, copies: dict[int, str]) -> NoReturn:
     # A signal handler that does nothing, and a pipe that wakes the poll below: no signal is missed between the two.
     woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -137,29 +140,32 @@ def _loop(control: socket.socket, purpose: str) -> NoReturn:
                 with contextlib.suppress(BlockingIOError):
                     while os.read(woken, 512):
                         pass
-                _reap()
+                _reap(copies)
             else:
-                _fork(control, purpose)
+                _fork(control, purpose, copies)
 
 
-def _reap() -> None:
+def _reap(copies: dict[int, str]) -> None:
+    """Collect the dead, and what a killed task could not remove itself: its private copy of the archive."""
     with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+        while pid := os.waitpid(-1, os.WNOHANG)[0]:
+            if path := copies.pop(pid, None):
+                files.remove(path)
 
 
-def _fork(control: socket.socket, purpose: str) -> None:
+def _fork(control: socket.socket, purpose: str, copies: dict[int, str]) -> None:
     message, fds = frames.receive(control, fds=FORK_FDS)
     if message.kind != "fork":
         raise MalformedError(f"a warm process forks and does nothing else: {message.kind!r}")
     message.fields.done()
-    warm_pid = os.getpid()
+    warm_pid, copy = os.getpid(), files.fresh_path()
     pid = os.fork()
     if pid == 0:
         from launcher.task import child
 
         signal.set_wakeup_fd(-1)
         control.detach()  # closed with every other descriptor; this object must not close its number again
-        child.main(fds, warm_pid=warm_pid, purpose=purpose)
+        child.main(fds, warm_pid=warm_pid, purpose=purpose, copy=copy)
+    copies[pid] = copy
     frames.close_all(fds)
     frames.send(control, "forked", pid=pid)

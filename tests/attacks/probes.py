@@ -89,9 +89,12 @@ def me():
     """What the kernel says of this process."""
     with open("/proc/self/status") as status:
         lines = dict(line.rstrip("\n").split(":\t", 1) for line in status if ":\t" in line)
-    folder = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY)
-    fds = {int(name): os.readlink(f"/proc/self/fd/{name}") for name in os.listdir(folder) if int(name) != folder}
-    os.close(folder)
+    fds = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            fds[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            pass  # that of the listing itself
     return {"status": lines, "fds": fds, "dumpable": libc.prctl(PR_GET_DUMPABLE, 0, 0, 0, 0), "cwd": os.getcwd()}
 
 

@@ -25,7 +25,7 @@ from tests.attacks.attacker import PROBES, Traces, children_of, dag, until, warm
 from tests.live import Live
 
 ENVIRONMENT = {
-    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
     "SHELL": "/bin/sh",
     "LANG": "C.UTF-8",
     "TZ": "UTC",
@@ -59,7 +59,7 @@ def run(live: Live, traces: Traces, dag_id: str, body: str, **launch: Any) -> di
     pushed = live.push(f"{dag_id}.py", dag(dag_id, body, top=PROBES + traces.source()))
     assert pushed.status == 201, pushed.body
     ended = live.launch(dag_id, "t", "r", **launch)
-    assert ended["state"] == "success", (ended, live.log(ended["id"]))
+    assert ended["state"] == "success", ended["detail"] + live.log(ended["id"])
     return ended
 
 
@@ -258,16 +258,13 @@ def test_no_look_into_other_processes(live: Live, traces: Traces) -> None:
 
 def test_the_probes_find_what_is_open(tmp_path: Path) -> None:
     """The attempts themselves work: against a process that nobody hardened, each of them gets something."""
-    folder = str(tmp_path)
     script = PROBES + (
-        "import json, subprocess, sys\n"
-        "victim = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE, stdout=2)\n"
-        "ways = look_into(victim.pid, fds=(2,)) if sys.stdin.read(1) == '' else 0\n"
-        "print(json.dumps(ways)); victim.kill(); victim.wait()\n"
+        "import json, subprocess\n"
+        "victim = subprocess.Popen(['sleep', '100'], stdout=subprocess.DEVNULL)\n"
+        "ways = look_into(victim.pid, fds=(1,))\n"
+        "victim.kill(); victim.wait(); print(json.dumps(ways))\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=folder, input="", capture_output=True, text=True, check=True)
-    import json
-
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     ways = json.loads(done.stdout)
     got = {way for way, outcome in ways.items() if outcome.startswith("GOT")}
-    assert {"environ", "maps", "auxv", "cwd", "root", "exe", "fd", "getfd 2", "attach", "seize"} <= got, ways
+    assert {"environ", "maps", "auxv", "cwd", "root", "exe", "fd", "fd/1", "getfd 1", "attach", "seize"} <= got, ways

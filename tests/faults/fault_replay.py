@@ -138,6 +138,10 @@ class Disk:
         assert not isinstance(found, _File)
         return found
 
+    def owner(self, inode: int) -> str | None:
+        """The root below which that file is."""
+        return self._owner.get(inode)
+
     def files(self, root: str, *, names_first: bool = False) -> dict[str, bytes | None]:
         """What is left below that root: path to bytes, or to None for a folder."""
         found: dict[str, bytes | None] = {}

@@ -7,7 +7,7 @@
  *
  * Also recorded is the beginning of what is sent over sockets, where it says what was promised to somebody else.
  *
- * When the file DAGSEAL_RECORD_TRIGGER exists and holds the number k, the process kills itself just before its k-th fsync.
+ * When the file DAGSEAL_RECORD_TRIGGER holds "p k", the process p kills itself just before the k-th fsync that it then makes.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -285,12 +285,13 @@ int mkdir(const char *path, mode_t mode) { return mkdirat(AT_FDCWD, path, mode);
 
 static void perhaps_die(void) {
     const char *path = getenv("DAGSEAL_RECORD_TRIGGER");
-    char text[16] = "";
+    char text[32] = "";
+    int pid, wanted;
     int fd = path ? (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC) : -1;
     if (fd < 0) return;
     ssize_t n = read(fd, text, sizeof text - 1);
     syscall(SYS_close, fd);
-    if (n > 0 && ++fsyncs == atoi(text)) {
+    if (n > 0 && sscanf(text, "%d %d", &pid, &wanted) == 2 && pid == getpid() && ++fsyncs == wanted) {
         kill(getpid(), SIGKILL);
         for (;;) pause();
     }

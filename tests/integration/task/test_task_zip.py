@@ -104,6 +104,27 @@ def test_modules_and_files_are_found(runner: Warm) -> None:
     assert root.name.startswith("dagseal-") and not root.exists()
 
 
+def test_the_copy_of_a_killed_task_is_removed_by_its_warm_process(runner: Warm) -> None:
+    dag = """
+import os, signal
+from pathlib import Path
+from airflow.sdk import DAG, task
+with DAG("k", schedule=None):
+    @task
+    def killed():
+        print("root is", Path(__file__).parent, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    killed()
+"""
+    ran = runner.run("k.zip", zipped({"k.py": dag, "a/b/c.txt": "x"}), "k", "killed")
+    assert ran.kind == "eof"
+    root = Path(ran.log.partition("root is ")[2].split()[0])
+    assert root.name.startswith("dagseal-")
+    runner.run("k.py", b"", "k", "killed")  # a round trip or two through the loop that reaps
+    runner.run("k.py", b"", "k", "killed")
+    assert not root.exists()
+
+
 def test_templates_are_rendered_from_the_archive(runner: Warm) -> None:
     ran = runner.run("shop.zip", ARCHIVE, "shop", "shell")
     assert ran.state == "success", ran

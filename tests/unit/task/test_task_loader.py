@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.machinery
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
 from integrity.archives import Archive, ArchiveMember
 from integrity.errors import UnsafeArchiveError
 from launcher.task import loader
-from launcher.task.files import PrivateCopy
+from launcher.task.files import PrivateCopy, fresh_path
 from launcher.task.loader import MemberFinder, module_name
 
 FILES = {
@@ -70,9 +71,9 @@ def test_a_module_of_an_installed_name_is_refused() -> None:
         loader.refuse_shadowing([("fine_name", "fine_name.py"), ("pytest", "pytest.py")])
 
 
-def test_the_copy_is_private_read_only_and_removed() -> None:
+def test_the_copy_is_private_read_only_and_removed(tmp_path: Path) -> None:
     members = tuple(ArchiveMember(name=name, data=data) for name, data in sorted(FILES.items()))
-    copy = PrivateCopy(Archive(name="a.zip", kind="zip", members=members))
+    copy = PrivateCopy(Archive(name="a.zip", kind="zip", members=members), str(tmp_path / "copy"))
     try:
         for name, data in FILES.items():
             path = os.path.join(copy.root, name)
@@ -84,3 +85,10 @@ def test_the_copy_is_private_read_only_and_removed() -> None:
     finally:
         copy.remove()
     assert not os.path.exists(copy.root)
+    copy.remove()
+
+
+def test_a_copy_is_not_made_where_something_is(tmp_path: Path) -> None:
+    with pytest.raises(FileExistsError):
+        PrivateCopy(Archive(name="a.zip", kind="zip", members=()), str(tmp_path))
+    assert fresh_path() != fresh_path()

@@ -1,0 +1,144 @@
+"""T12 survivors: something that a task started outlives it, however the task and its keepers end.
+
+The task leaves four children: one daemonised by a double fork and setsid, one that ignores every signal it can, one that is
+stopped, and one exec'd in a session of its own. All four and the task are dead when the launch has ended.
+
+Seen to fail when weakened: `_CgroupTree.kill` that kills the task's process group; a `TaskProcess.end` without `tree.kill`;
+`CgroupTrees.find` that leaves the folders of dead launchers alone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import pytest
+
+from tests.attacks.attacker import PROBES, Traces, dag, is_alive, until
+from tests.live import Live
+
+CHILDREN = '''
+import signal, subprocess, time
+def child(word, prepare):
+    if os.fork():
+        return
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    trace(word)
+    prepare()
+    while True:
+        time.sleep(0.05)
+
+def stop():
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+def spread():
+    trace("task")
+    child("daemon", lambda: None)
+    child("deaf", lambda: os.closerange(0, 64))
+    child("stopped", stop)
+    sleeper = subprocess.Popen(["sleep", "1000"], start_new_session=True, stdin=-3, stdout=-3, stderr=-3)
+    trace("sleeper", str(sleeper.pid))
+    while len([n for n in os.listdir(FOLDER) if n.split(".")[0] in ("daemon", "deaf", "stopped")]) < 3:
+        time.sleep(0.01)
+'''
+WORDS = ("task", "daemon", "deaf", "stopped")
+
+
+def start(live: Live, traces: Traces, dag_id: str, then: str, **more: Any) -> tuple[str, list[int]]:
+    """A launch that left its children behind; its id, and the pids of the task and them, all alive at that time."""
+    top = PROBES + traces.source() + f"FOLDER = {str(traces.path)!r}\n" + CHILDREN
+    pushed = live.push(f"{dag_id}.py", dag(dag_id, f"spread()\n{then}", top=top))
+    assert pushed.status == 201, pushed.body
+    body = {"dag_id": dag_id, "task_id": "t", "run_id": "r", **more}
+    made = live.http("POST", "/v1/launches", body)
+    assert made.status == 201, made.body
+    for word in (*WORDS, "sleeper"):
+        until(f"{word} is there", lambda word=word: traces.of(word))
+    pids = [int(traces.of(word)[0].name.rpartition(".")[2]) for word in WORDS] + [int(traces.text("sleeper"))]
+    return made.json["id"], pids
+
+
+def dead(pids: list[int]) -> bool:
+    return not [pid for pid in pids if is_alive(pid)]
+
+
+def wait_for_go(traces: Traces) -> str:
+    return f'wait_for("{traces.path}/go")'
+
+
+def test_when_it_succeeds(live: Live, traces: Traces) -> None:
+    launch_id, pids = start(live, traces, "t12ok", wait_for_go(traces))
+    assert [is_alive(pid) for pid in pids] == [True] * 5
+    traces.allow("go")
+    assert live.wait(launch_id)["state"] == "success"
+    assert dead(pids)
+
+
+@pytest.mark.parametrize(
+    "then", ["raise RuntimeError('no')", "os._exit(3)", "os.kill(os.getpid(), 9)", "os.kill(os.getpid(), 11)"]
+)
+def test_when_it_fails(live: Live, traces: Traces, then: str) -> None:
+    dag_id = f"t12fail{abs(hash(then)) % 100_000}"
+    launch_id, pids = start(live, traces, dag_id, f"{wait_for_go(traces)}\n{then}")
+    assert [is_alive(pid) for pid in pids] == [True] * 5
+    traces.allow("go")
+    ended = live.wait(launch_id)
+    assert ended["state"] == "failed"
+    assert ended["error"] == ("" if "raise" in then else "task-died")
+    assert dead(pids)
+
+
+@pytest.mark.parametrize("then", ["", "os.kill(os.getpid(), signal.SIGSTOP)\n"])
+def test_when_it_is_cancelled(live: Live, traces: Traces, then: str) -> None:
+    launch_id, pids = start(live, traces, f"t12cancel{len(then)}", then + "time.sleep(1000)")
+    assert [is_alive(pid) for pid in pids] == [True] * 5
+    assert live.http("POST", f"/v1/launches/{launch_id}/cancel").status == 200
+    ended = live.wait(launch_id)
+    assert (ended["state"], ended["exit_code"]) == ("cancelled", 137)
+    assert dead(pids)
+
+
+def test_when_its_time_is_over(live: Live, traces: Traces) -> None:
+    launch_id, pids = start(live, traces, "t12time", "time.sleep(1000)", timeout_seconds=2)
+    ended = live.wait(launch_id)
+    assert (ended["state"], ended["error"], ended["exit_code"]) == ("failed", "timeout", 137)
+    assert dead(pids)
+
+
+def test_when_the_agent_is_killed(fragile: Live, traces: Traces) -> None:
+    launch_id, pids = start(fragile, traces, "t12agent", "time.sleep(1000)")
+    assert [is_alive(pid) for pid in pids] == [True] * 5
+    fragile.stack.stop("agent", number=signal.SIGKILL)
+    try:
+        until("all of the task is dead", lambda: dead(pids))
+        lines = [line for line in fragile.journal() if line.get("launch_id") == launch_id]
+        assert (lines[-1]["event"], lines[-1]["state"]) == ("result", "cancelled")
+    finally:
+        fragile.stack.start_agent()
+
+
+def test_when_the_launcher_is_told_to_stop(fragile: Live, traces: Traces) -> None:
+    _, pids = start(fragile, traces, "t12term", "time.sleep(1000)")
+    fragile.stack.stop("launcher")
+    try:
+        assert dead(pids)
+    finally:
+        fragile.stack.start_launcher()
+
+
+@pytest.mark.root
+def test_when_the_launcher_is_killed(fragile: Live, traces: Traces) -> None:
+    """The task dies with its parent; what it left dies at the next start, before anything else is done."""
+    _, pids = start(fragile, traces, "t12kill", "time.sleep(1000)")
+    launcher = fragile.stack.processes["launcher"].pid
+    fragile.stack.stop("launcher", number=signal.SIGKILL)
+    assert not os.path.exists(f"/proc/{launcher}")
+    until("the task is dead", lambda: dead(pids[:1]))
+    fragile.stack.start_launcher()
+    assert dead(pids)
+    assert fragile.launch("t12kill", "t", "again", timeout_seconds=1)["error"] == "timeout", "it works again"
