@@ -64,6 +64,7 @@ class Stack:
     log: Callable[[str], None] = lambda line: None
     more_api_toml: str = ""
     more_launcher_toml: str = ""
+    launcher_environment: dict[str, str] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -256,7 +257,7 @@ class Stack:
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(  # type: ignore[call-overload]
                 command,
-                env=_service_environment(),
+                env=_service_environment() | (self.launcher_environment if name == "launcher" else {}),
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=log,

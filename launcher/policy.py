@@ -124,6 +124,11 @@ def parse(text: str, path: str) -> Policy:
     for name in policy.pass_environment:
         if not name.startswith(_PASSABLE):
             section.refuse(f"environment.pass: only {' and '.join(_PASSABLE)}… may be passed on, not {name}")
+    for name in policy.set_environment:
+        if name.startswith(_PASSABLE):
+            section.refuse(
+                f"environment.set: {name} may be a secret, and descriptions see what is set: use environment.pass"
+            )
     return policy
 
 

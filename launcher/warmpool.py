@@ -158,7 +158,7 @@ class WarmPool:
 def clean_environment(kind: Kind, given: Mapping[str, str]) -> dict[str, str]:
     """All that a warm process and its tasks find in their environment: an allow list, nothing of the launcher's own.
 
-    The two variants of a description differ in hash seed, so that a description which depends on it is found out.
+    The two variants of a description differ in hash seed and home, so that a description which depends on them is found out.
     """
     account = kind.account
     environment = {
@@ -174,4 +174,5 @@ def clean_environment(kind: Kind, given: Mapping[str, str]) -> dict[str, str]:
     }
     if kind.purpose == "describe":
         environment["PYTHONHASHSEED"] = str(1 + kind.variant)
+        environment["HOME"] = f"/nonexistent/dagseal-{kind.variant}"
     return environment

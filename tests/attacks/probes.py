@@ -7,7 +7,7 @@ import ctypes
 import os
 
 libc = ctypes.CDLL(None, use_errno=True)
-PTRACE_ATTACH, PTRACE_SEIZE, PTRACE_DETACH = 16, 0x4206, 17
+PTRACE_ATTACH, PTRACE_SEIZE, PTRACE_DETACH, WALL = 16, 0x4206, 17, 0x40000000
 PIDFD_OPEN, PIDFD_GETFD, PROCESS_VM_READV = 434, 438, 310
 PR_GET_DUMPABLE = 3
 
@@ -31,7 +31,9 @@ def ptrace(request, pid):
     libc.ptrace.restype = ctypes.c_long
     if libc.ptrace(ctypes.c_long(request), ctypes.c_long(pid), ctypes.c_long(0), ctypes.c_long(0)) < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    libc.ptrace(ctypes.c_long(PTRACE_DETACH), ctypes.c_long(pid), ctypes.c_long(0), ctypes.c_long(0))
+    if request == PTRACE_ATTACH:
+        os.waitpid(pid, WALL)
+        libc.ptrace(ctypes.c_long(PTRACE_DETACH), ctypes.c_long(pid), ctypes.c_long(0), ctypes.c_long(0))
     return "attached"
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.attacks.attacker import PROBES, Traces, dag, is_alive, until
+from tests.attacks.attacker import PROBES, Traces, dag, is_alive, new_traces, until
 from tests.live import Live
 
 CHILDREN = '''
@@ -93,14 +93,20 @@ def test_when_it_fails(live: Live, traces: Traces, then: str) -> None:
     assert dead(pids)
 
 
-@pytest.mark.parametrize("then", ["", "os.kill(os.getpid(), signal.SIGSTOP)\n"])
-def test_when_it_is_cancelled(live: Live, traces: Traces, then: str) -> None:
-    launch_id, pids = start(live, traces, f"t12cancel{len(then)}", then + "time.sleep(1000)")
-    assert [is_alive(pid) for pid in pids] == [True] * 5
-    assert live.http("POST", f"/v1/launches/{launch_id}/cancel").status == 200
-    ended = live.wait(launch_id)
-    assert (ended["state"], ended["exit_code"]) == ("cancelled", 137)
-    assert dead(pids)
+def test_when_it_is_cancelled(live: Live, traces: Traces) -> None:
+    """Two at once, as the agent hears of it with its next heartbeat: one that sleeps, and one that has stopped itself."""
+    with new_traces() as others:
+        launches = [
+            start(live, traces, "t12cancel", "time.sleep(1000)"),
+            start(live, others, "t12stopped", "os.kill(os.getpid(), signal.SIGSTOP)\ntime.sleep(1000)"),
+        ]
+        for launch_id, pids in launches:
+            assert [is_alive(pid) for pid in pids] == [True] * 5
+            assert live.http("POST", f"/v1/launches/{launch_id}/cancel").status == 200
+        for launch_id, pids in launches:
+            ended = live.wait(launch_id)
+            assert (ended["state"], ended["exit_code"]) == ("cancelled", 137)
+            assert dead(pids)
 
 
 def test_when_its_time_is_over(live: Live, traces: Traces) -> None:

@@ -48,4 +48,4 @@ def _line(row: Row, width: int) -> str:
 
 
 def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:>7.1f} ms"
+    return f"{seconds * 1000:>7.2f} ms"

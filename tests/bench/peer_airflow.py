@@ -1,8 +1,8 @@
 """The peer: Airflow's own `supervise_task`, in a process that has its supervisor and task modules imported already.
 
-`python -m tests.bench.peer_airflow FOLDER` reads lines of a DAG file's name and a run id, runs that task once per line, and answers with
-a line of JSON: seconds until Airflow reported `success` to its API, and until `supervise_task` returned. Its API is a
-function in this process (no HTTP, no database, no scheduler), so only supervisor and task are measured.
+`python -m tests.bench.peer_airflow` reads lines of a dag id and a run id, runs that DAG's task once per line, and answers
+with a line of JSON: seconds until Airflow reported `success` to its API, and until `supervise_task` returned. Its API is
+a function in this process (no HTTP, no database, no scheduler), so only supervisor and task are measured.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from launcher.task.warm import PRELOADED
-from tests.bench import inputs
 from tests.bench.measures import ROOT
 
 MODULES = (

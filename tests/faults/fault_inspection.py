@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from integrity import durable
+from integrity import canonical
 from integrity.digests import Digest
 from integrity.errors import DagsealError, ReplayError
 from integrity.tickets import Ticket
@@ -64,7 +64,11 @@ def cache_damage(folder: Path) -> list[str]:
     """Of an agent's cache; none at all is an empty one."""
     if not folder.exists():
         return []
-    return [f"{finding.kind} {finding.path}: {finding.detail}" for finding in cache_fsck.check(str(folder)).findings if finding.is_damage]
+    return [
+        f"{finding.kind} {finding.path}: {finding.detail}"
+        for finding in cache_fsck.check(str(folder)).findings
+        if finding.is_damage
+    ]
 
 
 def spooled_result(folder: Path, launch_id: str) -> bytes | None:
@@ -78,8 +82,6 @@ def spooled_result(folder: Path, launch_id: str) -> bytes | None:
 
 def journal_events(folder: Path) -> list[dict[str, object]]:
     """The launcher's journal, as a restarted launcher takes it up. Raises `MalformedError` when it is broken."""
-    from integrity import canonical
-
     with _opened(folder) as fd:
         Journal(fd, "journal.jsonl", now_us=lambda: 0).close()
     lines = (folder / "journal.jsonl").read_bytes().split(b"\n")[:-1]
@@ -100,13 +102,27 @@ def refuses_again(folder: Path, ticket_id: str) -> bool:
 def _ticket(ticket_id: str) -> Ticket:
     nothing = Digest.of(b"")
     return Ticket(
-        **{name: "x" for name in ("launch_id", "audience", "queue", "archive", "dag_id", "task_id", "run_id", "unix_user", "owner", "principal")},
-        **{name: 1 for name in ("release", "map_index", "try_number", "issued_at", "expires_at", "timeout_seconds")},
         ticket_id=ticket_id,
+        launch_id="0" * 32,
+        audience="x",
+        queue="x",
+        archive="x.py",
+        release=1,
         digest=nothing,
         manifest_digest=nothing,
+        dag_id="x",
+        task_id="x",
+        run_id="x",
+        map_index=-1,
+        try_number=1,
         task_digest=nothing,
-    )  # fmt: skip
+        unix_user="x",
+        owner="x",
+        principal="x",
+        issued_at=1,
+        expires_at=1,
+        timeout_seconds=1,
+    )
 
 
 @contextmanager
@@ -116,12 +132,3 @@ def _opened(folder: Path) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
-
-
-def whole_names(folder: Path) -> dict[str, bytes]:
-    """Every file below that is not on its way in."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and not path.name.startswith(durable.TEMPORARY_PREFIX)
-    }

@@ -59,7 +59,20 @@ def recording(folder: Path, **roots: Path) -> Recording:
     made = Recording(folder, roots)
     folder.chmod(0o755)
     subprocess.run(
-        ["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", str(made.library), str(_SOURCE), "-ldl", "-lpthread"],
+        [
+            "gcc",
+            "-O2",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-shared",
+            "-fPIC",
+            "-o",
+            str(made.library),
+            str(_SOURCE),
+            "-ldl",
+            "-lpthread",
+        ],
         check=True,
     )
     made.log.touch()

@@ -85,7 +85,7 @@ class Disk:
     def __init__(self, roots: dict[int, str], *, deaf: frozenset[str] = frozenset()) -> None:
         self._roots = {name: _Folder() for name in roots.values()}
         self._known: dict[int, _File | _Folder] = {inode: self._roots[name] for inode, name in roots.items()}
-        self._owner = {inode: name for inode, name in roots.items()}
+        self._owner = dict(roots)
         self._deaf = deaf
         self.version = dict.fromkeys(roots.values(), 0)  # grows when what is durable below that root may have changed
 

@@ -45,7 +45,7 @@ with DAG("once", schedule=None, catchup=False):
     mark()
 '''
 
-SMALL = '''from airflow.sdk import DAG, task
+SMALL = """from airflow.sdk import DAG, task
 
 with DAG({dag_id!r}, schedule=None, catchup=False):
 
@@ -54,7 +54,7 @@ with DAG({dag_id!r}, schedule=None, catchup=False):
         return {number}
 
     work()
-'''
+"""
 
 
 class Progress:
@@ -115,6 +115,7 @@ class Workload:
     launches: int
     marker: Path
     enough: Callable[[], bool]
+    tell: Callable[[list[Any]], None] = lambda about: None  # hears what was acknowledged, at once
     progress: Progress = field(default_factory=Progress)
     acknowledged: list[Acknowledged] = field(default_factory=list)
     created: dict[str, str] = field(default_factory=dict)  # launch id: run id
@@ -151,13 +152,16 @@ class Workload:
                 return answer
             self.retries += 1
             self.progress.stir(0.5)
-        raise AssertionError(f"{method} {path} was never answered; the API's log ends {self.live.stack.log_of('api')[-3000:]}")
+        raise AssertionError(
+            f"{method} {path} was never answered; the API's log ends {self.live.stack.log_of('api')[-3000:]}"
+        )
 
     def upload(self, name: str, number: int, data: bytes) -> None:
         self.progress.tick()  # the request is on its way
         answer = self.ask("PUT", f"/v1/archives/{name}", data)
         assert answer.status in (200, 201), (name, number, answer.status, answer.body)
         assert (answer.json["number"], answer.json["digest"]) == (number, str(Digest.of(data))), answer.body
+        self.tell(["upload", name, number, str(Digest.of(data))])
         with self._lock:
             self.acknowledged.append(Acknowledged(name=name, number=number, data=data))
         self.progress.tick()
@@ -204,6 +208,7 @@ class Workload:
                 else:
                     assert answer.status == 201, answer.body
                     launch_id = answer.json["id"]
+                self.tell(["launch", launch_id, "queued"])
                 with self._more:
                     self.created[launch_id] = run_id
                     self._more.notify_all()
@@ -232,5 +237,6 @@ class Workload:
                     seen[launch_id] = state
                     self.progress.tick()
                 if state in ENDED:
+                    self.tell(["launch", launch_id, state])
                     self.ended[launch_id] = answer.json
                     self._open.release()

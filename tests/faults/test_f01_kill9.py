@@ -1,8 +1,9 @@
 """kill -9 of the API, the agent or the launcher at random points of a workload: nothing acknowledged is lost, nothing half
 written is seen, and no launch runs twice.
 
-The points are tied to progress, not to time: so many uploads were begun or acknowledged and so many changes of launches seen, then
-a random handful of turns of a loop. One kill in five hits a process that is only starting, in its recovery. The seed is printed; DAGSEAL_FAULT_SEED sets it.
+The points are tied to progress, not to time: so many uploads were begun or acknowledged and so many changes of launches
+seen, then a random handful of turns of a loop. One kill in five hits a process that is only starting, in its recovery. The
+seed is printed; DAGSEAL_FAULT_SEED sets it.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import signal
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +46,7 @@ class Killer:
     done: Counter[str] = field(default_factory=Counter)
     launcher_pids: list[int] = field(default_factory=list)
     failure: BaseException | None = None
+    tell: Callable[[list[Any]], None] = lambda about: None
 
     def enough(self) -> bool:
         return self.failure is not None or self.done.total() >= self.kills
@@ -63,6 +66,7 @@ class Killer:
         while True:
             stack.stop(name, number=signal.SIGKILL)
             self.done[name] += 1
+            self.tell(["kill", name])
             starting = threading.Thread(target=self._start, args=(name,))
             again = self.rng.random() < 0.2 and self.done.total() < self.kills
             before = stack.processes.get(name)
@@ -70,8 +74,9 @@ class Killer:
             if again:
                 while (process := stack.processes.get(name)) is before:
                     os.sched_yield()
-                self._worked(process.pid, self.rng.uniform(0, 1.2))
-                process.kill()
+                if process is not None:
+                    self._worked(process.pid, self.rng.uniform(0, 1.2))
+                    process.kill()
             starting.join()
             if not again:
                 if self.failure:
@@ -117,30 +122,39 @@ def marker_file() -> Iterator[Path]:
         yield marker
 
 
-def survive(*, kills: int, uploads: int, launches: int, apart: int) -> None:
+def survive(
+    live: Live,
+    marker: Path,
+    *,
+    kills: int,
+    uploads: int,
+    launches: int,
+    apart: int,
+    tell: Callable[[list[Any]], None] = lambda about: None,
+) -> None:
+    """The workload, the kills, and then all checks. The stack is stopped when this returns."""
     seed = int(os.environ.get("DAGSEAL_FAULT_SEED", "20240607"))
     print(f"seed {seed}: {kills} kills during {uploads} uploads and {launches} launches")
-    with marker_file() as marker, running(more_api_toml=API_TOML) as live:
-        beat_faster(live)
-        killer = Killer(live, kills, apart, random.Random(seed))
-        killer.launcher_pids.append(live.stack.processes["launcher"].pid)
-        workload = Workload(live, uploads=uploads, launches=launches, marker=marker, enough=killer.enough)
-        killing = threading.Thread(target=killer.run, args=(workload,))
-        killing.start()
-        workload.run()
-        killing.join()
-        assert killer.failure is None, killer.failure
-        assert killer.done.total() == kills
-        states = Counter(found["state"] for found in workload.ended.values())
-        print(
-            f"killed {dict(killer.done)}; {workload.progress.count} steps, {workload.retries} tries failed; "
-            f"{len(workload.acknowledged)} uploads acknowledged; launches {dict(states)}"
-        )
-        check_uploads(live, workload)
-        check_launches(live, workload, marker)
-        live.stack.stop()
-        check_state(live)
-        check_nothing_left(live, killer.launcher_pids)
+    beat_faster(live)
+    killer = Killer(live, kills, apart, random.Random(seed), tell=tell)
+    killer.launcher_pids.append(live.stack.processes["launcher"].pid)
+    workload = Workload(live, uploads=uploads, launches=launches, marker=marker, enough=killer.enough, tell=tell)
+    killing = threading.Thread(target=killer.run, args=(workload,))
+    killing.start()
+    workload.run()
+    killing.join()
+    assert killer.failure is None, killer.failure
+    assert killer.done.total() == kills
+    states = Counter(found["state"] for found in workload.ended.values())
+    print(
+        f"killed {dict(killer.done)}; {workload.progress.count} steps, {workload.retries} tries failed; "
+        f"{len(workload.acknowledged)} uploads acknowledged; launches {dict(states)}"
+    )
+    check_uploads(live, workload)
+    check_launches(live, workload, marker)
+    live.stack.stop()
+    check_state(live)
+    check_nothing_left(live, killer.launcher_pids)
 
 
 def beat_faster(live: Live) -> None:
@@ -187,7 +201,10 @@ def check_launches(live: Live, workload: Workload, marker: Path) -> None:
 def check_state(live: Live) -> None:
     """With everything stopped: what is stored is whole, and the launcher's record is unbroken."""
     folder = live.stack.folder
-    for arguments in (["--config", str(folder / "api.toml"), "-o", "json", "fsck"], ["-o", "json", "fsck", "--cache", str(live.stack.cache)]):
+    for arguments in (
+        ["--config", str(folder / "api.toml"), "-o", "json", "fsck"],
+        ["-o", "json", "fsck", "--cache", str(live.stack.cache)],
+    ):
         answer = live.cli(*arguments)
         assert answer.returncode == 0, answer.stdout + answer.stderr
         found = json.loads(answer.stdout)
@@ -197,7 +214,11 @@ def check_state(live: Live) -> None:
     assert lines.pop() == b"", "the journal ends with a whole line"
     assert len(list(journal.verify(lines))) == len(lines)
     for event in ("launch", "claim", "grant"):
-        told = Counter(entry["ticket" if event == "launch" else "launch_id"] for entry in map(json.loads, lines) if entry["event"] == event)
+        told = Counter(
+            entry["ticket" if event == "launch" else "launch_id"]
+            for entry in map(json.loads, lines)
+            if entry["event"] == event
+        )
         assert event == "claim" or set(told.values()) <= {1}, (event, told.most_common(3))
 
 
@@ -206,7 +227,9 @@ def check_nothing_left(live: Live, launcher_pids: list[int]) -> None:
     folder, pids = str(live.stack.folder), {str(pid) for pid in launcher_pids}
     for entry in Path("/proc").iterdir():
         try:
-            command = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0") if entry.name.isdecimal() else []
+            command = (
+                (entry / "cmdline").read_bytes().decode(errors="replace").split("\0") if entry.name.isdecimal() else []
+            )
         except OSError:
             continue
         warm = any(word.endswith("/become.py") for word in command) and not pids.isdisjoint(command)
@@ -217,10 +240,12 @@ def check_nothing_left(live: Live, launcher_pids: list[int]) -> None:
 
 @pytest.mark.timeout(240)
 def test_f01_a_dozen_kills() -> None:
-    survive(kills=12, uploads=30, launches=30, apart=24)
+    with marker_file() as marker, running(more_api_toml=API_TOML) as live:
+        survive(live, marker, kills=12, uploads=30, launches=30, apart=24)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 def test_f01_fifty_kills_during_two_hundred_uploads_and_launches() -> None:
-    survive(kills=50, uploads=200, launches=200, apart=44)
+    with marker_file() as marker, running(more_api_toml=API_TOML) as live:
+        survive(live, marker, kills=50, uploads=200, launches=200, apart=44)

@@ -1,8 +1,9 @@
 """The power fails: every write that was not synced is gone, and still nothing acknowledged is lost.
 
-kill -9 never shows this, because the kernel keeps what a dead process wrote. So every change that API, agent and launcher make to
-their folders is recorded (`recorder.c`) and played back on a disk that keeps only what an fsync covered (`fault_replay.py`). That
-disk changes with every fsync and with nothing else, so looking at it after each of them is looking at every moment there is.
+kill -9 never shows this, because the kernel keeps what a dead process wrote. So every change that API, agent and launcher
+make to their folders is recorded (`recorder.c`) and played back on a disk that keeps only what an fsync covered
+(`fault_replay.py`). That disk changes with every fsync and with nothing else, so looking at it after each of them is
+looking at every moment there is.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -28,7 +28,7 @@ from dagseal.quickstart import default_user
 from dagseal.stack import Stack, free_port
 from integrity import zipwriter
 from integrity.digests import Digest
-from tests.faults import fault_inspection, fault_replay
+from tests.faults import fault_inspection, fault_replay, test_f01_kill9
 from tests.faults.fault_recording import NO_COMPILER, Recording, recording
 from tests.faults.fault_replay import ACKNOWLEDGED, FSYNC, RENAME, SAY, WRITE, Disk, Record
 from tests.faults.fault_workload import SMALL
@@ -48,6 +48,7 @@ class Promises:
     results: list[str] = field(default_factory=list)
     jobs: int = 0
     claims: int = 0
+    kills: int = 0
 
     def hear(self, record: Record) -> bool:
         """Whether this record is a promise."""
@@ -57,6 +58,8 @@ class Promises:
                     self.uploads.add((name, number, digest))
                 case ["launch", launch_id, state]:
                     self.launches[launch_id] = state
+                case ["kill", _]:
+                    self.kills += 1
             return True
         if record.kind == SAY and (found := _RESULT.match(record.data)):
             self.results.append(found[1].decode())
@@ -91,12 +94,14 @@ class Recorded:
 
 
 @contextmanager
-def recorded() -> Iterator[Recorded]:
+def recorded(more_api_toml: str = "") -> Iterator[Recorded]:
     parent = Path(tempfile.mkdtemp(prefix="dagseal-power-"))
     parent.chmod(0o755)
     (parent / "recorder").mkdir()
-    stack = Stack(folder=parent / "stack", port=free_port(), task_user=default_user())
-    record = recording(parent / "recorder", api=stack.folder / "api", agent=stack.folder / "agent", launcher=stack.folder / "launcher")
+    stack = Stack(folder=parent / "stack", port=free_port(), task_user=default_user(), more_api_toml=more_api_toml)
+    record = recording(
+        parent / "recorder", api=stack.folder / "api", agent=stack.folder / "agent", launcher=stack.folder / "launcher"
+    )
     plain = dagseal.stack._service_environment
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dagseal.stack, "_service_environment", lambda: plain() | record.environment())
@@ -104,7 +109,13 @@ def recorded() -> Iterator[Recorded]:
             stack.prepare()
             stack.start()
             live = Live(stack)
-            rule = {"subject_kind": "principal", "subject": "admin", "dag_glob": "*", "unix_user": stack.task_user, "queue_glob": "*"}
+            rule = {
+                "subject_kind": "principal",
+                "subject": "admin",
+                "dag_glob": "*",
+                "unix_user": stack.task_user,
+                "queue_glob": "*",
+            }
             assert live.http("POST", "/v1/impersonation-rules", rule).status == 201
             record.acknowledge(["ready"])
             yield Recorded(live, record)
@@ -132,7 +143,10 @@ def story() -> Iterator[Story]:
     with recorded() as stack:
         for number in range(1, 4):
             stack.push("one.py", source("one", number))
-        stack.push("two.zip", zipwriter.pack({"two.py": source("two", 1), "beside/notes.txt": random.Random(1).randbytes(100_000)}))
+        stack.push(
+            "two.zip",
+            zipwriter.pack({"two.py": source("two", 1), "beside/notes.txt": random.Random(1).randbytes(100_000)}),
+        )
         stack.launch("one", "first")
         stack.launch("two", "first")
         stack.live.stack.stop()
@@ -149,7 +163,9 @@ def story() -> Iterator[Story]:
 Look = Callable[[Path, Promises], list[str]]
 
 
-def losses(story: Story, root: str, look: Look, *, deaf: frozenset[str] = frozenset(), names_first: bool = False) -> list[str]:
+def losses(
+    story: Story, root: str, look: Look, *, deaf: frozenset[str] = frozenset(), names_first: bool = False
+) -> list[str]:
     """What `look` finds wrong, at every point after "ready" at which the disk or what was promised has changed."""
     disk, promises = story.disk(deaf=deaf), Promises()
     wrong: list[str] = []
@@ -158,14 +174,20 @@ def losses(story: Story, root: str, look: Look, *, deaf: frozenset[str] = frozen
         for at, record in enumerate(story.records):
             if names_first and ready and record.kind == FSYNC and disk.owner(record.inode) == root:
                 points += 1
-                wrong += [f"before record {at}: {text}" for text in look(disk.materialise(root, Path(folder, f"b{at}"), names_first=True), promises)]
+                wrong += [
+                    f"before record {at}: {text}"
+                    for text in look(disk.materialise(root, Path(folder, f"b{at}"), names_first=True), promises)
+                ]
             disk.apply(record)
             told = promises.hear(record)
             ready = ready or (record.kind == ACKNOWLEDGED and record.about == ["ready"])
             if ready and not names_first and (told or disk.version[root] != seen):
                 seen = disk.version[root]
                 points += 1
-                wrong += [f"after record {at}: {text}" for text in look(disk.materialise(root, Path(folder, f"a{at}")), promises)]
+                wrong += [
+                    f"after record {at}: {text}"
+                    for text in look(disk.materialise(root, Path(folder, f"a{at}")), promises)
+                ]
     print(f"{root}: {len(story.records)} records, {points} power losses, {len(wrong)} of them with a loss")
     assert points > 20
     return wrong
@@ -212,7 +234,7 @@ def test_f02_the_agents_cache_check_has_teeth(story: Story) -> None:
 
 
 def test_f02_a_result_is_on_disk_before_it_is_sent(story: Story) -> None:
-    """At the moment in which the agent begins to send a result, a power loss leaves the result: a restarted agent sends it again."""
+    """When the agent begins to send a result, a power loss leaves the result: a restarted agent sends it again."""
     disk, promises, sent = story.disk(), Promises(), 0
     with tempfile.TemporaryDirectory(prefix="dagseal-left-") as folder:
         for at, record in enumerate(story.records):
@@ -231,7 +253,9 @@ def look_at_launcher(story: Story) -> Look:
     def look(folder: Path, promises: Promises) -> list[str]:
         if not (folder / "journal" / "journal.jsonl").is_file() or not (folder / "used-tickets").is_dir():
             return ["the journal or the folder of used tickets is gone"]
-        wrong = [f"{name} is not whole" for name in ("signing.key", "sealing.key") if _size(folder / "keys" / name) != 32]
+        wrong = [
+            f"{name} is not whole" for name in ("signing.key", "sealing.key") if _size(folder / "keys" / name) != 32
+        ]
         events = [event["event"] for event in fault_inspection.journal_events(folder / "journal")]
         for event, told in (("launch", promises.jobs), ("claim", promises.claims)):
             if events.count(event) < told:
@@ -288,6 +312,54 @@ def test_f02_a_kill_and_then_a_power_loss() -> None:
         assert wrong == []
 
 
+def look_at_crowded_launcher(folder: Path, promises: Promises) -> list[str]:
+    """Where launches overlap: the journal is unbroken and has a line for every job that was given and every claim made."""
+    events = [event["event"] for event in fault_inspection.journal_events(folder / "journal")]
+    told = (("launch", promises.jobs), ("claim", promises.claims))
+    return [f"{count} of {event}, the journal has fewer" for event, count in told if events.count(event) < count]
+
+
+def power_fails_too(*, kills: int, uploads: int, launches: int, apart: int, points: int) -> None:
+    """The killed workload of `test_f01_kill9.py`, recorded; then the power fails at each kill, and at random points."""
+    with test_f01_kill9.marker_file() as marker, recorded(test_f01_kill9.API_TOML) as stack:
+        wanted = {"kills": kills, "uploads": uploads, "launches": launches, "apart": apart}
+        test_f01_kill9.survive(stack.live, marker, **wanted, tell=stack.recording.acknowledge)
+        found, disk, promises = stack.recording.records(), stack.recording.disk(), Promises()
+        told = [at for at, record in enumerate(found) if record.kind == ACKNOWLEDGED]
+        killed = [at for at in told if found[at].about[0] == "kill"]
+        assert len(killed) == kills
+        rng = random.Random(kills)
+        looking = {*killed, *rng.sample(told, min(points, len(told))), *rng.sample(range(told[0], len(found)), points)}
+        wrong: list[str] = []
+        with tempfile.TemporaryDirectory(prefix="dagseal-left-") as folder:
+            for at, record in enumerate(found):
+                disk.apply(record)
+                promises.hear(record)
+                if at in looking and at >= told[0]:
+                    left = {
+                        root: disk.materialise(root, Path(folder, f"{at}-{root}"))
+                        for root in ("api", "agent", "launcher")
+                    }
+                    wrong += [f"record {at}: {text}" for text in look_at_api(left["api"], promises)]
+                    wrong += [f"record {at}: {text}" for text in look_at_agent(left["agent"], promises)]
+                    wrong += [f"record {at}: {text}" for text in look_at_crowded_launcher(left["launcher"], promises)]
+                    for path in left.values():
+                        shutil.rmtree(path)
+        print(f"{len(found)} records, {len(looking)} power losses, {promises.kills} of them at a kill")
+        assert wrong == []
+
+
+@pytest.mark.timeout(240)
+def test_f02_the_power_fails_at_each_of_a_few_kills() -> None:
+    power_fails_too(kills=5, uploads=14, launches=10, apart=20, points=20)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3000)
+def test_f02_the_power_fails_at_each_of_fifty_kills() -> None:
+    power_fails_too(kills=50, uploads=200, launches=200, apart=44, points=100)
+
+
 _VERBS = """
 import os, sys
 from pathlib import Path
@@ -312,7 +384,12 @@ for text in ("a", "ab", "abc"):
     durable.append(journal, text[-1].encode())
     acknowledge(log, ["journal", text])
 """
-_MAY_BE = {"folder/once": ["once"], "folder/whole": ["whole"], "newest": ["old", "new and longer"], "journal": ["", "a", "ab", "abc"]}
+_MAY_BE = {
+    "folder/once": ["once"],
+    "folder/whole": ["whole"],
+    "newest": ["old", "new and longer"],
+    "journal": ["", "a", "ab", "abc"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -349,10 +426,77 @@ def verb_losses(verbs: Recording, *, names_first: bool, deaf: frozenset[str] = f
 @pytest.mark.parametrize("names_first", [False, True])
 def test_f02_each_verb_of_durable_keeps_its_promise(verbs: Recording, names_first: bool) -> None:
     kinds = {record.kind for record in verbs.records()}
-    assert kinds >= {WRITE, FSYNC, RENAME, fault_replay.CREATE, fault_replay.LINK, fault_replay.MKDIR, fault_replay.UNLINK, ACKNOWLEDGED}
+    assert kinds >= {
+        WRITE,
+        FSYNC,
+        RENAME,
+        fault_replay.CREATE,
+        fault_replay.LINK,
+        fault_replay.MKDIR,
+        fault_replay.UNLINK,
+        ACKNOWLEDGED,
+    }
     assert verb_losses(verbs, names_first=names_first) == []
 
 
 @pytest.mark.parametrize(("deaf", "names_first"), [("files", False), ("files", True), ("folders", False)])
 def test_f02_a_verb_without_its_fsync_is_found_out(verbs: Recording, deaf: str, names_first: bool) -> None:
     assert verb_losses(verbs, names_first=names_first, deaf=frozenset({deaf}))
+
+
+_AGAIN = """
+import os, sys
+from pathlib import Path
+from integrity import durable
+from tests.faults.fault_replay import acknowledge
+
+log, trigger, fd = Path(sys.argv[1]), Path(sys.argv[2]), os.open(sys.argv[3], os.O_RDONLY)
+verb, name, last_fsync = sys.argv[4], sys.argv[5], int(sys.argv[6])
+if last_fsync:
+    trigger.write_text(f"{os.getpid()} {last_fsync}")
+try:
+    if verb == "make_folder":
+        durable.make_folder(fd, name)
+    elif verb == "publish":
+        durable.publish(fd, name, [b"whole"])
+    else:
+        durable.create_exclusive(fd, name, b"whole")
+except FileExistsError:
+    pass
+acknowledge(log, [name])
+"""
+
+
+@pytest.mark.parametrize("verb", ["make_folder", "publish", "create_exclusive"])
+def test_f02_a_verb_that_was_killed_and_is_done_again_keeps_its_promise(verb: str) -> None:
+    """Also "it is there already" is an answer that somebody relies on: a name that is seen has to be a name that stays."""
+    with tempfile.TemporaryDirectory(prefix="dagseal-again-") as folder:
+        (Path(folder) / "root").mkdir()
+        record = recording(Path(folder), root=Path(folder) / "root")
+        killed, fsyncs = 0, 0
+        while killed == fsyncs:
+            fsyncs += 1
+            for last in (fsyncs, 0):
+                command = [
+                    sys.executable,
+                    "-c",
+                    _AGAIN,
+                    str(record.log),
+                    str(record.trigger),
+                    f"{folder}/root",
+                    verb,
+                    f"n{fsyncs}",
+                    str(last),
+                ]
+                environment = {**os.environ, **record.environment()}
+                code = subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], check=False).returncode
+                assert code in (0, -signal.SIGKILL)
+                killed += code != 0
+                record.trigger.unlink(missing_ok=True)
+        assert killed == (1 if verb == "make_folder" else 2)
+        disk = record.disk()
+        for entry in record.records():
+            disk.apply(entry)
+            if entry.kind == ACKNOWLEDGED:
+                left = disk.files("root")
+                assert left.get(entry.about[0], b"missing") in (None, b"whole"), entry.about

@@ -11,13 +11,16 @@ import fcntl
 import io
 import json
 import os
+import select
 import shutil
 import signal
 import socket
 import sys
 import tempfile
 import threading
+import time
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,6 +66,23 @@ def sealed(data: bytes, *, seals: int = SEALS) -> int:
     os.write(fd, data)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
     return fd
+
+
+def wait_until(done: Callable[[], bool], what: str) -> None:
+    """For what no descriptor tells of: a zombie that is reaped, a folder that is removed."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not done():
+        assert time.monotonic() < deadline, what
+        select.select([], [], [], 0.005)
+
+
+def gone(pid: int) -> bool:
+    """Whether it ended and was reaped."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 def zipped(members: dict[str, str | bytes]) -> bytes:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import ENVIRONMENT
-from task_rig import SEALS, Grant, Task, Warm, receive, run_job, send, zipped
+from task_rig import SEALS, Grant, Task, Warm, gone, receive, run_job, send, wait_until, zipped
 
 from launcher.task.environment import SETTINGS
 
@@ -100,15 +98,7 @@ def test_tasks_and_their_orphans_are_reaped(runner: Warm) -> None:
 
 
 def wait_gone(pid: int) -> None:
-    """Until it ended and was reaped. There is no descriptor that tells of the second, so it is asked for."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return
-        select.select([], [], [], 0.005)
-    pytest.fail(f"{pid} was not reaped")
+    wait_until(lambda: gone(pid), f"{pid} was not reaped")
 
 
 def test_an_archive_that_is_not_sealed_is_refused(runner: Warm) -> None:

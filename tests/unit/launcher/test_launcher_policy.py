@@ -92,6 +92,8 @@ REFUSED: dict[str, tuple[dict[str, str | None], str]] = {
     "limit zero": ({"limits": "max_log_bytes = 0"}, "the least is 1"),
     "limit as text": ({"limits": 'max_log_bytes = "1"'}, "whole number"),
     "section is a value": ({"peers": None, "trust": GOOD["trust"]}, "peers is missing"),
+    "set a connection": ({"environment__set": 'AIRFLOW_CONN_X = "http://h"'}, "use environment.pass"),
+    "set a variable": ({"environment__set": 'AIRFLOW_VAR_X = "1"'}, "use environment.pass"),
     "pass any name": ({"environment": 'pass = ["HOME"]'}, "environment.pass: only"),
     "pass a setting": ({"environment": 'pass = ["AIRFLOW__CORE__FERNET_KEY"]'}, "environment.pass: only"),
     "pass a pattern": ({"environment": 'pass = ["AIRFLOW_CONN_*"]'}, "not a good name"),
