@@ -25,7 +25,9 @@ async def run(place: Workplace, *, slots: int, grace_seconds: float) -> None:
     async with asyncio.TaskGroup() as group:
         for launch_id in place.spool.pending():
             group.create_task(delivery.deliver_kept(place, launch_id))
-        working = [group.create_task(_slot(place)) for _ in range(slots)]
+        # One long poll for all free slots: several would all wake for one launch, and but one would get it.
+        taking = asyncio.Lock()
+        working = [group.create_task(_slot(place, taking)) for _ in range(slots)]
         place.log.info("agent started", worker=place.worker, queues=list(place.queues), slots=slots)
         await place.stopping.wait()
         place.log.info("agent stopping: nothing more is taken")
@@ -38,12 +40,15 @@ async def run(place: Workplace, *, slots: int, grace_seconds: float) -> None:
             task.cancel()
 
 
-async def _slot(place: Workplace) -> None:
+async def _slot(place: Workplace, taking: asyncio.Lock) -> None:
     delays = place.delays()
     while not place.stopping.is_set():
         try:
-            identity = await identify(place.launcher_socket)
-            offered = await _unless_stopping(place, _take(place))
+            async with taking:
+                if place.stopping.is_set():
+                    return
+                identity = await identify(place.launcher_socket)
+                offered = await _unless_stopping(place, _take(place))
         except DagsealError as error:
             place.log.warning("nothing taken", slug=error.slug, error=str(error))
             await place.pause(next(delays))

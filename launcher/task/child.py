@@ -54,7 +54,6 @@ def main(fds: list[int], *, warm_pid: int, purpose: str, copy: str) -> NoReturn:
             signal.signal(number, signal.SIG_IGN if number == signal.SIGPIPE else signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         arrange(fds)
-        logs.configure()
         control = socket.socket(fileno=CONTROL_FD)
         _serve(control, purpose, copy)
         code = 0
@@ -82,6 +81,7 @@ def arrange(fds: list[int]) -> None:
 
 def _serve(control: socket.socket, purpose: str, copy: str) -> None:
     frames.send(control, "hello")
+    logs.configure()  # while the launcher takes us into a tree of our own
     message, _ = frames.receive(control)
     if message.kind != "job":
         raise MalformedError(f"a job is expected, not {message.kind!r}")
