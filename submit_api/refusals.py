@@ -55,6 +55,13 @@ class SlowBodyError(RequestError):
     status = 408
 
 
+class PreconditionError(RequestError):
+    """Somebody else changed it meanwhile (RFC 9110, section 13.1.1): look again, then decide."""
+
+    slug = "precondition"
+    status = 412
+
+
 class RangeError(RequestError):
     slug = "range-not-satisfiable"
     status = 416

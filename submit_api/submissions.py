@@ -26,7 +26,7 @@ from submit_api.blobs import Upload
 from submit_api.describing import Description
 from submit_api.dispatching import MICROSECONDS
 from submit_api.identity import Caller
-from submit_api.refusals import InvalidRequestError, NoSpaceError
+from submit_api.refusals import InvalidRequestError, NoSpaceError, PreconditionError
 from submit_api.registry import archives
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Archive, Release
@@ -41,6 +41,7 @@ class Wanted:
     group: str
     task_check: str
     repr_digest: Digest | None
+    if_match: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +53,9 @@ class Submitted:
     created: bool
 
 
-def wanted(name: str, group: str | None, task_check: str | None, repr_digest: str | None) -> Wanted:
+def wanted(
+    name: str, group: str | None, task_check: str | None, repr_digest: str | None, if_match: str | None
+) -> Wanted:
     """Read the request's own words. Raises `MalformedError`, `InvalidRequestError`."""
     names.check("archive", name)
     if group is not None:
@@ -60,13 +63,15 @@ def wanted(name: str, group: str | None, task_check: str | None, repr_digest: st
     if task_check is not None and task_check not in manifests.TASK_CHECKS:
         raise InvalidRequestError(f"task_check is to be one of {', '.join(manifests.TASK_CHECKS)}")
     digest = Digest.from_repr_digest(repr_digest) if repr_digest is not None else None
-    return Wanted(name=name, group=group or "", task_check=task_check or "task", repr_digest=digest)
+    return Wanted(name=name, group=group or "", task_check=task_check or "task", repr_digest=digest, if_match=if_match)
 
 
 async def authorise(service: Service, caller: Caller, ask: Wanted) -> None:
     """Step 1: before a byte of the body is read."""
     async with service.database.read() as tx:
-        _check_owner(await archives.find(tx, ask.name), caller, ask)
+        archive = await archives.find(tx, ask.name)
+        _check_owner(archive, caller, ask)
+        await _check_newest(tx, archive, ask)
 
 
 async def submit(service: Service, caller: Caller, ask: Wanted, body: AsyncIterable[bytes]) -> Submitted:
@@ -108,6 +113,7 @@ async def _unchanged(
     """Step 5: the newest release, when it has these bytes and says the same of them. Revoked bytes do not come back."""
     archive = await archives.find(tx, ask.name)
     _check_owner(archive, caller, ask)
+    await _check_newest(tx, archive, ask)
     if archive is None:
         return None
     for release in await archives.releases(tx, ask.name):
@@ -217,6 +223,20 @@ async def _record(
             await service.blobs.remove(digest)
         raise
     return Submitted(release=release, manifest=manifest, created=True)
+
+
+async def _check_newest(tx: Transaction, archive: Archive | None, ask: Wanted) -> None:
+    """`If-Match`: only when the newest release is the one that the caller knows. Raises `PreconditionError`."""
+    if ask.if_match is None:
+        return
+    newest = await archives.release(tx, archive.name, archive.latest) if archive else None
+    tags = {tag.strip() for tag in ask.if_match.split(",")}
+    if newest is None:
+        raise PreconditionError(f"there is no archive {ask.name} yet: push it without If-Match")
+    if "*" not in tags and f'"{newest.digest}"' not in tags:
+        raise PreconditionError(
+            f"the newest release is {ask.name}@{newest.number}, {newest.digest}: look at it, then push again"
+        )
 
 
 def _check_owner(archive: Archive | None, caller: Caller, ask: Wanted) -> None:

@@ -29,6 +29,7 @@ async def submit(call: Call) -> web.Response:
         request.query.get("group"),
         request.query.get("task_check"),
         request.headers.get("Repr-Digest"),
+        request.headers.get("If-Match"),
     )
     await submissions.authorise(call.service, call.caller, ask)
     body = bodies.chunks(request, limits, max_bytes=limits.max_archive_bytes)
@@ -37,6 +38,7 @@ async def submit(call: Call) -> web.Response:
         archive = await _archive(tx, call, done.release.archive)
     made = answer(views.release(done.release, done.manifest, archive.active), status=201 if done.created else 200)
     made.headers["Location"] = f"/v1/archives/{done.release.archive}/releases/{done.release.number}"
+    made.headers["ETag"] = f'"{done.release.digest}"'
     made.headers["Repr-Digest"] = done.release.sha512.repr_digest
     return made
 

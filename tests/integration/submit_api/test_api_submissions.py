@@ -259,3 +259,19 @@ async def test_blobs_serve_ranges_and_conditions(api: Api) -> None:
     assert (await get(Range=f"bytes={size}-"))[0] == 416
     assert (await get(If_None_Match=f'"{digest}"'))[0] == 304
     assert (await api.call("GET", f"/v1/blobs/sha512/{'0' * 128}", token=api.admin)).status == 404
+
+
+async def test_if_match_keeps_a_push_from_overwriting_what_its_author_never_saw(api: Api) -> None:
+    early = await api.push("etl.py", SOURCE, If_Match="*")
+    assert (early.status, early.slug) == (412, "precondition")
+    assert await api.fsck() == []
+    first = await api.push("etl.py", SOURCE)
+    known = first.headers["ETag"]
+    assert known == f'"{first.json["digest"]}"'
+    theirs = await api.push("etl.py", SOURCE + b"# theirs\n", If_Match=known)
+    assert (theirs.status, theirs.json["number"]) == (201, 2)
+    mine = await api.push("etl.py", SOURCE + b"# mine\n", If_Match=known)
+    assert (mine.status, mine.slug) == (412, "precondition")
+    assert theirs.json["digest"] in mine.json["detail"]
+    assert (await api.call("GET", "/v1/archives/etl.py", token=api.admin)).json["latest"] == 2
+    assert await api.fsck() == []
