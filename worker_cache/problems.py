@@ -27,7 +27,9 @@ _RETRYABLE = frozenset({408, 425, 429})
 
 # The shared classes only: another service's own ones may be loaded in the same process, and are not ours.
 _CLASSES: dict[str, type[errors.DagsealError]] = {
-    kind.slug: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.DagsealError)
+    kind.slug: kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, errors.DagsealError)
 } | {RequestError.slug: RequestError}
 
 

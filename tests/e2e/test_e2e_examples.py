@@ -33,7 +33,7 @@ RUN = {
     "example_python_operator": ["print_the_context", "sleep_for_0", "sleep_for_1"],
     "example_python_decorator": ["print_the_context"],
     "example_branch_operator": ["branching", "branch_a", "branch_b"],
-    "example_branch_labels": ["ingest", "analyse", "check_integrity"],
+    "example_branch_labels": ["ingest", "analyze", "check_integrity"],
     "example_nested_branch_dag": ["branch_1", "true_1"],
     "example_short_circuit_decorator": ["condition_is_true", "condition_is_false", "true_1"],
     "example_setup_teardown": ["root_setup", "normal", "root_teardown", "section_1.normal"],
