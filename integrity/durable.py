@@ -75,6 +75,9 @@ def create_exclusive(dir_fd: int, name: str, data: bytes, *, mode: int = 0o600) 
         write_all(fd, [data])
         os.fsync(fd)
         os.link(temporary, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
+    except FileExistsError:
+        os.fsync(dir_fd)  # by a process that was killed before its own fsync: who is told of a name relies on it
+        raise
     finally:
         os.close(fd)
         discard_temporary(dir_fd, temporary)

@@ -66,7 +66,8 @@ class CgroupTrees:
         for other in folder.parent.glob("dagseal-*"):
             number = other.name.partition("-")[2]
             if number.isdecimal() and not _alive(int(number)):
-                _remove_whole(other)
+                with contextlib.suppress(FileNotFoundError):  # another launcher that starts now cleans up as well
+                    _remove_whole(other)
         return cls(folder)
 
     def adopt(self, pid: int, label: str) -> Tree:

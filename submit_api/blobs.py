@@ -60,21 +60,19 @@ class BlobStore:
 
     def _publish(self, upload: Upload) -> bool:
         digest = upload.digest
+        durable.make_folder(self._fd, digest.hex[:2])
+        folder = os.open(digest.hex[:2], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
         try:
-            self._verify(digest)
-            existed = True
-        except (NotFoundError, DigestMismatchError):
-            existed = False
-        if not existed:
-            durable.make_folder(self._fd, digest.hex[:2])
-            folder = os.open(
-                digest.hex[:2], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd
-            )
             try:
+                self._verify(digest)
+            except (NotFoundError, DigestMismatchError):
                 upload.publish_into(folder, digest.hex)
-            finally:
-                os.close(folder)
-        return not existed
+                return True
+            # A process that was killed between its rename and its fsync left a name that is not on disk yet.
+            os.fsync(folder)
+            return False
+        finally:
+            os.close(folder)
 
     async def remove(self, digest: Digest) -> None:
         """Undo a publication whose transaction failed."""

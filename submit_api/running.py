@@ -78,6 +78,7 @@ async def opened(
         try:
             if migrating:
                 await migrate.upgrade(database)
+                await database.settle()
             yield Service(
                 settings=settings,
                 keys=keys,

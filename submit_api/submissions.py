@@ -15,6 +15,8 @@ import os
 from collections.abc import AsyncIterable
 from dataclasses import dataclass
 
+from sqlalchemy.exc import OperationalError
+
 from integrity import archives as archive_rules
 from integrity import manifest as manifests
 from integrity import names
@@ -31,6 +33,8 @@ from submit_api.registry import archives
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Archive, Release
 from submit_api.service import Service
+
+_NO_SPACE = "the service has no space left for archives: nothing was stored"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +87,11 @@ async def submit(service: Service, caller: Caller, ask: Wanted, body: AsyncItera
             return await _accept(service, caller, ask, upload, await upload.finish())
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpaceError("the service has no space left for archives: nothing was stored") from None
+            raise NoSpaceError(_NO_SPACE) from None
+        raise
+    except OperationalError as error:
+        if "database or disk is full" in str(error.orig):
+            raise NoSpaceError(_NO_SPACE) from None
         raise
 
 

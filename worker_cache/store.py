@@ -34,7 +34,7 @@ def open_private(path: str, *, create: bool, root_may_read: bool = False) -> int
     `SettingsError`."""
     try:
         if create:
-            os.makedirs(path, mode=0o700, exist_ok=True)
+            _make_durably(os.path.abspath(path))
         fd = os.open(path, _FOLDER)
     except OSError as error:
         raise SettingsError(f"the folder {path} cannot be used: {error.strerror}") from None
@@ -47,6 +47,17 @@ def open_private(path: str, *, create: bool, root_may_read: bool = False) -> int
             f"it has uid {found.st_uid} and mode {stat.S_IMODE(found.st_mode):04o}"
         )
     return fd
+
+
+def _make_durably(path: str) -> None:
+    """What is kept in the folder outlives a power loss only if the folder's own name does."""
+    parent, name = os.path.split(path)
+    os.makedirs(parent, mode=0o700, exist_ok=True)
+    fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        durable.make_folder(fd, name)
+    finally:
+        os.close(fd)
 
 
 def hash_fd(fd: int) -> tuple[Digest, int]:

@@ -52,6 +52,17 @@ class Database:
         async with self._lock, AsyncSession(self._writer) as session, session.begin():
             yield Transaction(session)
 
+    async def settle(self) -> None:
+        """At start, before anything is answered: SQLite shows what a killed process committed but had not synced yet."""
+        if self.engine.dialect.name != "sqlite":
+            return
+        connection = await self.engine.raw_connection()
+        try:
+            cursor = await connection.driver_connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # type: ignore[union-attr]
+            await cursor.close()
+        finally:
+            connection.close()
+
     async def close(self) -> None:
         await self.engine.dispose()
 

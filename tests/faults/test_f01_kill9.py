@@ -213,6 +213,7 @@ def check_state(live: Live) -> None:
     lines = (folder / "launcher" / "journal" / "journal.jsonl").read_bytes().split(b"\n")
     assert lines.pop() == b"", "the journal ends with a whole line"
     assert len(list(journal.verify(lines))) == len(lines)
+    assert json.loads(lines[-1])["event"] == "stop", "the last launcher did not end by itself"
     for event in ("launch", "claim", "grant"):
         told = Counter(
             entry["ticket" if event == "launch" else "launch_id"]
@@ -235,7 +236,8 @@ def check_nothing_left(live: Live, launcher_pids: list[int]) -> None:
         warm = any(word.endswith("/become.py") for word in command) and not pids.isdisjoint(command)
         assert not warm and not any(folder in word for word in command), (entry.name, command)
     left = [path for path in Path("/sys/fs/cgroup").rglob("dagseal-*") if path.name.partition("-")[2] in pids]
-    assert not left, left
+    found = {path: [*path.rglob("*/"), launcher_pids[-1], (path / "cgroup.events").read_text()] for path in left}
+    assert not left, found
 
 
 @pytest.mark.timeout(240)

@@ -217,7 +217,7 @@ def test_f02_the_api_names_nothing_before_it_is_whole(story: Story) -> None:
 
 @pytest.mark.parametrize("deaf", ["files", "folders"])
 def test_f02_a_lost_fsync_is_found_out(story: Story, deaf: str) -> None:
-    """The harness has teeth: without the fsync of files, or of folders, the same look finds losses in each of the three."""
+    """The harness has teeth: without the fsync of files, or of folders, the same look finds losses."""
     for root, look in (("api", look_at_api), ("launcher", look_at_launcher(story))):
         assert losses(story, root, look, deaf=frozenset({deaf})), root
 
