@@ -21,7 +21,7 @@ from launcher.privileges import Identity
 # A description imports one file: more than this is an attack or a mistake.
 DESCRIBE_LIMITS = (
     (resource.RLIMIT_CPU, 60),
-    (resource.RLIMIT_AS, 4 << 30),
+    (resource.RLIMIT_AS, 2 << 30),
     (resource.RLIMIT_FSIZE, 64 << 20),
     (resource.RLIMIT_NOFILE, 256),
 )

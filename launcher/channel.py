@@ -70,8 +70,9 @@ class Channel:
         except (BrokenPipeError, ConnectionResetError):
             raise EOFError("the other end closed the socket") from None
 
-    async def receive(self) -> Received:
-        """The next frame. Raises `MalformedError` or `EOFError`; then the channel is to be closed."""
+    async def receive(self, *, max_fds: int = 0) -> Received:
+        """The next frame, with so many descriptors at the most. Raises `MalformedError` or `EOFError`; then every descriptor
+        that came is closed, and the channel is to be closed too."""
         fds: list[int] = []
         try:
             header, sender = await self._header(fds)
@@ -81,6 +82,8 @@ class Channel:
                 raise MalformedError(
                     f"frame {message.kind!r} announces {message.fds} descriptors and brings {len(fds)}"
                 )
+            if len(fds) > max_fds:
+                raise MalformedError(f"{len(fds)} descriptors came with {message.kind!r}, {max_fds} are taken here")
         except BaseException:
             close_all(fds)
             raise

@@ -192,10 +192,7 @@ class Run:
         return plaintext
 
     async def _caller_word(self) -> Message:
-        received = await self.caller.receive()
-        if received.fds:
-            raise MalformedError("descriptors came with a message that has none")
-        return received.message
+        return (await self.caller.receive()).message
 
     async def _next_word(self) -> Message:
         """`grant` or `deny`. Raises `Cancelled` for `cancel` and when the caller is gone."""

@@ -19,6 +19,7 @@ from typing import Any
 
 from integrity.errors import ArchiveError, DagsealError, MalformedError, OutOfScopeError, SettingsError
 from integrity.fields import to_base64
+from integrity.messages import MAX_FDS
 from launcher.accounts import invoking_account
 from launcher.channel import Channel, Received, close_all
 from launcher.context import NOT_PROMISED_WITHOUT_ROOT, Context
@@ -93,7 +94,7 @@ class Server:
         try:
             while True:
                 async with asyncio.timeout(_IDLE_SECONDS):
-                    received = await channel.receive()
+                    received = await channel.receive(max_fds=MAX_FDS)
                 try:
                     if await self._answer(channel, received):
                         return
@@ -151,7 +152,7 @@ class Server:
         try:
             await asyncio.wait({work, word}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
-                close_all(word.result().fds)
+                word.result()
                 raise MalformedError("nothing is to be sent while a description is made")
             await channel.send("described", **work.result())
         finally:

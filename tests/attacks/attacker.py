@@ -33,7 +33,7 @@ from integrity.tickets import Ticket
 from tests.live import Answer, Live
 
 DSSE = "application/vnd.dsse+json"
-ANSWER_SECONDS = 60.0
+ANSWER_SECONDS = 30.0
 T = TypeVar("T")
 
 
@@ -157,9 +157,9 @@ class Peer:
 
     def __init__(self, live: Live, account: str) -> None:
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._sock.settimeout(ANSWER_SECONDS)
         with acting_as(account):
-            self._sock.connect(str(live.stack.launcher_socket))
+            self._sock.connect(str(live.stack.launcher_socket))  # blocking: it may have to wait for its place
+        self._sock.settimeout(ANSWER_SECONDS)
 
     def __enter__(self) -> Peer:
         return self
@@ -369,9 +369,7 @@ def warm_pids(live: Live, purpose: str) -> list[int]:
 
 def children_of(pid: int) -> list[int]:
     return [
-        int(child)
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        for child in (task / "children").read_text().split()
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
     ]
 
 

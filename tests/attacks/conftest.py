@@ -24,5 +24,5 @@ def traces() -> Iterator[Traces]:
 @pytest.fixture(scope="session")
 def fragile() -> Iterator[Live]:
     """Its processes are killed by tests, which start them again; its descriptions have five seconds."""
-    with running(more_launcher_toml="[limits]\ndescribe_timeout_seconds = 5\n") as started:
+    with running(more_launcher_toml="[limits]\ndescribe_timeout_seconds = 10\n") as started:
         yield started

@@ -3,8 +3,9 @@
 Every byte of each is tried. Blob, manifest and ticket go to the real launcher one flip at a time; of the grant every byte is
 tried against the rule, and a sample against a real task, which has been imported and waits for its secrets.
 
-Seen to fail when weakened: `Digest.require` that compares the first half only; `verify_and_seal` without `require`;
-`envelopes.verify` that skips `ring.find(…).verify`; an agent's `open_verified` that does not hash.
+Seen to fail when weakened: `Digest.require` that compares one digit; launcher and task that do not compare the
+archive's digest; `envelopes.verify` that does not verify; all of these and an agent's `open_verified` that takes what
+it hashed.
 """
 
 from __future__ import annotations
@@ -181,7 +182,9 @@ def test_the_agents_cache_through_the_whole_stack(live: Live, traces: Traces, wh
     assert answer.returncode == 7, answer.stderr
     assert "digest-mismatch" in answer.stderr
     assert traces.all() == before
-    (launch,) = [one for one in live.http("GET", f"/v1/launches?dag_id={dag_id}").json["launches"] if one["run_id"] == "second"]
+    (launch,) = [
+        one for one in live.http("GET", f"/v1/launches?dag_id={dag_id}").json["launches"] if one["run_id"] == "second"
+    ]
     assert (launch["state"], launch["error"], launch["log_bytes"]) == ("refused", "digest-mismatch", 0)
     events = live.audit(object=f"launch:{launch['id']}")
     assert [(event["action"], event["verdict"]) for event in events][-1] == ("launch.state", "refused")

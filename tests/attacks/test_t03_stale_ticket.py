@@ -1,7 +1,7 @@
 """T03 stale-ticket: a genuine ticket is used twice, too late, too early, or at another launcher.
 
-Seen to fail when weakened: `UsedTickets.use` that does not raise; `UsedTickets` kept in memory only; `tickets.verify` without
-the comparison of the audience; … without that of `expires_at`.
+Seen to fail when weakened: `UsedTickets.use` that does not raise, or keeps the ids in memory only; `tickets.verify`
+without the comparison of the audience, or without that of `expires_at`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """T04 mix-and-match: genuine tickets, manifests and archives that do not belong together.
 
-Seen to fail when weakened: `check_request` without `wanted.manifest_digest.require`; … without the comparison of archive,
-release and owner; … without that of the task digest; `verify_and_seal` without `expected.require`.
+Seen to fail when weakened: `check_request` without `wanted.manifest_digest.require`, without the comparison of
+archive, release and owner, or without that of the task digest; `Run._converse` that does not compare what the child
+reported.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 The names go to the API, to the command line, into a DAG and, in tickets that the API itself signed, to the launcher. Expired
 accounts and second names for a uid are in `tests/root`, where /etc/passwd and /etc/shadow are replaced.
 
-Seen to fail when weakened: `accounts.resolve` without its `reserved` rule; … without `allowed`; `look_up` that does not
-refuse uid 0 together with `banned = []`; `names.check("unix user")` that takes digits.
+Seen to fail when weakened: `accounts.resolve` without its `reserved` rule, or without `min_uid` and `allowed`; a rule
+for names that takes digits; `require_impersonation` that returns.
 """
 
 from __future__ import annotations
@@ -127,9 +127,7 @@ def test_with_a_rule_that_should_not_be(live: Live, traces: Traces, offer: Offer
         assert f"privilege: unix user {user} " in answer.stderr
         assert forbidden(live)[user] in answer.stderr
         (launch,) = [
-            one
-            for one in live.http("GET", "/v1/launches?dag_id=t05").json["launches"]
-            if one["run_id"] == f"as-{user}"
+            one for one in live.http("GET", "/v1/launches?dag_id=t05").json["launches"] if one["run_id"] == f"as-{user}"
         ]
         assert (launch["state"], launch["error"], launch["exit_code"]) == ("refused", "privilege", 77)
         last = live.audit(object=f"launch:{launch['id']}")[-1]
@@ -139,9 +137,7 @@ def test_with_a_rule_that_should_not_be(live: Live, traces: Traces, offer: Offer
 
 def test_as_the_dag_says(live: Live, traces: Traces) -> None:
     """A DAG's own `run_as_user` comes with its signed manifest, and is refused by the same rules."""
-    source = dag(
-        "t05says", 'trace("ran")', top=traces.source() + 'trace("import")\n', arguments='run_as_user="root"'
-    )
+    source = dag("t05says", 'trace("ran")', top=traces.source() + 'trace("import")\n', arguments='run_as_user="root"')
     pushed = live.push("t05says.py", source)
     assert pushed.status == 201, pushed.body
     assert pushed.json["dags"][0]["tasks"][0]["run_as_user"] == "root"

@@ -3,8 +3,7 @@
 The archive says at import who it is, by a file and by a print. It goes through everything that touches an archive: `check`,
 `push`, `list`, `verify`, a refused push, a launch, a failed launch. Only the parser and the task's user are ever seen.
 
-Seen to fail when weakened: `become.main` that drops after it imported; a `describe` whose account is the launcher's own; a
-`submissions._members` that imports the source to look for its dags.
+Seen to fail when weakened: `submissions._members` that executes the source; `verify_and_seal` that does.
 """
 
 from __future__ import annotations

@@ -3,14 +3,15 @@
 A task gets its connection and holds it while everything else is searched for the password: every command line and
 environment of the host, every byte below the stack's folder, the agent's memory. Then it prints it, and it is searched again.
 
-Seen to fail when weakened: `Popen` with the secrets in its environment; a journal line with the plaintext; `connections.seal`
-that stores in clear; `logs.masked` that returns its text; `child.arrange` with an inheritable pipe; a grant that is signed
-but not sealed (agent's memory).
+Seen to fail when weakened: connections put into the task's environment; a journal line with the values; rows stored
+in clear; a grant that is signed and not sealed; `logs.masked` that returns its text; `child.arrange` with inheritable
+descriptors.
 """
 
 from __future__ import annotations
 
 import base64
+import json
 import os
 import secrets
 from collections.abc import Iterator
@@ -38,13 +39,17 @@ def canary(live: Live) -> Iterator[str]:
 
 
 def forms(canary: str) -> list[bytes]:
-    """As it is, in hexadecimal, in UTF-16, and in base64 wherever it begins."""
+    """As it is, in hexadecimal, in UTF-16, backwards; and in base64, and that in base64, wherever it begins."""
     raw = canary.encode()
-    found = [raw, raw.hex().encode(), canary.encode("utf-16-le"), raw[::-1]]
-    for before in range(3):
-        text = base64.b64encode(b"x" * before + raw)
-        found.append(text[4 : len(text) // 4 * 4 - 4])
-    return found
+    once = [in_base64(raw, before) for before in range(3)]
+    twice = [in_base64(text, before) for text in once for before in range(3)]
+    return [raw, raw.hex().encode(), canary.encode("utf-16-le"), raw[::-1], *once, *twice]
+
+
+def in_base64(raw: bytes, before: int) -> bytes:
+    """The characters that stand for `raw` alone, with so many bytes (modulo three) before it."""
+    text = base64.b64encode(b"x" * before + raw)
+    return text[4 : len(text) // 4 * 4 - 4]
 
 
 def files_with(folder: Path, canary: str) -> list[str]:
@@ -135,14 +140,21 @@ def test_while_a_task_holds_it_and_after(live: Live, traces: Traces, canary: str
         assert word in log, log
     answers = [log, ended["detail"], str(live.audit()), str(live.journal())]
     answers += [live.http("GET", f"/v1/{kind}s/t10").body.decode() for kind in ("connection", "variable")]
-    answers += [live.http("GET", path).body.decode() for path in ("/v1/connections", "/v1/variables", "/v1/launches", "/metrics")]
+    answers += [
+        live.http("GET", path).body.decode()
+        for path in ("/v1/connections", "/v1/variables", "/v1/launches", "/metrics")
+    ]
     assert not [answer for answer in answers if canary in answer]
     assert files_with(live.stack.folder, canary) == []
     assert processes_with(canary) == []
     if live.stack.privileged:
         assert not memory_has(live.stack.processes["agent"].pid, canary)
     # What was delivered is known by name.
-    delivered = [event["object"] for event in live.audit() if event["action"] == "secret.deliver" and launch_id in event["detail"]]
+    delivered = [
+        event["object"]
+        for event in live.audit()
+        if event["action"] == "secret.deliver" and launch_id in event["detail"]
+    ]
     assert {"connection:t10", "variable:t10"} <= set(delivered)
     (line,) = [one for one in live.journal() if one["event"] == "grant" and one["launch_id"] == launch_id]
     assert "t10" in line["connections"]
@@ -150,7 +162,7 @@ def test_while_a_task_holds_it_and_after(live: Live, traces: Traces, canary: str
 
 def test_what_a_task_starts_gets_nothing(live: Live, traces: Traces, canary: str) -> None:
     """As BashOperator does it: neither pipe, memfd nor control socket, and nothing in its environment."""
-    body = f"""
+    body = """
         import subprocess
         from airflow.sdk import BaseHook
         assert BaseHook.get_connection("t10").password
@@ -159,7 +171,7 @@ def test_what_a_task_starts_gets_nothing(live: Live, traces: Traces, canary: str
         done = subprocess.run(["ls", "-l", "/proc/self/fd"], close_fds=False, capture_output=True, text=True)
         trace("open", done.stdout)
         from airflow.providers.standard.operators.bash import BashOperator
-        trace("bash", BashOperator(task_id="x", bash_command="env; ls -l /proc/$$/fd | tr '\\n' ';'").execute({{}}))
+        trace("bash", BashOperator(task_id="x", bash_command="env; ls -l /proc/$$/fd | tr '\\n' ';'").execute({}))
     """
     launch_id = launched(live, "t10shell", body, traces.source())
     ended = live.wait(launch_id)
@@ -211,7 +223,9 @@ def test_a_neighbour_while_the_secret_is_still_in_the_pipe(live: Live, traces: T
         assert not {way: got for way, got in traces.json("looked").items() if got != "PermissionError"}
         grant = liar.claim(offer.launch_id, claim.envelope)
         assert grant.status == 200
-        assert not [form for form in forms(canary) if form in grant.body], "the agent could read it"
+        payload = json.loads(base64.b64decode(json.loads(grant.body)["payload"]))
+        for seen in (grant.body, base64.b64decode(payload.pop("sealed")), json.dumps(payload).encode()):
+            assert not [form for form in forms(canary) if form in seen], "the agent could read it"
         peer.grant(grant.body)
         peer.hear_end()
     assert traces.of("ran")

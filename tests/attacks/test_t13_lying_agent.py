@@ -1,8 +1,8 @@
 """T13 lying-agent: a worker with a valid token claims twice, forges claims, results and logs, and reaches for others' launches.
 
-Seen to fail when weakened: `claiming._require_current` without its first rule; `claims.verify_claim` (and `verify_result`)
-that parses without verifying; `claiming._own` without the comparison of the worker; `dispatching.take` that does not compare
-the queues; `permissions.require_action` that lets workers pass.
+Seen to fail when weakened: `_require_current` without its first rule; `verify_claim` or `verify_result` that parses
+and does not verify; `claiming._own` that does not compare the worker; `dispatching.take` that does not compare the
+queues; `permissions.require_action` that lets workers pass.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ def test_success_without_a_claim(live: Live, agent: LyingAgent, traces: Traces) 
 
 
 def test_logs(live: Live, agent: LyingAgent, traces: Traces) -> None:
-    with at_its_claim(live, agent, traces, "t13log") as (offer, peer, claim):
+    with at_its_claim(live, agent, traces, "t13log") as (offer, _, claim):
         assert agent.claim(offer.launch_id, claim).status == 200
         about = f"/v1/launches/{offer.launch_id}/log"
 
@@ -264,7 +264,10 @@ def test_other_queues_and_other_names(live: Live, agent: LyingAgent, traces: Tra
     assert other.take().launch_id == launch_id
 
 
-@pytest.mark.parametrize("route", [one for one in ROUTES if ACTIONS[one.action] in (ADMIN, MEMBER, USERS)], ids=str)
+FORBIDDEN = [route for route in ROUTES if ACTIONS[route.action] in (ADMIN, MEMBER, USERS)]
+
+
+@pytest.mark.parametrize("route", FORBIDDEN, ids=lambda route: f"{route.method} {route.path}")
 def test_a_workers_token_is_for_workers_things(live: Live, agent: LyingAgent, route: Any) -> None:
     path = route.path
     for part, value in (

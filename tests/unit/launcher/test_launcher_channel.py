@@ -16,6 +16,8 @@ from integrity import messages
 from integrity.errors import MalformedError
 from launcher.channel import Channel, Credentials, close_all
 
+ANY = messages.MAX_FDS
+
 
 @pytest.fixture
 async def pair() -> AsyncIterator[tuple[Channel, socket.socket]]:
@@ -48,7 +50,7 @@ def nulls(count: int) -> list[int]:
 async def test_a_frame_arrives_with_its_fields(pair: tuple[Channel, socket.socket]) -> None:
     channel, theirs = pair
     theirs.sendall(messages.encode("cancel", why="é"))
-    received = await channel.receive()
+    received = await channel.receive(max_fds=ANY)
     assert (received.message.kind, received.fds, received.sender) == ("cancel", (), None)
     assert received.message.fields.text("why") == "é"
     received.message.fields.done()
@@ -56,7 +58,7 @@ async def test_a_frame_arrives_with_its_fields(pair: tuple[Channel, socket.socke
 
 async def test_one_byte_at_a_time_is_the_same_frame(pair: tuple[Channel, socket.socket]) -> None:
     channel, theirs = pair
-    waiting = asyncio.create_task(channel.receive())
+    waiting = asyncio.create_task(channel.receive(max_fds=ANY))
     for byte in messages.encode("cancel", why="now"):
         assert not waiting.done()
         theirs.sendall(bytes([byte]))
@@ -68,7 +70,10 @@ async def test_one_byte_at_a_time_is_the_same_frame(pair: tuple[Channel, socket.
 async def test_two_frames_in_one_write_are_two(pair: tuple[Channel, socket.socket]) -> None:
     channel, theirs = pair
     theirs.sendall(messages.encode("one") + messages.encode("two"))
-    assert [(await channel.receive()).message.kind, (await channel.receive()).message.kind] == ["one", "two"]
+    assert [
+        (await channel.receive(max_fds=ANY)).message.kind,
+        (await channel.receive(max_fds=ANY)).message.kind,
+    ] == ["one", "two"]
 
 
 async def test_descriptors_belong_to_the_frame_that_they_came_with(pair: tuple[Channel, socket.socket]) -> None:
@@ -78,7 +83,7 @@ async def test_descriptors_belong_to_the_frame_that_they_came_with(pair: tuple[C
     send_raw(theirs, messages.encode("three", fds=1), fds[1:])
     close_all(fds)
     for kind, count in (("one", 1), ("two", 0), ("three", 1)):
-        received = await channel.receive()
+        received = await channel.receive(max_fds=ANY)
         assert (received.message.kind, len(received.fds)) == (kind, count)
         assert not any(os.get_inheritable(fd) for fd in received.fds)
         close_all(received.fds)
@@ -89,7 +94,7 @@ async def test_a_frame_larger_than_the_socket_goes_both_ways(pair: tuple[Channel
     other = Channel(theirs)
     text = "x" * (4 << 20)
     sending = asyncio.create_task(channel.send("log", data=text))
-    received = await other.receive()
+    received = await other.receive(max_fds=ANY)
     await sending
     assert received.message.fields.text("data", max_chars=len(text)) == text
 
@@ -100,7 +105,7 @@ async def test_the_most_descriptors_arrive_in_order(pair: tuple[Channel, socket.
     pipes = [os.pipe(), os.pipe()]
     sent = [fd for pipe in pipes for fd in pipe]
     await channel.send("fork", pass_fds=sent)
-    received = await other.receive()
+    received = await other.receive(max_fds=ANY)
     assert [os.readlink(f"/proc/self/fd/{fd}") for fd in received.fds] == [
         os.readlink(f"/proc/self/fd/{fd}") for fd in sent
     ]
@@ -116,7 +121,7 @@ async def test_another_number_of_descriptors_than_announced_is_malformed(
     send_raw(theirs, messages.encode("run", fds=announced), fds)
     close_all(fds)
     with pytest.raises(MalformedError, match=f"announces {announced} descriptors and brings {brought}"):
-        await channel.receive()
+        await channel.receive(max_fds=ANY)
 
 
 @pytest.mark.parametrize("count", [5, 12, 13, 60, 253])
@@ -131,7 +136,7 @@ async def test_too_many_descriptors_are_malformed_and_none_is_kept(
     send_raw(theirs, messages.encode("run", fds=4), fds)
     close_all(fds)
     with pytest.raises(MalformedError, match="more than 4 descriptors"):
-        await channel.receive()
+        await channel.receive(max_fds=ANY)
 
 
 async def test_too_many_descriptors_spread_over_the_header_are_malformed(pair: tuple[Channel, socket.socket]) -> None:
@@ -142,7 +147,7 @@ async def test_too_many_descriptors_spread_over_the_header_are_malformed(pair: t
     send_raw(theirs, frame[1:2], fds)
     close_all(fds)
     with pytest.raises(MalformedError, match="more than 4 descriptors"):
-        await channel.receive()
+        await channel.receive(max_fds=ANY)
 
 
 async def test_descriptors_inside_a_body_are_closed_by_the_kernel(pair: tuple[Channel, socket.socket]) -> None:
@@ -152,7 +157,7 @@ async def test_descriptors_inside_a_body_are_closed_by_the_kernel(pair: tuple[Ch
     send_raw(theirs, frame[:50], [])
     send_raw(theirs, frame[50:], fds)
     close_all(fds)
-    received = await channel.receive()
+    received = await channel.receive(max_fds=ANY)
     assert received.fds == ()
 
 
@@ -164,7 +169,7 @@ async def test_a_header_that_is_cut_is_the_end(pair: tuple[Channel, socket.socke
     close_all(fds)
     theirs.shutdown(socket.SHUT_WR)
     with pytest.raises(EOFError):
-        await channel.receive()
+        await channel.receive(max_fds=ANY)
 
 
 async def test_a_body_that_is_cut_is_the_end(pair: tuple[Channel, socket.socket]) -> None:
@@ -174,14 +179,14 @@ async def test_a_body_that_is_cut_is_the_end(pair: tuple[Channel, socket.socket]
     close_all(fds)
     theirs.shutdown(socket.SHUT_WR)
     with pytest.raises(EOFError, match="inside a frame"):
-        await channel.receive()
+        await channel.receive(max_fds=ANY)
 
 
 async def test_the_end_of_the_socket_is_the_end(pair: tuple[Channel, socket.socket]) -> None:
     channel, theirs = pair
     theirs.shutdown(socket.SHUT_WR)
     with pytest.raises(EOFError):
-        await channel.receive()
+        await channel.receive(max_fds=ANY)
 
 
 async def test_sending_to_who_is_gone_is_the_end() -> None:
@@ -203,7 +208,7 @@ async def test_an_announced_size_is_checked_before_anything_of_it_is_allocated(
     close_all(fds)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(MalformedError, match="is announced"):
-        await channel.receive()
+        await channel.receive(max_fds=ANY)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024
 
 
@@ -215,7 +220,7 @@ async def test_an_announced_size_within_the_limit_is_not_allocated_before_it_arr
     theirs.shutdown(socket.SHUT_WR)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(EOFError):
-        await channel.receive()
+        await channel.receive(max_fds=ANY)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024
 
 
@@ -224,7 +229,7 @@ async def test_a_channel_may_have_a_lower_limit() -> None:
     channel = Channel(ours, limit=64)
     theirs.sendall(messages.encode("log", data="x" * 64))
     with pytest.raises(MalformedError, match="the limit is 64"):
-        await channel.receive()
+        await channel.receive(max_fds=ANY)
     channel.close()
     theirs.close()
 
@@ -238,7 +243,7 @@ async def test_a_body_that_is_no_frame_is_malformed(pair: tuple[Channel, socket.
     send_raw(theirs, struct.pack(">I", len(body)) + body, fds)
     close_all(fds)
     with pytest.raises(MalformedError):
-        await channel.receive()
+        await channel.receive(max_fds=ANY)
 
 
 async def test_a_receive_that_is_given_up_keeps_no_descriptor(pair: tuple[Channel, socket.socket]) -> None:
@@ -246,7 +251,7 @@ async def test_a_receive_that_is_given_up_keeps_no_descriptor(pair: tuple[Channe
     fds = nulls(2)
     send_raw(theirs, messages.encode("run", fds=2)[:-1], fds)
     close_all(fds)
-    waiting = asyncio.create_task(channel.receive())
+    waiting = asyncio.create_task(channel.receive(max_fds=ANY))
     for _ in range(5):
         await asyncio.sleep(0)
     waiting.cancel()
@@ -263,7 +268,7 @@ async def test_the_kernel_says_who_sent_a_frame(pair: tuple[Channel, socket.sock
             theirs.sendall(messages.encode("hello"))
         finally:
             os._exit(0)
-    received = await channel.receive()
+    received = await channel.receive(max_fds=ANY)
     os.waitpid(child, 0)
     assert received.sender == Credentials(child, os.getuid(), os.getgid())
 
@@ -281,9 +286,18 @@ async def test_one_frame_from_two_processes_is_malformed(pair: tuple[Channel, so
     os.waitpid(child, 0)
     theirs.sendall(frame[2:])
     with pytest.raises(MalformedError, match="continued by"):
-        await channel.receive()
+        await channel.receive(max_fds=ANY)
 
 
 async def test_the_peer_of_a_connected_socket_is_known(pair: tuple[Channel, socket.socket]) -> None:
     channel, _ = pair
     assert channel.peer == Credentials(os.getpid(), os.getuid(), os.getgid())
+
+
+async def test_descriptors_that_are_not_wanted_are_closed(pair: tuple[Channel, socket.socket]) -> None:
+    channel, theirs = pair
+    sent = nulls(1)
+    send_raw(theirs, messages.encode("grant", fds=1), sent)
+    close_all(sent)
+    with pytest.raises(MalformedError, match="1 descriptors came with 'grant', 0 are taken here"):
+        await channel.receive()

@@ -1,0 +1,291 @@
+"""T18 overreach: a submitter with a valid token reaches for what is another's: archives, dag_ids, connections, unix users.
+
+Seen to fail when weakened: `require_member` that returns; `submissions._record` that does not look whose a dag_id is;
+`require_connections` that takes what exists; `require_impersonation` that returns, or does not compare the dag;
+tokens that stay valid when they are revoked.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from submit_api.http.table import ROUTES
+from submit_api.permissions import ACTIONS, ADMIN, PUBLIC, WORKERS
+from tests.attacks.attacker import LyingAgent, dag
+from tests.live import Answer, Live
+
+SQL = """
+from airflow.sdk import DAG
+from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
+with DAG("{dag_id}", schedule=None):
+    SQLExecuteQueryOperator(task_id="t", conn_id="{conn}", sql="select 1")
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A principal that nobody knew before, and its token."""
+
+    live: Live
+    name: str
+    token: str
+
+    def http(self, method: str, path: str, body: Any = None) -> Answer:
+        return self.live.http(method, path, body, token=self.token)
+
+    def push(self, name: str, source: str, query: str = "") -> Answer:
+        return self.live.push(name, source, query, token=self.token)
+
+    def launch(self, dag_id: str, **more: Any) -> Answer:
+        body = {"dag_id": dag_id, "task_id": "t", "run_id": secrets.token_hex(4), **more}
+        return self.http("POST", "/v1/launches", body)
+
+
+def person(live: Live, word: str, **more: Any) -> Person:
+    name = f"{word}-{secrets.token_hex(4)}"
+    made = live.http("POST", "/v1/tokens", {"principal": name, **more})
+    assert made.status == 201, made.body
+    return Person(live, name, made.json["token"])
+
+
+@pytest.fixture
+def alice(live: Live) -> Person:
+    return person(live, "alice")
+
+
+@pytest.fixture
+def bob(live: Live) -> Person:
+    return person(live, "bob")
+
+
+def allow(live: Live, subject: str, **more: Any) -> None:
+    rule = {"subject_kind": "principal", "subject": subject, "unix_user": live.user, **more}
+    assert live.http("POST", "/v1/impersonation-rules", rule).status == 201
+
+
+def source(dag_id: str, more: str = "pass") -> str:
+    return dag(dag_id, more)
+
+
+def refused(live: Live, answer: Answer, status: int, problem: str, who: Person | None = None) -> None:
+    """Refused so, and in the audit log under the caller's name."""
+    assert (answer.status, answer.problem) == (status, problem), answer.body
+    if who is not None:
+        last = live.audit(principal=who.name)[-1]
+        assert last["verdict"] == "refused", last
+        assert last["detail"].startswith(f"{problem}: ")
+
+
+def test_who_does_not_say_who_he_is(live: Live, alice: Person) -> None:
+    expired = person(live, "late", expires_at=time.time_ns() // 1000 + 200_000)
+    revoked = person(live, "gone")
+    token_id = revoked.token.split("_")[1]
+    assert live.http("DELETE", f"/v1/tokens/{token_id}").status == 204
+    head, token_id, secret, _ = alice.token.split("_")
+    flipped = alice.token[:20] + ("a" if alice.token[20] != "a" else "b") + alice.token[21:]
+    time.sleep(0.25)
+    broken = ("x", flipped, alice.token + "0", alice.token.upper(), f"{head}_{token_id}_{secret}")
+    tokens = ("", *broken, expired.token, revoked.token)
+    for token in tokens:
+        for route in ROUTES:
+            if ACTIONS[route.action] != PUBLIC and "{" not in route.path:
+                answer = live.http(route.method, route.path, None if route.method == "GET" else b"{}", token=token)
+                refused(live, answer, 401, "unauthenticated")
+                assert answer.headers["www-authenticate"].startswith("Bearer")
+                assert not token or token not in answer.body.decode()
+        refused(live, live.push("t18nobody.py", source("t18nobody"), token=token), 401, "unauthenticated")
+    for scheme in ("Basic ", "bearer", "Token ", ""):
+        answer = live.http("GET", "/v1/archives", token="", headers={"Authorization": scheme + alice.token})
+        refused(live, answer, 401, "unauthenticated")
+    assert live.http("GET", "/v1/archives/t18nobody.py").status == 404
+    assert alice.http("GET", "/v1/archives").status == 200
+
+
+FOR_OTHERS = [route for route in ROUTES if ACTIONS[route.action] in (ADMIN, WORKERS)]
+
+
+@pytest.mark.parametrize("route", FOR_OTHERS, ids=lambda route: f"{route.method} {route.path}")
+def test_what_is_for_administrators_and_workers(live: Live, route: Any) -> None:
+    somebody = person(live, "somebody")
+    path = route.path.replace("{secret:.+}", "x").replace("{name}", "x")
+    path = path.replace("{id}", "0" * 32).replace("{launch_id}", "0" * 32)
+    assert "{" not in path
+    answer = somebody.http(route.method, path, None if route.method in ("GET", "DELETE") else b"{}")
+    refused(live, answer, 403, "out-of-scope", somebody)
+
+
+def test_anothers_archive(live: Live, alice: Person, bob: Person) -> None:
+    name, dag_id = f"{alice.name}.py", alice.name
+    first = alice.push(name, source(dag_id))
+    assert first.status == 201, first.body
+    allow(live, alice.name)
+    mine = alice.launch(dag_id)
+    assert mine.status == 201
+    launch_id, digest = mine.json["id"], first.json["digest"].partition(":")[2]
+
+    release = f"/v1/archives/{name}/releases"
+    about = f"/v1/launches/{launch_id}"
+    for answer in (
+        bob.push(name, source(dag_id) + "# mine now\n"),
+        bob.push(name, source(dag_id)),
+        bob.push(name, source(dag_id), f"?group={bob.name}"),
+        bob.launch(dag_id),
+        bob.launch(dag_id, release=1),
+        bob.http("GET", f"/v1/archives/{name}"),
+        bob.http("GET", release),
+        bob.http("GET", f"{release}/1"),
+        bob.http("GET", f"{release}/1/manifest"),
+        bob.http("POST", f"{release}/1/activate"),
+        bob.http("POST", f"{release}/1/revoke"),
+        bob.http("GET", about),
+        bob.http("GET", f"{about}/log"),
+        bob.http("POST", f"{about}/cancel"),
+    ):
+        refused(live, answer, 403, "not-owner", bob)
+    assert bob.http("GET", f"/v1/blobs/sha512/{digest}").status in (403, 404)
+    assert name not in bob.http("GET", "/v1/archives").body.decode()
+    assert launch_id not in bob.http("GET", "/v1/launches").body.decode()
+    assert len(alice.http("GET", release).json["releases"]) == 1
+    assert live.wait(launch_id)["state"] == "success"
+
+    # In the group, he may.
+    group = f"team-{secrets.token_hex(4)}"
+    assert live.http("PUT", f"/v1/groups/{group}", {"members": [alice.name, bob.name]}).status == 200
+    assert alice.push(name, source(dag_id), f"?group={group}").status == 201
+    assert bob.push(name, source(dag_id) + "# ours\n").status == 201
+    changed = bob.http("GET", f"{release}/3").json
+    assert (changed["owner"], changed["submitted_by"], changed["group"]) == (alice.name, bob.name, group)
+    refused(live, bob.push(name, source(dag_id) + "# ours\n", f"?group={bob.name}"), 403, "not-owner", bob)
+    # And no more once he left it.
+    assert live.http("PUT", f"/v1/groups/{group}", {"members": [alice.name]}).status == 200
+    refused(live, bob.push(name, source(dag_id) + "# again\n"), 403, "not-owner", bob)
+    refused(live, bob.push(f"{bob.name}.py", source(bob.name), f"?group={group}"), 403, "not-owner", bob)
+
+
+def test_anothers_dag_id(live: Live, alice: Person, bob: Person) -> None:
+    dag_id = alice.name
+    assert alice.push(f"{alice.name}.py", source(dag_id)).status == 201
+    blobs = sorted((live.stack.folder / "api").rglob("*"))
+    for text in (source(dag_id), source(bob.name) + source(dag_id)):
+        refused(live, bob.push(f"{bob.name}.py", text), 409, "conflict", bob)
+    assert live.http("GET", f"/v1/archives/{bob.name}.py").status == 404
+    assert sorted((live.stack.folder / "api").rglob("*")) == blobs
+    refused(live, bob.launch(dag_id), 403, "not-owner", bob)
+    # Also after the archive no longer defines it: a dag_id is its archive's for good.
+    assert alice.push(f"{alice.name}.py", source(f"{dag_id}-new")).status == 201
+    refused(live, bob.push(f"{bob.name}.py", source(dag_id)), 409, "conflict", bob)
+
+
+def test_a_connection_that_was_not_granted(live: Live, alice: Person, bob: Person) -> None:
+    conn, canary = f"t18-{secrets.token_hex(4)}", secrets.token_hex(16)
+    allow(live, alice.name)
+    assert alice.push(f"{alice.name}.py", SQL.format(dag_id=alice.name, conn=conn)).status == 201
+    missing = alice.launch(alice.name)
+    refused(live, missing, 403, "out-of-scope", alice)
+    assert f"{conn!r}, which does not exist" in missing.json["detail"]
+    assert live.http("PUT", f"/v1/connections/{conn}", {"value": f"postgres://u:{canary}@127.0.0.1:1/x"}).status == 201
+    for kind, to in (("principal", bob.name), ("group", alice.name)):
+        grant = {"kind": "connection", "name": conn, "to_kind": kind, "to": to}
+        assert live.http("POST", "/v1/grants", grant).status == 201
+        denied = alice.launch(alice.name)
+        refused(live, denied, 403, "out-of-scope", alice)
+        assert f"{conn!r}, which is not granted to {alice.name}" in denied.json["detail"]
+        assert canary not in denied.body.decode()
+    assert alice.http("GET", f"/v1/launches?dag_id={alice.name}").json["launches"] == []
+    # An administrator's launch of her DAG does not change whose it is.
+    body = {"dag_id": alice.name, "task_id": "t", "run_id": "by-admin"}
+    assert live.http("POST", "/v1/launches", body).status == 403
+    grant = {"kind": "connection", "name": conn, "to_kind": "principal", "to": alice.name}
+    assert live.http("POST", "/v1/grants", grant).status == 201
+    accepted = alice.launch(alice.name)
+    assert accepted.status == 201
+    live.wait(accepted.json["id"])
+
+
+def test_a_grant_that_was_taken_back_in_between(live: Live, alice: Person) -> None:
+    """Reserved while granted; when it is to be offered or claimed, it no longer is."""
+    conn = f"t18-{secrets.token_hex(4)}"
+    allow(live, alice.name)
+    assert live.http("PUT", f"/v1/connections/{conn}", {"value": "http://a:b@c"}).status == 201
+    grant = {"kind": "connection", "name": conn, "to_kind": "principal", "to": alice.name}
+    made = live.http("POST", "/v1/grants", grant)
+    assert alice.push(f"{alice.name}.py", SQL.format(dag_id=alice.name, conn=conn)).status == 201
+    worker = LyingAgent.enrol(live)
+    reserved = alice.launch(alice.name, queue=worker.name)
+    assert reserved.status == 201, reserved.body
+    assert live.http("DELETE", f"/v1/grants/{made.json['id']}").status == 204
+    body = {"queues": [worker.name]}
+    assert live.http("POST", f"/v1/workers/{worker.name}/take", body, token=worker.token).status == 204
+    launch = alice.http("GET", f"/v1/launches/{reserved.json['id']}").json
+    assert (launch["state"], launch["error"]) == ("refused", "out-of-scope")
+
+
+def test_a_unix_user_that_was_not_given(live: Live, alice: Person, bob: Person) -> None:
+    dag_id = alice.name
+    assert alice.push(f"{alice.name}.py", source(dag_id)).status == 201
+
+    def denied(**more: Any) -> None:
+        answer = alice.launch(dag_id, **more)
+        refused(live, answer, 403, "out-of-scope", alice)
+        assert f"no rule lets {alice.name} run dag {dag_id} as unix user" in answer.json["detail"]
+
+    denied()
+    allow(live, bob.name)
+    denied()
+    allow(live, alice.name, dag_glob="another-*")
+    denied()
+    allow(live, alice.name, queue_glob="another-*")
+    denied()
+    allow(live, alice.name, unix_user="another")
+    denied()
+    allow(live, alice.name, subject_kind="group")
+    denied()
+    denied(run_as_user="root")
+    allow(live, alice.name, dag_glob=f"{dag_id[:8]}*", queue_glob="default")
+    assert alice.launch(dag_id).status == 201
+    denied(run_as_user="another-one")
+    denied(queue="another")
+
+
+def test_what_is_not_there(live: Live, alice: Person) -> None:
+    assert alice.push(f"{alice.name}.py", source(alice.name)).status == 201
+    allow(live, alice.name)
+    release = f"/v1/archives/{alice.name}.py/releases"
+    for answer in (
+        alice.http("GET", "/v1/archives/absent.py"),
+        alice.http("GET", f"{release}/2"),
+        alice.http("POST", f"{release}/2/activate"),
+        alice.http("GET", f"{release}/2/manifest"),
+        alice.http("GET", f"/v1/launches/{'0' * 32}"),
+        alice.http("POST", f"/v1/launches/{'0' * 32}/cancel"),
+        alice.launch("absent"),
+        alice.launch(alice.name, release=2),
+        alice.launch(alice.name, task_id="absent"),
+    ):
+        assert (answer.status, answer.problem) == (404, "not-found"), answer.body
+
+
+def test_a_revoked_release(live: Live, alice: Person) -> None:
+    name, dag_id = f"{alice.name}.py", alice.name
+    allow(live, alice.name)
+    assert alice.push(name, source(dag_id)).status == 201
+    assert alice.http("POST", f"/v1/archives/{name}/releases/1/revoke").status == 200
+    refused(live, alice.launch(dag_id, release=1), 409, "conflict", alice)
+    refused(live, alice.launch(dag_id), 409, "conflict", alice)
+    refused(live, alice.push(name, source(dag_id)), 409, "conflict", alice)
+    assert alice.http("GET", "/v1/launches").json["launches"] == []
+
+
+def test_a_try_is_reserved_once(live: Live, alice: Person) -> None:
+    assert alice.push(f"{alice.name}.py", source(alice.name)).status == 201
+    allow(live, alice.name)
+    first = alice.launch(alice.name, run_id="once")
+    assert first.status == 201
+    refused(live, alice.launch(alice.name, run_id="once"), 409, "conflict", alice)
+    assert alice.launch(alice.name, run_id="once", try_number=2).status == 201
+    live.wait(first.json["id"])
