@@ -10,21 +10,12 @@ where the launcher has no privileges and everything runs as one user.
 from __future__ import annotations
 
 import os
-import resource
 import sys
 
 sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from launcher import privileges
 from launcher.privileges import Identity
-
-# A description imports one file: more than this is an attack or a mistake.
-DESCRIBE_LIMITS = (
-    (resource.RLIMIT_CPU, 60),
-    (resource.RLIMIT_AS, 2 << 30),
-    (resource.RLIMIT_FSIZE, 64 << 20),
-    (resource.RLIMIT_NOFILE, 256),
-)
 
 
 def main(arguments: list[str]) -> None:

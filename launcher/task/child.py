@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import signal
 import socket
 import sys
@@ -38,6 +39,13 @@ from launcher.task import clock, frames, logs, refusals
 CONTROL_FD, ARCHIVE_FD, SECRETS_FD = 3, 4, 5
 _FIRST_FREE_FD = 6
 _PARK_FROM = 16
+# A description imports one archive: more than this is an attack or a mistake.
+DESCRIBE_LIMITS = (
+    (resource.RLIMIT_CPU, 60),
+    (resource.RLIMIT_AS, 2 << 30),
+    (resource.RLIMIT_FSIZE, 64 << 20),
+    (resource.RLIMIT_NOFILE, 256),
+)
 EXIT_BUG = 70
 
 
@@ -54,6 +62,9 @@ def main(fds: list[int], *, warm_pid: int, purpose: str, copy: str) -> NoReturn:
             signal.signal(number, signal.SIG_IGN if number == signal.SIGPIPE else signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         arrange(fds)
+        if purpose == "describe":
+            for limit, most in DESCRIBE_LIMITS:
+                resource.setrlimit(limit, (most, most))
         control = socket.socket(fileno=CONTROL_FD)
         _serve(control, purpose, copy)
         code = 0

@@ -56,12 +56,10 @@ class Database:
         """At start, before anything is answered: SQLite shows what a killed process committed but had not synced yet."""
         if self.engine.dialect.name != "sqlite":
             return
-        connection = await self.engine.raw_connection()
-        try:
-            cursor = await connection.driver_connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # type: ignore[union-attr]
+        async with self.engine.connect() as connection:
+            raw = await connection.get_raw_connection()
+            cursor = await raw.driver_connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # type: ignore[union-attr]
             await cursor.close()
-        finally:
-            connection.close()
 
     async def close(self) -> None:
         await self.engine.dispose()

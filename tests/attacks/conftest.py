@@ -23,6 +23,6 @@ def traces() -> Iterator[Traces]:
 
 @pytest.fixture(scope="session")
 def fragile() -> Iterator[Live]:
-    """Its processes are killed by tests, which start them again; its descriptions have five seconds."""
+    """Its processes are killed by tests, which start them again; its descriptions have ten seconds."""
     with running(more_launcher_toml="[limits]\ndescribe_timeout_seconds = 10\n") as started:
         yield started

@@ -79,17 +79,21 @@ def test_when_it_succeeds(live: Live, traces: Traces) -> None:
     assert dead(pids)
 
 
-@pytest.mark.parametrize(
-    "then", ["raise RuntimeError('no')", "os._exit(3)", "os.kill(os.getpid(), 9)", "os.kill(os.getpid(), 11)"]
-)
-def test_when_it_fails(live: Live, traces: Traces, then: str) -> None:
-    dag_id = f"t12fail{abs(hash(then)) % 100_000}"
-    launch_id, pids = start(live, traces, dag_id, f"{wait_for_go(traces)}\n{then}")
+ENDINGS = {
+    "raises": "raise RuntimeError('no')",
+    "exits": "os._exit(3)",
+    "killed": "os.kill(os.getpid(), 9)",
+    "segfault": "os.kill(os.getpid(), 11)",
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_when_it_fails(live: Live, traces: Traces, ending: str) -> None:
+    launch_id, pids = start(live, traces, f"t12{ending}", f"{wait_for_go(traces)}\n{ENDINGS[ending]}")
     assert [is_alive(pid) for pid in pids] == [True] * 5
     traces.allow("go")
     ended = live.wait(launch_id)
-    assert ended["state"] == "failed"
-    assert ended["error"] == ("" if "raise" in then else "task-died")
+    assert (ended["state"], ended["error"]) == ("failed", "" if ending == "raises" else "task-died")
     assert dead(pids)
 
 
