@@ -22,7 +22,7 @@ from integrity.messages import Message
 from launcher import privileges
 from launcher.channel import Channel, close_all, closing_fds, wait_readable, wait_writable
 from launcher.privileges import Identity
-from launcher.trees import Tree, Trees
+from launcher.trees import Tree, Trees, kill_all
 from launcher.warmpool import WarmProcess
 
 _CUT = b"\n[dagseal] the log is cut here: it is over the limit of %d bytes\n"
@@ -227,7 +227,10 @@ class TaskProcess:
         self.warm.tasks -= 1
         try:
             await self.tree.kill()
+            while self.tree.misses_orphans and (left := await self.warm.orphans()):
+                await kill_all(left)
         finally:
+            self.warm.forget(self.pid)
             self.channel.close()
             close_all([fd for fd in (self._pidfd, self._secrets_fd) if fd >= 0])
             await self.log.end()

@@ -24,6 +24,8 @@ _KILL_DEADLINE_SECONDS = 5.0
 class Tree(Protocol):
     """One task and everything that came of it."""
 
+    misses_orphans: bool
+
     async def kill(self) -> None:
         """Every process of it is gone when this returns. Raises `RuntimeError` if one is still there after 5 s."""
 
@@ -87,6 +89,8 @@ class CgroupTrees:
 
 
 class _CgroupTree:
+    misses_orphans = False
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
@@ -109,16 +113,17 @@ class WalkTrees:
             )
 
     def adopt(self, pid: int, label: str) -> Tree:
-        return _WalkTree(pid)
+        return _WalkTree({pid})
 
     def close(self) -> None:
         """Nothing is kept."""
 
 
 class _WalkTree:
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._known: set[int] = {pid}
+    misses_orphans = True  # of a task that died by itself: its children are not below it any more
+
+    def __init__(self, pids: set[int]) -> None:
+        self._known = set(pids)
 
     async def kill(self) -> None:
         try:
@@ -143,6 +148,20 @@ class _WalkTree:
 def choose() -> CgroupTrees | WalkTrees:
     """The better of the two that this host and this account allow."""
     return CgroupTrees.find() or WalkTrees()
+
+
+async def kill_all(pids: set[int]) -> None:
+    """These and everything below them. Raises `RuntimeError` if one is still there after 5 s."""
+    await _WalkTree(pids).kill()
+
+
+def children(pid: int) -> set[int]:
+    """Live ones, as /proc shows them now."""
+    found: set[int] = set()
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found |= {int(child) for child in task.read_text(encoding="ascii").split()}
+    return {child for child in found if _alive(child)}
 
 
 def descendants(pid: int) -> set[int]:

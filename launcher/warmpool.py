@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from integrity.errors import MalformedError, SettingsError
 from launcher.accounts import Account
 from launcher.channel import Channel
+from launcher.trees import children
 
 _BECOME = os.path.join(os.path.dirname(os.path.abspath(__file__)), "become.py")
 _PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -44,6 +45,7 @@ class WarmProcess:
         self._out_of_step = False
         self.used_at = asyncio.get_running_loop().time()
         self.tasks = 0
+        self._forked: set[int] = set()
 
     @property
     def alive(self) -> bool:
@@ -64,7 +66,18 @@ class WarmProcess:
             except BaseException:
                 self._out_of_step = True
                 raise
+            self._forked.add(pid)
             return pid
+
+    async def orphans(self) -> set[int]:
+        """Its children that it did not fork: what tasks that died by themselves left, which came back to it (subreaper).
+        The orphans of a live task are that task's own. No fork is under way meanwhile, which would look alike."""
+        async with self._lock:
+            return children(self.pid) - self._forked
+
+    def forget(self, pid: int) -> None:
+        """This task is dead and reaped, or as good as: its number may be anybody's next."""
+        self._forked.discard(pid)
 
     def end(self) -> None:
         """Kill it; its tasks die with it (PR_SET_PDEATHSIG)."""
