@@ -157,11 +157,7 @@ async def kill_all(pids: set[int]) -> None:
 
 def children(pid: int) -> set[int]:
     """Live ones, as /proc shows them now."""
-    found: set[int] = set()
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            found |= {int(child) for child in task.read_text(encoding="ascii").split()}
-    return {child for child in found if _alive(child)}
+    return {child for child in _children(pid) if _alive(child)}
 
 
 def descendants(pid: int) -> set[int]:
@@ -169,11 +165,18 @@ def descendants(pid: int) -> set[int]:
     found: set[int] = set()
     todo = [pid]
     while todo:
-        for task in Path(f"/proc/{todo.pop()}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
-                new = {int(child) for child in task.read_text(encoding="ascii").split()} - found
-                found |= new
-                todo.extend(new)
+        new = _children(todo.pop()) - found
+        found |= new
+        todo.extend(new)
+    return found
+
+
+def _children(pid: int) -> set[int]:
+    """Of every thread, zombies included; of a process that is gone, none."""
+    found: set[int] = set()
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found |= {int(child) for child in task.read_text(encoding="ascii").split()}
     return found
 
 
