@@ -12,6 +12,7 @@ import os
 import pwd
 import secrets
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -64,6 +65,10 @@ class Stack:
     log: Callable[[str], None] = lambda line: None
     more_api_toml: str = ""
     more_launcher_toml: str = ""
+    more_agent_toml: str = ""
+    profile: str = "standard"
+    describe: str = "strict"
+    writable: tuple[Path, ...] = ()
     launcher_environment: dict[str, str] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -87,13 +92,21 @@ class Stack:
     def privileged(self) -> bool:
         return os.geteuid() == 0
 
+    def __post_init__(self) -> None:
+        if not self.privileged and not _confines():
+            self.profile = self.describe = "minimal"
+
     def missing(self) -> list[str]:
         """What is not promised here, in words."""
         if self.privileged:
             return []
-        return [
-            f"not root: API, agent, launcher and tasks all run as {self.accounts.api}; another unix user is refused"
+        lines = [
+            f"not root: API, agent, launcher and tasks all run as {self.accounts.api}; another unix user is refused",
+            "no limits on a task's memory and processes: only root may make cgroups here",
         ]
+        if self.profile == "minimal":
+            lines.append(f"no namespaces: {self.accounts.api} may not make any here, so tasks run in profile minimal")
+        return lines
 
     def environment(self, **more: str) -> dict[str, str]:
         """For the command line against this stack."""
@@ -197,7 +210,10 @@ class Stack:
             f'[trust]\napi_keys = ["{self._api_key()}"]\n'
             f'[peers]\nrun = ["{accounts.agent}"]\ndescribe = ["{accounts.api}"]\n'
             f'[users]\nallowed = ["{self.task_user}"]\nbanned = ["root"]\nparser = "{accounts.parser}"\n'
-            f'[paths]\nsocket = "{self.launcher_socket}"\nstate_dir = "{self.folder}/launcher"\n{self.more_launcher_toml}'
+            f'[paths]\nsocket = "{self.launcher_socket}"\nstate_dir = "{self.folder}/launcher"\n'
+            f'[isolation]\nprofile = "{self.profile}"\ndescribe = "{self.describe}"\n'
+            f"unsafe_no_cgroup_limits = {'false' if self.privileged else 'true'}\n"
+            f"writable = {json.dumps([str(path) for path in self.writable])}\n{self.more_launcher_toml}"
         )
 
     def _agent_toml(self) -> str:
@@ -205,6 +221,7 @@ class Stack:
             f'[agent]\nserver = "{self.url}"\ntoken_file = "{self.folder}/agent/token"\nworker = "{WORKER}"\n'
             f'queues = ["default"]\napi_key = "{self._api_key()}"\ncache_dir = "{self.cache}"\n'
             f'spool_dir = "{self.folder}/agent/spool"\nlauncher_socket = "{self.launcher_socket}"\nslots = 4\n'
+            f"{self.more_agent_toml}"
         )
 
     def _api_key(self) -> str:
@@ -289,6 +306,14 @@ def new_folder(parent: Path) -> Path:
 
 def _service_environment() -> dict[str, str]:
     return {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"}
+
+
+def _confines() -> bool:
+    """Whether this account may make the namespaces of a task: tried, in a child."""
+    tried = ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--mount-proc", "true"]
+    return (
+        shutil.which("unshare") is not None and subprocess.run(tried, capture_output=True, check=False).returncode == 0
+    )
 
 
 def _first_existing(names: tuple[str, ...]) -> str:

@@ -29,6 +29,7 @@ STATES = (
     "refused",
     "lost",
 )
+PROFILES = ("minimal", "standard", "strict")  # of isolation, the weakest first
 MAX_CLAIM_BYTES = 64 * 1024
 MAX_RESULT_BYTES = 4 * 1024 * 1024
 MAX_XCOMS = 1000
@@ -36,7 +37,8 @@ MAX_XCOMS = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """`attestation` names the mitigations in force in the child, as the launcher read them from the kernel."""
+    """`attestation` names the mitigations in force in the child, as the launcher read them from the kernel; its `profile`
+    is what they add up to."""
 
     ticket_id: str
     launch_id: str
@@ -174,6 +176,11 @@ class VerifiedResult:
 
     result: Result
     digest: Digest
+
+
+def meets(profile: object, floor: str) -> bool:
+    """Whether a launch with this profile does all that `floor`, one of `PROFILES`, does. What is no profile meets none."""
+    return profile in PROFILES and PROFILES.index(profile) >= PROFILES.index(floor)
 
 
 def sign_claim(claim: Claim, key: SigningKey) -> bytes:

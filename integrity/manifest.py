@@ -2,7 +2,8 @@
 
 It says which bytes (digest, size, members), whose (owner, group, submitter), and what they define (dags, tasks, the
 unix user and the connections that each task names, and each task's digest). A task's unix user is thereby known before
-any byte of the archive is imported. Payload type `application/vnd.dagseal.manifest.v1+json`; canonical JSON.
+any byte of the archive is imported. `isolation`, the profile below which it is not to be launched, is absent where the
+release asks for none. Payload type `application/vnd.dagseal.manifest.v1+json`; canonical JSON.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from integrity import canonical, envelopes, names
+from integrity.claims import PROFILES
 from integrity.digests import Digest
 from integrity.errors import MalformedError, NotFoundError
 from integrity.fields import Fields
@@ -124,6 +126,7 @@ class Manifest:
     task_check: str
     airflow_version: str
     dags: tuple[DagEntry, ...]
+    isolation: str | None = None
 
     def to_bytes(self) -> bytes:
         return canonical.dump(
@@ -141,6 +144,7 @@ class Manifest:
                 "task_check": self.task_check,
                 "airflow_version": self.airflow_version,
                 "dags": [dag.to_json() for dag in self.dags],
+                **({} if self.isolation is None else {"isolation": self.isolation}),
             }
         )
 
@@ -162,6 +166,7 @@ class Manifest:
             task_check=fields.choice("task_check", TASK_CHECKS),
             airflow_version=fields.text("airflow_version", max_chars=100),
             dags=tuple(DagEntry.from_json(item) for item in fields.items("dags", max_items=MAX_DAGS)),
+            isolation=fields.choice("isolation", PROFILES) if "isolation" in fields.keys() else None,
         )
         fields.done()
         _strictly_sorted([member.name for member in manifest.members], "members")

@@ -37,13 +37,15 @@ class Account:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountRules:
-    """The operator's rules. `reserved` are dagseal's own accounts: a task must never be able to signal them."""
+    """The operator's rules. `reserved` are dagseal's own accounts: a task must never be able to signal them. `check_expiry` is
+    false only for a launcher that cannot read /etc/shadow (launcher.modes)."""
 
     allowed: frozenset[str]
     allowed_groups: frozenset[str]
     banned: frozenset[str]
     reserved: frozenset[str]
     min_uid: int
+    check_expiry: bool = True
 
 
 def resolve(name: str, rules: AccountRules, *, now: int) -> Account:
@@ -60,7 +62,7 @@ def resolve(name: str, rules: AccountRules, *, now: int) -> Account:
     groups = {grp.getgrgid(gid).gr_name for gid in (*account.groups, account.gid) if _known_group(gid)}
     if account.name not in rules.allowed and not groups & rules.allowed_groups:
         raise PrivilegeError(f"unix user {name} is not allowed here: add it to users.allowed of the launcher's policy")
-    expires = shadow_expiry(name)
+    expires = shadow_expiry(name) if rules.check_expiry else None
     if expires is not None and now >= expires:
         raise PrivilegeError(f"unix user {name} has expired (see chage -l {name})")
     return account

@@ -1,40 +1,71 @@
-"""Exec'd by the launcher, as root, to become a warm process: drop first, import afterwards.
+"""Exec'd by the launcher to become a warm process: drop first, import afterwards.
 
 Run with `python -s -P -S`: until the drop is proved, `sys.path` is the standard library and this project, no `.pth` file was
 read and no third-party module imported. Only then `site` runs and Airflow is imported, as the dropped user.
 
-Arguments: control descriptor, purpose (`run` or `describe`), parent pid, and `uid gid comma-separated-groups`, or `-`
-where the launcher has no privileges and everything runs as one user.
+Arguments: control descriptor, parent pid, purpose (`run` or `describe`), the confinement as JSON, and `uid gid
+comma-separated-groups`, or `-` where the launcher has no privileges and everything runs as one user.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
 sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from launcher import privileges
+from launcher import namespaces, privileges
+from launcher.isolation import Confinement
 from launcher.privileges import Identity
 
+_FIRST_TO_DIE = 500  # oom_score_adj: before anything of the host
 
-def main(arguments: list[str]) -> None:
-    """Never returns: serves forks until the control socket closes."""
-    control_fd, purpose, parent, who = int(arguments[0]), arguments[1], int(arguments[2]), arguments[3:]
-    os.setsid()
+
+def main(arguments: list[str]) -> NoReturn:
+    """Serves forks until the control socket closes."""
+    control_fd, parent, purpose = int(arguments[0]), int(arguments[1]), arguments[2]
+    confinement, who = Confinement.from_json(arguments[3]), arguments[4:]
+    identity = None
     if who != ["-"]:
-        uid, gid, groups = int(who[0]), int(who[1]), tuple(int(group) for group in who[2].split(",") if group)
-        if purpose == "describe":
-            privileges.leave_network()
-        privileges.drop(Identity(uid, gid, groups))
+        identity = Identity(int(who[0]), int(who[1]), tuple(int(group) for group in who[2].split(",") if group))
+    os.setsid()
+    with open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
+        score.write(str(_FIRST_TO_DIE))
+    inner = confinement.profile.namespaces
+    if inner:
+        namespaces.enter_user_namespace(identity)
+    elif identity is not None:
+        if not confinement.network:
+            namespaces.unshare(namespaces.CLONE_NEWNET)
+        privileges.empty_bounding_set()
+    if identity is not None:
+        privileges.drop(identity, keep_capabilities=inner)
+    elif not inner:
+        privileges.shed_capabilities()
     privileges.harden(parent=parent)
+    if inner:
+        _continue_as_first_process(control_fd)
 
     import site
 
     site.main()
     from launcher.task.warm import serve
 
-    serve(control_fd, purpose=purpose)
+    serve(control_fd, purpose=purpose, confinement=confinement)
+
+
+def _continue_as_first_process(control_fd: int) -> None:
+    """Return in a fork that is process 1 of the new pid namespace; who called waits for its end, and takes it along when it
+    is killed. Everything that is ever forked in there dies with that process."""
+    pid = os.fork()
+    if pid == 0:
+        privileges.die_with(0)
+        return
+    os.close(control_fd)
+    _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    os._exit(code if code >= 0 else 128 - code)
 
 
 if __name__ == "__main__":

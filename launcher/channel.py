@@ -66,7 +66,8 @@ class Channel:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", pass_fds))] if pass_fds else []
         try:
             sent = await self._when(True, lambda: self._sock.sendmsg([data], rights))
-            await self._loop.sock_sendall(self._sock, memoryview(data)[sent:])
+            if sent < len(data):  # even no byte at all is an error when the other end has answered and closed
+                await self._loop.sock_sendall(self._sock, memoryview(data)[sent:])
         except (BrokenPipeError, ConnectionResetError):
             raise EOFError("the other end closed the socket") from None
 

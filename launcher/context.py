@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from integrity import durable
 from integrity.errors import PrivilegeError, SettingsError
 from integrity.keys import SealingKey, SigningKey
-from launcher import accounts
+from launcher import accounts, rootless
 from launcher.accounts import Account
+from launcher.isolation import Confinement, profile
 from launcher.journal import Journal
 from launcher.policy import Policy
 from launcher.privileges import Identity
 from launcher.replay import UsedTickets
-from launcher.trees import CgroupTrees, WalkTrees
+from launcher.trees import Trees
 from launcher.warmpool import WarmPool
+from launcher.warmprocess import Kind
 
-NOT_PROMISED_WITHOUT_ROOT = (
-    "this launcher is not root: every task runs as {user}, the account of the launcher itself",
+_RESOLVED_US = 5_000_000
+# A description imports one archive: more than this is an attack or a mistake.
+DESCRIBE_LIMITS = (
+    (resource.RLIMIT_CPU, 60),
+    (resource.RLIMIT_AS, 2 << 30),
+    (resource.RLIMIT_FSIZE, 64 << 20),
+    (resource.RLIMIT_NOFILE, 256),
+)
+NOT_PROMISED_ALONE = (
+    "this launcher may become nobody: every task runs as {user}, the account of the launcher itself",
     "not promised: P2's separate users (a task can signal and read what {user} can), P3 between tasks",
-    "not promised: a description has the network, as only root can take it away",
     "asking for any other unix user is refused, never skipped",
 )
 
@@ -36,25 +46,32 @@ class Keys:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """Shared by all jobs. `now_us` gives microseconds since 1970."""
+    """Shared by all jobs. `now_us` gives microseconds since 1970. `owner` is the account whose user namespace this launcher is
+    root of, of a rootless one."""
 
     policy: Policy
     keys: Keys
     journal: Journal
     used: UsedTickets
     pool: WarmPool
-    trees: CgroupTrees | WalkTrees
+    trees: Trees
     privileged: bool
+    owner: Account | None
     now_us: Callable[[], int]
+    _resolved: dict[str, tuple[int, Account]] = field(default_factory=dict)
 
     def now(self) -> int:
         """Seconds since 1970."""
         return self.now_us() // 1_000_000
 
     def task_account(self, name: str) -> Account:
-        """Check 7. Raises `PrivilegeError` naming the rule."""
+        """Check 7. Raises `PrivilegeError` naming the rule. A change of accounts or groups is seen after 5 s at the latest."""
         if self.privileged:
-            return accounts.resolve(name, self.policy.users, now=self.now())
+            at, account = self._resolved.get(name, (0, None))
+            if account is None or not 0 <= self.now_us() - at < _RESOLVED_US:
+                account = self._becomable(accounts.resolve(name, self.policy.users, now=self.now()))
+                self._resolved[name] = self.now_us(), account
+            return account
         own = accounts.invoking_account()
         if name != own.name:
             raise PrivilegeError(
@@ -67,13 +84,45 @@ class Context:
         """Whom descriptions run as: the parser user, or without root the invoking user."""
         if not self.privileged:
             return accounts.invoking_account()
-        parser = accounts.look_up(self.policy.parser)
+        parser = self._becomable(accounts.look_up(self.policy.parser))
         for peer in sorted(self.policy.may_run | self.policy.may_describe):
             if peer != "root" and accounts.look_up(peer).uid == parser.uid:
                 raise SettingsError(
                     f"users.parser {parser.name} and peer {peer} are one account: an import could read its files"
                 )
         return parser
+
+    def _becomable(self, account: Account) -> Account:
+        """What runs as the launcher's own account could signal it, and enter user namespaces that it owns."""
+        if account.uid == os.geteuid():
+            raise PrivilegeError(f"unix user {account.name} is the launcher's own account: nothing of a DAG runs as it")
+        return account if self.owner is None else rootless.require_within(account)
+
+    def kind_of_run(self, account: Account, queue: str) -> Kind:
+        """Which warm process a task of that queue is forked from."""
+        isolation = self.policy.isolation
+        confinement = Confinement(
+            profile=profile(isolation.queues.get(queue, isolation.profile)),
+            network=True,
+            readable=isolation.readable,
+            writable=isolation.writable,
+            tcp_ports=isolation.tcp_ports,
+            tmp_bytes=self.policy.limits.task_tmp_bytes,
+        )
+        return Kind(account=account, purpose="run", confinement=confinement)
+
+    def kind_of_description(self, variant: int) -> Kind:
+        """Descriptions see nothing of what the operator opened to tasks, and have no network."""
+        confinement = Confinement(
+            profile=profile(self.policy.isolation.describe),
+            network=False,
+            readable=(),
+            writable=(),
+            tcp_ports=(),
+            tmp_bytes=self.policy.limits.task_tmp_bytes,
+            rlimits=DESCRIBE_LIMITS,
+        )
+        return Kind(account=self.parser_account(), purpose="describe", confinement=confinement, variant=variant)
 
 
 def identity_of(account: Account) -> Identity:

@@ -7,7 +7,6 @@ differ on a worker too: it is refused, naming task and field. What comes back is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +15,8 @@ from integrity.errors import InvalidArchiveError, UnsafeArchiveError
 from integrity.fields import Fields
 from integrity.manifest import MAX_DAGS, MAX_TASKS, TASK_CHECKS, DagEntry
 from integrity.messages import Message
-from launcher.context import Context, identity_of
-from launcher.sealed import VerifiedCode, verify_and_seal
-from launcher.taskprocess import TaskProcess
-from launcher.warmpool import Kind
+from launcher.context import Context
+from launcher.sealed import VerifiedCode, seal
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +28,17 @@ class Description:
     fields: dict[tuple[str, str], dict[str, str]]
 
 
-async def describe(context: Context, message: Message, fd: int, new_label: Callable[[], str]) -> dict[str, Any]:
+async def describe(context: Context, message: Message, fd: int) -> dict[str, Any]:
     """The body of `described`. Raises `ArchiveError` with the true reason, or a `SecurityError`."""
     name = message.fields.name("name", "archive")
     digest = message.fields.digest("digest")
     task_check = message.fields.choice("task_check", TASK_CHECKS)
     message.fields.done()
-    code = await asyncio.to_thread(verify_and_seal, fd, digest, max_bytes=context.policy.limits.max_archive_bytes)
-    with code:
+    with await seal(fd, digest, max_bytes=context.policy.limits.max_archive_bytes) as code:
         variants = (0, 1) if task_check == "task" else (0,)
         # Both are waited for, also when one fails: the other still passes the descriptor on.
         answers = await asyncio.gather(
-            *(_variant(context, name, code, task_check, variant, new_label()) for variant in variants),
+            *(_variant(context, name, code, task_check, variant) for variant in variants),
             return_exceptions=True,
         )
     found = [_or_raise(answer) for answer in answers]
@@ -58,21 +54,9 @@ def _or_raise(answer: Description | BaseException) -> Description:
     return answer
 
 
-async def _variant(
-    context: Context, name: str, code: VerifiedCode, task_check: str, variant: int, label: str
-) -> Description:
+async def _variant(context: Context, name: str, code: VerifiedCode, task_check: str, variant: int) -> Description:
     limits = context.policy.limits
-    account = context.parser_account()
-    warm = await context.pool.get(Kind(account=account, purpose="describe", variant=variant))
-    task = await TaskProcess.start(
-        warm,
-        identity_of(account),
-        code.fd,
-        context.trees,
-        label=label,
-        max_log_bytes=64 * 1024,
-        max_frame=limits.max_task_frame_bytes,
-    )
+    task = await context.pool.take(context.kind_of_description(variant))
     try:
         job = {
             "job": "describe",
@@ -83,7 +67,7 @@ async def _variant(
             "task_check": task_check,
         }
         async with asyncio.timeout(limits.describe_timeout_seconds):
-            await task.ask(job)
+            await task.ask(job, code.fd)
             answer = await task.answer("described", "refused")
     except TimeoutError:
         raise InvalidArchiveError(
@@ -98,7 +82,7 @@ async def _variant(
             name,
         ) from None
     finally:
-        await task.end()
+        await context.pool.give_back(task)
     if answer.kind == "refused":
         raise refusal(answer.fields)
     return read_description(answer.fields)

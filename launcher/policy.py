@@ -3,9 +3,13 @@
     [trust]        api_keys = ["<base64 of a public Ed25519 key>"]
     [peers]        run = ["dagseal-agent"]   describe = ["dagseal-api"]      # who may ask for what, by account
     [users]        allowed = ["etl"]  allowed_groups = []  banned = []  min_uid = 1000  parser = "dagseal-parser"
+                   unsafe_no_expiry_check = false          # true where /etc/shadow cannot be read: a rootless launcher
     [paths]        socket = "/run/dagseal/launcher.sock"   state_dir = "/var/lib/dagseal/launcher"
     [environment]  pass = ["AIRFLOW_CONN_LEGACY"]          # from the launcher's own environment, by name
                    [environment.set]  AIRFLOW__CORE__DEFAULT_TIMEZONE = "utc"
+    [isolation]    profile = "standard"  describe = "strict"  queues = {secure = "strict"}    # profiles: launcher/isolation.py
+                   readable = ["/srv/lib"]  writable = ["/srv/out"]  tcp_ports = [5432]   # folders; ports are for strict
+                   unsafe_no_cgroup_limits = false         # true where the launcher may not make cgroups
     [limits]       as in `Limits` below
 
 Unknown keys are refused, and so is an empty answer to a question that must be answered.
@@ -25,6 +29,7 @@ from integrity.errors import MalformedError, SettingsError
 from integrity.fields import from_base64
 from integrity.keys import KeyRing, VerifyKey
 from launcher.accounts import AccountRules
+from launcher.isolation import profile
 
 MAX_FILE_BYTES = 64 * 1024
 DEFAULT_BANNED = ("bin", "daemon", "nobody", "root", "sys")
@@ -47,6 +52,25 @@ class Limits:
     secrets_timeout_seconds: int = 10
     warm_start_timeout_seconds: int = 120
     warm_idle_seconds: int = 3600
+    warm_spares: int = 2
+    warm_max_tasks: int = 1000
+    task_tmp_bytes: int = 1 << 30
+    task_memory_bytes: int = 4 << 30
+    task_pids: int = 1024
+    task_cpu_percent: int | None = None  # of one core
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Isolation:
+    """Which profile for what, and what the profiles leave open."""
+
+    profile: str
+    describe: str
+    queues: dict[str, str]
+    readable: tuple[str, ...]
+    writable: tuple[str, ...]
+    tcp_ports: tuple[int, ...]
+    cgroup_limits: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +86,7 @@ class Policy:
     state_dir: str
     pass_environment: tuple[str, ...]
     set_environment: dict[str, str]
+    isolation: Isolation
     limits: Limits
 
 
@@ -79,6 +104,7 @@ def parse(text: str, path: str) -> Policy:
     section = _Section(document, path)
     trust, peers, users = section.table("trust"), section.table("peers"), section.table("users")
     paths, environment, limits = section.table("paths"), section.table("environment", {}), section.table("limits", {})
+    isolation = section.table("isolation", {})
     section.done()
 
     try:
@@ -99,18 +125,20 @@ def parse(text: str, path: str) -> Policy:
             banned=frozenset(users.strings("banned", list(DEFAULT_BANNED))),
             reserved=may_run | may_describe | {parser},
             min_uid=users.integer("min_uid", 1000),
+            check_expiry=not users.flag("unsafe_no_expiry_check"),
         ),
         parser=parser,
         socket=paths.string("socket"),
         state_dir=paths.string("state_dir"),
         pass_environment=tuple(environment.strings("pass", [])),
         set_environment=environment.strings_by_name("set"),
+        isolation=_isolation(isolation),
         limits=Limits(**{f.name: limits.integer(f.name, f.default) for f in dataclasses.fields(Limits)}),
     )
     for name, where in (("socket", policy.socket), ("state_dir", policy.state_dir)):
         if not os.path.isabs(where):
             section.refuse(f"paths.{name} is to be an absolute path, not {where!r}")
-    for table in (trust, peers, users, paths, environment, limits):
+    for table in (trust, peers, users, paths, environment, isolation, limits):
         table.done()
     if not policy.users.allowed and not policy.users.allowed_groups:
         section.refuse("users.allowed and users.allowed_groups are both empty: no task could run")
@@ -130,6 +158,27 @@ def parse(text: str, path: str) -> Policy:
                 f"environment.set: {name} may be a secret, and descriptions see what is set: use environment.pass"
             )
     return policy
+
+
+def _isolation(section: _Section) -> Isolation:
+    found = Isolation(
+        profile=section.string("profile", "standard"),
+        describe=section.string("describe", "strict"),
+        queues=section.strings_by_name("queues"),
+        readable=tuple(section.strings("readable", [])),
+        writable=tuple(section.strings("writable", [])),
+        tcp_ports=tuple(section.integers("tcp_ports")),
+        cgroup_limits=not section.flag("unsafe_no_cgroup_limits"),
+    )
+    for name in (found.profile, found.describe, *found.queues.values()):
+        try:
+            profile(name)
+        except SettingsError as error:
+            section.refuse(str(error))
+    for path in (*found.readable, *found.writable):
+        if not os.path.isabs(path) or os.path.realpath(path) != path or not os.path.isdir(path):
+            section.refuse(f"isolation: {path!r} is to be a folder, by its absolute path without symbolic links")
+    return found
 
 
 class _Section:
@@ -154,13 +203,27 @@ class _Section:
     def table(self, key: str, default: dict[str, Any] | None = None) -> _Section:
         return _Section(self._take(key, default, dict, "a table"), self._path, f"{self._prefix}{key}.")
 
-    def string(self, key: str) -> str:
-        value: str = self._take(key, None, str, "text")
+    def string(self, key: str, default: str | None = None) -> str:
+        value: str = self._take(key, default, str, "text")
         if not value:
             self.refuse(f"{self._prefix}{key} is empty")
         return value
 
-    def integer(self, key: str, default: Any) -> int:
+    def flag(self, key: str) -> bool:
+        value = self._left.pop(key, False)
+        if not isinstance(value, bool):
+            self.refuse(f"{self._prefix}{key} is to be true or false")
+        return value
+
+    def integers(self, key: str) -> list[int]:
+        value: list[int] = self._take(key, [], list, "a list of ports")
+        if not all(type(item) is int and 0 < item < 1 << 16 for item in value):
+            self.refuse(f"{self._prefix}{key} is to be a list of ports")
+        return value
+
+    def integer(self, key: str, default: Any) -> Any:
+        if default is None and key not in self._left:
+            return None
         value: int = self._take(key, default, int, "a whole number")
         if value < 1:
             self.refuse(f"{self._prefix}{key} is {value}, the least is 1")

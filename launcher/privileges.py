@@ -2,6 +2,8 @@
 
 The order is the only one that works: groups, then gid, then uid (setresuid(2), capabilities(7)). A drop is done when the
 kernel says so and every way back was tried and failed, not when the calls returned. After OpenSSH's `permanently_set_uid`.
+Capabilities go last and by hand: who drops from another account than root keeps them (capabilities(7), "effect of user ID
+changes"), and a warm process still needs those over its own user namespace.
 """
 
 from __future__ import annotations
@@ -18,12 +20,15 @@ from integrity.errors import PrivilegeError
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
+PR_CAPBSET_READ = 23
 PR_CAPBSET_DROP = 24
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
-CLONE_NEWNET = 0x40000000
+CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_SYS_ADMIN = 5, 6, 7, 8, 21
+MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4
+_CAPABILITY_VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _CAPABILITY_LINES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
@@ -46,24 +51,50 @@ def prctl(option: int, *arguments: int) -> None:
         raise PrivilegeError(f"prctl({option}, {arguments}) failed: {os.strerror(code)}")
 
 
-def leave_network() -> None:
-    """Enter an empty network namespace. Raises `PrivilegeError`."""
-    if _libc.unshare(CLONE_NEWNET) != 0:
-        raise PrivilegeError(f"unshare(CLONE_NEWNET) failed: {os.strerror(ctypes.get_errno())}")
-
-
-def drop(identity: Identity) -> None:
-    """From root to `identity`, for good. Raises `PrivilegeError`; the caller must then exit."""
+def drop(identity: Identity, *, keep_capabilities: bool = False) -> None:
+    """To `identity`, for good. Raises `PrivilegeError` or `OSError`: exit then. Only who has capabilities over a user namespace
+    of its own keeps them: it has no other ids to become."""
     if identity.uid == 0 or identity.gid == 0:
         raise PrivilegeError("nothing is dropped by becoming uid or gid 0")
-    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
-    with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as last:
-        for capability in range(int(last.read()) + 1):
-            prctl(PR_CAPBSET_DROP, capability)
     os.setgroups(list(identity.groups))
     os.setresgid(identity.gid, identity.gid, identity.gid)
     os.setresuid(identity.uid, identity.uid, identity.uid)
+    if not keep_capabilities:
+        shed_capabilities()
     prove_dropped(identity)
+
+
+def empty_bounding_set() -> None:
+    """No exec can bring a capability back. Without CAP_SETPCAP only no_new_privs says so, and the attestation shows it."""
+    if not holds(CAP_SETPCAP):
+        return
+    capability = 0
+    while _libc.prctl(PR_CAPBSET_READ, ctypes.c_ulong(capability), 0, 0, 0) >= 0:  # fails after the kernel's last one
+        prctl(PR_CAPBSET_DROP, capability)
+        capability += 1
+
+
+def shed_capabilities() -> None:
+    """Give up every capability of every set. Raises `PrivilegeError` unless the kernel then shows none."""
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
+    if _libc.capset(header, (ctypes.c_uint32 * 6)()) != 0:
+        raise PrivilegeError(f"capset failed: {os.strerror(ctypes.get_errno())}")
+    status = status_of("self")
+    held = {name: status[name] for name in _CAPABILITY_LINES if name != "CapBnd" and int(status[name], 16)}
+    if held:
+        raise PrivilegeError(f"the drop left capabilities {held}")
+
+
+def holds(capability: int) -> bool:
+    """Whether this process may use that capability now."""
+    return bool(int(status_of("self")["CapEff"], 16) >> capability & 1)
+
+
+def lock_memory() -> bool:
+    """Keep this process's memory out of swap (mlockall(2)), page by page as it is used; False where the host does not permit
+    it. Forks and what they exec do not inherit it."""
+    return bool(_libc.mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0)
 
 
 def prove_dropped(identity: Identity) -> None:
@@ -72,9 +103,6 @@ def prove_dropped(identity: Identity) -> None:
         raise PrivilegeError(f"the drop left ids {os.getresuid()} {os.getresgid()}")
     if sorted(os.getgroups()) != sorted(identity.groups):
         raise PrivilegeError(f"the drop left groups {os.getgroups()}")
-    held = {name: value for name, value in status_of(os.getpid()).items() if name in _CAPABILITY_LINES}
-    if any(int(value, 16) for value in held.values()):
-        raise PrivilegeError(f"the drop left capabilities {held}")
     ways_back: list[Callable[[], None]] = [
         lambda: os.setresuid(0, 0, 0),
         lambda: os.seteuid(0),
@@ -83,7 +111,8 @@ def prove_dropped(identity: Identity) -> None:
         lambda: os.setgroups([0]),
     ]
     for way in ways_back:
-        with contextlib.suppress(PermissionError):
+        # EPERM, or EINVAL in a user namespace where there is no such id.
+        with contextlib.suppress(OSError):
             way()
             raise PrivilegeError("a dropped privilege could be regained: this process must end")
 
@@ -100,44 +129,14 @@ def harden(*, parent: int) -> None:
 
 
 def die_with(parent: int) -> None:
-    """SIGKILL when `parent` dies. Set after the drop, which clears it; the parent may have died before."""
+    """SIGKILL when `parent` dies. Set after the drop, which clears it; the parent may have died before. A parent outside of
+    our pid namespace is 0."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         raise PrivilegeError("the parent is gone already")
 
 
-def status_of(pid: int) -> dict[str, str]:
+def status_of(pid: int | str) -> dict[str, str]:
     """`/proc/<pid>/status` as names and values."""
     with open(f"/proc/{pid}/status", encoding="utf-8") as status:
         return {name: value.strip() for name, _, value in (line.partition(":") for line in status)}
-
-
-def attest(pid: int, identity: Identity, *, privileged: bool) -> dict[str, object]:
-    """What the kernel says of a task before it gets a secret. Raises `PrivilegeError` when a mitigation is not in force,
-    `EOFError` when the task is gone."""
-    try:
-        # /proc/<pid> of a process that is not dumpable belongs to root (proc(5)); as an ordinary user it cannot be seen.
-        status, owner = status_of(pid), os.stat(f"/proc/{pid}/environ").st_uid
-    except (FileNotFoundError, ProcessLookupError):
-        raise EOFError("the task's process is gone") from None
-    found: dict[str, object] = {
-        "uid": [int(value) for value in status["Uid"].split()],
-        "gid": [int(value) for value in status["Gid"].split()],
-        "groups": sorted(int(value) for value in status["Groups"].split()),
-        "no_new_privs": status["NoNewPrivs"] == "1",
-        **{name.lower(): status[name] for name in _CAPABILITY_LINES},
-    }
-    wanted: dict[str, object] = {
-        "uid": [identity.uid] * 4,
-        "gid": [identity.gid] * 4,
-        "groups": sorted(identity.groups),
-        "no_new_privs": True,
-    }
-    if privileged:
-        wanted |= {name.lower(): "0" * 16 for name in _CAPABILITY_LINES}
-        found["dumpable"] = owner != 0
-        wanted["dumpable"] = False
-    for name, value in wanted.items():
-        if found[name] != value:
-            raise PrivilegeError(f"the task's {name} is {found[name]}, not {value}: no secret is given to it")
-    return found

@@ -22,13 +22,13 @@ from integrity.errors import ArchiveError, DagsealError, ExpiredError, Malformed
 from integrity.fields import Fields, to_base64
 from integrity.messages import Message
 from integrity.tickets import Ticket, VerifiedTicket
+from launcher.attestation import attest
 from launcher.channel import Channel
 from launcher.checks import VerifiedRequest, check_request, check_ticket
-from launcher.context import Context, identity_of
+from launcher.context import Context
 from launcher.describing import refusal
-from launcher.sealed import verify_and_seal
+from launcher.sealed import seal
 from launcher.taskprocess import TaskProcess
-from launcher.warmpool import Kind
 
 EXIT_REFUSED = 77
 EXIT_KILLED = 137
@@ -75,6 +75,11 @@ class Run:
             result = self._result("cancelled", EXIT_KILLED, "cancelled", str(why))
         except EOFError as why:
             result = self._result("failed", EXIT_KILLED, "task-died", f"the task's process ended early: {why}")
+            if task is not None and task.tree.oom_kills():
+                limit = self.context.policy.limits.task_memory_bytes
+                result = self._result(
+                    "failed", EXIT_KILLED, "out-of-memory", f"killed: over its memory limit of {limit} bytes"
+                )
         except TimeoutError:
             limit = self.ticket.timeout_seconds
             result = self._result(
@@ -85,7 +90,7 @@ class Run:
         finally:
             if task is not None:
                 rss = task.max_rss_kib()
-                await task.end()
+                await self.context.pool.give_back(task)
                 if self._log_pump is not None:
                     await self._log_pump
         if task is not None:
@@ -98,38 +103,35 @@ class Run:
     async def _start(self, request: VerifiedRequest, fd: int) -> TaskProcess:
         context, ticket = self.context, self.ticket
         account = context.task_account(ticket.unix_user)
-        limits = context.policy.limits
-        with await asyncio.to_thread(verify_and_seal, fd, ticket.digest, max_bytes=limits.max_archive_bytes) as code:
+        kind = context.kind_of_run(account, ticket.queue)
+        with await seal(fd, ticket.digest, max_bytes=context.policy.limits.max_archive_bytes) as code:
             self._mark("verified")
             if context.now() >= ticket.expires_at:
                 raise ExpiredError("the ticket expired while its archive was verified: launch again")
             context.used.use(ticket)
-            warm = await context.pool.get(Kind(account=account, purpose="run"))
-            self._mark("warm")
             context.journal.write(
                 "launch",
                 launch_id=ticket.launch_id,
                 ticket=str(self.verified.digest),
                 digest=str(ticket.digest),
                 user=account.name,
+                profile=kind.confinement.profile.name,
             )
-            task = await TaskProcess.start(
-                warm,
-                identity_of(account),
-                code.fd,
-                context.trees,
-                label=ticket.ticket_id,
-                max_log_bytes=limits.max_log_bytes,
-                max_frame=limits.max_task_frame_bytes,
-            )
-        self._mark("forked")
+            self._mark("recorded")
+            task = await context.pool.take(kind)
+            self._mark("forked")
+            try:
+                await task.ask(self._job(request), code.fd)
+            except BaseException:
+                await context.pool.give_back(task)
+                raise
+        self._mark("asked")
         self._word = asyncio.create_task(self._caller_word())
         return task
 
     async def _converse(self, task: TaskProcess, request: VerifiedRequest) -> Result:
         limits = self.context.policy.limits
         async with asyncio.timeout(limits.import_timeout_seconds):
-            await task.ask(self._job(request))
             ready = await self._unless_cancelled(task.answer("ready", "refused"))
         if ready.kind == "refused":
             raise refusal(ready.fields)
@@ -154,7 +156,7 @@ class Run:
         return self._finished(finished)
 
     def _claim(self, task: TaskProcess, reported: Digest) -> tuple[Claim, bytes]:
-        attestation = task.attest(privileged=self.context.privileged) | {"tree": self.context.trees.name}
+        attestation = attest(task, limits=self.context.trees.describe())
         claim = Claim(
             ticket_id=self.ticket.ticket_id,
             launch_id=self.ticket.launch_id,

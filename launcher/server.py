@@ -11,19 +11,19 @@ import contextlib
 import json
 import os
 import pwd
-import secrets
 import socket
 import stat
 import sys
+from collections.abc import Coroutine
 from typing import Any
 
 from integrity.errors import ArchiveError, DagsealError, MalformedError, OutOfScopeError, SettingsError
 from integrity.fields import to_base64
 from integrity.messages import MAX_FDS
-from launcher.accounts import invoking_account
 from launcher.channel import Channel, Received, close_all
-from launcher.context import NOT_PROMISED_WITHOUT_ROOT, Context
+from launcher.context import Context
 from launcher.describing import describe
+from launcher.modes import made_by, warnings
 from launcher.running import EXIT_REFUSED, run
 
 VERSION = "0.1.0"
@@ -53,23 +53,34 @@ class Server:
     def stop(self) -> None:
         self._stop.set()
 
-    async def serve(self) -> None:
-        """Listen on the policy's socket. Raises `SettingsError` when it cannot."""
+    async def listen(self) -> None:
+        """Serve on the policy's socket. Raises `SettingsError` when it cannot."""
         listener = listen(self._context.policy.socket)
-        loop = asyncio.get_running_loop()
+        try:
+            await self._serve(self._accept(listener))
+        finally:
+            listener.close()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._context.policy.socket)
+
+    async def serve_caller(self, stdin: socket.socket, uid: int) -> None:
+        """Serve who started us, until its end of our stdin closes."""
+        try:
+            await self._serve(self._take(Channel(stdin, limit=_STRANGER_FRAME_BYTES), uid))
+        finally:
+            stdin.close()
+
+    async def _serve(self, taking: Coroutine[Any, Any, None]) -> None:
         keeping = asyncio.create_task(self._housekeeping())
-        accepting = asyncio.create_task(self._accept(listener))
+        accepting = asyncio.create_task(taking)
         try:
             await self._stop.wait()
         finally:
-            listener.close()
             for task in (keeping, accepting, *self._jobs):
                 task.cancel()
             await asyncio.gather(keeping, accepting, *self._jobs, return_exceptions=True)
-            self._context.pool.end()
+            await self._context.pool.end()
             self._context.trees.close()
-            with contextlib.suppress(FileNotFoundError):
-                await loop.run_in_executor(None, os.unlink, self._context.policy.socket)
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -80,9 +91,34 @@ class Server:
                 log("accept-failed", detail=str(error))
                 await asyncio.sleep(_ACCEPT_AGAIN_SECONDS)
                 continue
-            job = asyncio.create_task(self._converse(sock))
-            self._jobs.add(job)
-            job.add_done_callback(self._jobs.discard)
+            self._begin(sock)
+
+    async def _take(self, stdin: Channel, uid: int) -> None:
+        """Each `connect` brings our end of a socket pair that the caller made; whoever else made one is not heard, as the
+        caller could pass on a socket that another account is at the end of."""
+        try:
+            while True:
+                received = await stdin.receive(max_fds=1)
+                sock = socket.socket(fileno=received.fds[0]) if received.fds else None
+                if received.message.kind != "connect" or sock is None:
+                    raise MalformedError("stdin takes `connect`, with one descriptor, and nothing else")
+                received.message.fields.done()
+                if made_by(sock) != uid:
+                    sock.close()
+                    raise OutOfScopeError("the caller passed a socket that another account made")
+                sock.setblocking(False)
+                self._begin(sock)
+        except EOFError:
+            log("caller-gone")
+        except (DagsealError, OSError) as error:
+            log("refused", detail=str(error))
+        finally:
+            self.stop()
+
+    def _begin(self, sock: socket.socket) -> None:
+        job = asyncio.create_task(self._converse(sock))
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
 
     async def _converse(self, sock: socket.socket) -> None:
         try:
@@ -117,7 +153,7 @@ class Server:
     def _admit(self, sock: socket.socket) -> Channel:
         """Who is on no list can ask for the identity: with short frames, and not from many connections at once."""
         channel = Channel(sock)
-        name = account_name(channel.peer.uid)
+        name = self._name_of(channel.peer.uid)
         if name in self._context.policy.may_run | self._context.policy.may_describe:
             return channel
         if len(self._strangers) >= _STRANGER_CONNECTIONS:
@@ -147,7 +183,7 @@ class Server:
 
     async def _describe(self, channel: Channel, received: Received) -> None:
         """A caller that hangs up, or speaks out of turn, ends the job."""
-        work = asyncio.create_task(describe(self._context, received.message, received.fds[0], new_label))
+        work = asyncio.create_task(describe(self._context, received.message, received.fds[0]))
         word = asyncio.create_task(channel.receive())
         try:
             await asyncio.wait({work, word}, return_when=asyncio.FIRST_COMPLETED)
@@ -160,12 +196,19 @@ class Server:
             word.cancel()
             await asyncio.gather(work, word, return_exceptions=True)
 
+    def _name_of(self, uid: int) -> str:
+        """Of a rootless launcher's callers the kernel names only the account that it belongs to; all others are one number."""
+        owner = self._context.owner
+        if owner is None:
+            return account_name(uid)
+        return owner.name if uid == 0 else "(another than the launcher's)"
+
     def _require(self, uid: int, may: str) -> None:
         policy = self._context.policy
         allowed = {"run": policy.may_run, "describe": policy.may_describe}.get(may)
         if allowed is None:
             return
-        name = account_name(uid)
+        name = self._name_of(uid)
         if name not in allowed:
             raise OutOfScopeError(
                 f"unix user {name} may not ask for this: it is not in peers.{may} of the launcher's policy"
@@ -200,7 +243,7 @@ class Server:
     async def _housekeeping(self) -> None:
         while True:
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
-            self._context.pool.retire_idle()
+            await self._context.pool.retire_idle()
             try:
                 self._context.used.forget_expired(now=self._context.now())
             except OSError as error:
@@ -213,18 +256,6 @@ def account_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return f"uid {uid}"
-
-
-def warnings(context: Context) -> list[str]:
-    """What is not promised here."""
-    if context.privileged:
-        return []
-    return [line.format(user=invoking_account().name) for line in NOT_PROMISED_WITHOUT_ROOT]
-
-
-def new_label() -> str:
-    """A tree's name, for a description: it has no launch id."""
-    return f"describe-{secrets.token_hex(8)}"
 
 
 def listen(path: str) -> socket.socket:

@@ -1,15 +1,17 @@
 """One forked task as the launcher sees it: a control channel, a secrets pipe, a log pipe, a tree that can be killed.
 
-Order of a start: fork, kernel-attested hello, own tree, and only then the job. So no byte of a DAG runs outside a tree
-that `end` kills whole.
+Order of a start: fork, confinement, kernel-attested hello, own tree, and only then the job. So no byte of a DAG runs outside
+a tree that `end` kills whole.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import hashlib
 import os
+import secrets
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -17,17 +19,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from integrity.digests import Digest
-from integrity.errors import FetchError, MalformedError, PrivilegeError
+from integrity.errors import DagsealError, FetchError, MalformedError, PrivilegeError
+from integrity.grants import MAX_SECRET_BYTES
 from integrity.messages import Message
 from launcher import privileges
 from launcher.channel import Channel, close_all, closing_fds, wait_readable, wait_writable
-from launcher.privileges import Identity
-from launcher.trees import Tree, Trees, kill_all
-from launcher.warmpool import WarmProcess
+from launcher.trees import InitTree, Tree, Trees, has_ended, kill_all
+from launcher.warmprocess import WarmProcess
 
 _CUT = b"\n[dagseal] the log is cut here: it is over the limit of %d bytes\n"
 _PIECE_BYTES = 256 * 1024
 _START_SECONDS = 10.0
+_LAST_WORDS_CHARS = 1000
+_PIPE_BYTES = 65_536  # of a new pipe (pipe(7))
 
 
 class TaskLog:
@@ -104,72 +108,89 @@ class TaskLog:
         os.close(self._fd)
 
 
+def _last_words(log: int) -> str:
+    """The last line that a task process said which never got a job: our own code's, so it can be believed."""
+    os.set_blocking(log, False)
+    try:
+        lines = os.read(log, _PIECE_BYTES).decode("utf-8", "replace").split("\n")
+    except BlockingIOError:
+        return ""
+    return next((line for line in reversed(lines) if line), "")[:_LAST_WORDS_CHARS]
+
+
 @dataclass(slots=True)
 class TaskProcess:
-    """A started task. The holder calls `end`, whatever happens."""
+    """A forked, confined and attached task, which waits for its job. The holder calls `end`, whatever happens."""
 
     pid: int
-    identity: Identity
     warm: WarmProcess
     channel: Channel
     log: TaskLog
     tree: Tree
+    own_word: dict[str, int]
+    _forked_as: int
     _pidfd: int
     _secrets_fd: int
 
     @classmethod
-    async def start(
-        cls,
-        warm: WarmProcess,
-        identity: Identity,
-        code_fd: int,
-        trees: Trees,
-        *,
-        label: str,
-        max_log_bytes: int,
-        max_frame: int,
-    ) -> TaskProcess:
-        """Fork from `warm`, check who said hello, adopt. Nothing is left of it when this raises.
+    async def fork(cls, warm: WarmProcess, trees: Trees, *, max_log_bytes: int, max_frame: int) -> TaskProcess:
+        """Fork from `warm`, check who said hello, attach. Nothing is left of it when this raises.
 
         Raises `PrivilegeError` or `MalformedError`, or `FetchError` when the warm process died or does not answer.
         """
+        account, namespaced = warm.kind.account, warm.kind.confinement.profile.namespaces
         ours, theirs = socket.socketpair()
         secrets_read, secrets_write = os.pipe()
         log_read, log_write = os.pipe()
         channel = Channel(ours, limit=max_frame)
         channel.ask_for_credentials()
-        pidfd = -1
+        pidfd, adopting = -1, None
         try:
             async with asyncio.timeout(_START_SECONDS):
                 with theirs, closing_fds(secrets_read, log_write):
-                    pid = await warm.fork([theirs.fileno(), code_fd, secrets_read, log_write])
-                pidfd = os.pidfd_open(pid)
+                    forked_as = await warm.fork([theirs.fileno(), secrets_read, log_write])
                 hello = await channel.receive()
-            sender = hello.sender
+            sender, said = hello.sender, hello.message.fields
             if hello.message.kind != "hello" or sender is None:
                 raise MalformedError("the task's first word is not hello")
-            if (sender.pid, sender.uid, sender.gid) != (pid, identity.uid, identity.gid):
+            own_word = {name: said.integer(name) for name in ("landlock_abi", "seccomp_denied")}
+            said.done()
+            if (sender.uid, sender.gid) != (account.uid, account.gid) or not (namespaced or sender.pid == forked_as):
                 raise PrivilegeError(
-                    f"hello came from {sender}, expected pid {pid} uid {identity.uid} gid {identity.gid}"
+                    f"hello came from {sender}, expected is {account.name} ({account.uid}:{account.gid})"
                 )
-            tree = trees.adopt(pid, label)
+            pidfd = os.pidfd_open(sender.pid)
+            adopting = asyncio.create_task(asyncio.to_thread(trees.adopt, sender.pid, f"task-{secrets.token_hex(8)}"))
+            tree = await asyncio.shield(adopting)
         except BaseException as error:
             channel.close()
             if pidfd >= 0:
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            if adopting is not None:  # a thread goes on when we are cancelled: what it makes is taken away all the same
+                with contextlib.suppress(OSError, DagsealError):
+                    await (await adopting).remove()
+            words = _last_words(log_read)
             close_all([fd for fd in (secrets_write, log_read, pidfd) if fd >= 0])
+            if words:
+                raise PrivilegeError(f"the task's process could not be made ready: {words}") from None
             if isinstance(error, EOFError | TimeoutError | ProcessLookupError):
                 raise FetchError(
-                    f"the warm process of uid {identity.uid} died or hangs: it is replaced, try again"
+                    f"the warm process of unix user {account.name} died or hangs: it is replaced, try again"
                 ) from None
             raise
-        warm.tasks += 1
+        if namespaced:
+            tree = InitTree(pidfd, tree)
         log = TaskLog(log_read, max_bytes=max_log_bytes)
-        return cls(pid, identity, warm, channel, log, tree, pidfd, secrets_write)
+        return cls(sender.pid, warm, channel, log, tree, own_word, forked_as, pidfd, secrets_write)
 
-    async def ask(self, job: dict[str, Any]) -> None:
-        await self.channel.send("job", **job)
+    @property
+    def alive(self) -> bool:
+        return not has_ended(self._pidfd)
+
+    async def ask(self, job: dict[str, Any], code_fd: int) -> None:
+        """Its job, and the verified bytes. Raises `EOFError` when it died."""
+        await self.channel.send("job", pass_fds=[code_fd], **job)
 
     async def answer(self, *kinds: str) -> Message:
         """The task's next word, one of `kinds`. Raises `EOFError` when it died, `MalformedError` for any other word."""
@@ -195,13 +216,14 @@ class TaskProcess:
                 waiting.cancel()
             await asyncio.gather(word, death, return_exceptions=True)
 
-    def attest(self, *, privileged: bool) -> dict[str, object]:
-        return privileges.attest(self.pid, self.identity, privileged=privileged)
-
     async def give_secrets(self, data: bytes) -> None:
         """Write them and close the pipe: the only place where a secret leaves the launcher. A task that does not read
         meets the caller's deadline, not ours."""
         os.set_blocking(self._secrets_fd, False)
+        if len(data) > _PIPE_BYTES:
+            # In one go instead of a piece per wake-up; where the user's pipes are used up already, in pieces.
+            with contextlib.suppress(PermissionError):
+                fcntl.fcntl(self._secrets_fd, fcntl.F_SETPIPE_SZ, MAX_SECRET_BYTES)
         view = memoryview(data)
         try:
             while view:
@@ -224,13 +246,12 @@ class TaskProcess:
 
     async def end(self) -> None:
         """Kill the whole tree and read the rest of the log. Nothing of the task is left when this returns."""
-        self.warm.tasks -= 1
         try:
             await self.tree.kill()
             while self.tree.misses_orphans and (left := await self.warm.orphans()):
                 await kill_all(left)
         finally:
-            self.warm.forget(self.pid)
+            self.warm.forget(self._forked_as)
             self.channel.close()
             close_all([fd for fd in (self._pidfd, self._secrets_fd) if fd >= 0])
             await self.log.end()

@@ -1,8 +1,9 @@
 """Process trees that can be killed whole, whatever their processes did: double fork, setsid, ignored signals, SIGSTOP.
 
-With cgroup v2 each task lives in a cgroup of its own from before its first byte of DAG code, and `cgroup.kill` misses
-nothing. Elsewhere (no privilege over cgroups) the task is stopped, its descendants are found through /proc (orphans come
-back to it: it is a subreaper, prctl(2)), stopped too until no new one appears, and all are killed.
+A task with namespaces is process 1 of its own, and the kernel does it. One without lives in a cgroup (`launcher.cgroups`) from
+before its first byte of DAG code, and `cgroup.kill` misses nothing. Where there is neither the task is stopped, its
+descendants are found through /proc (orphans come back to it: it is a subreaper, prctl(2)), stopped too until no new one
+appears, and all are killed.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import signal
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from integrity.errors import SettingsError
+from launcher.channel import wait_readable
 
 _POLL_SECONDS = 0.001
 _KILL_DEADLINE_SECONDS = 5.0
@@ -29,75 +32,51 @@ class Tree(Protocol):
     async def kill(self) -> None:
         """Every process of it is gone when this returns. Raises `RuntimeError` if one is still there after 5 s."""
 
+    async def remove(self) -> None:
+        """What is kept beside its processes, once something else has killed them."""
+
+    def oom_kills(self) -> int:
+        """How many of its processes were killed for their memory."""
+
 
 class Trees(Protocol):
     """A way to keep trees on this host."""
 
     name: str
 
-    def adopt(self, pid: int, label: str) -> Tree:
-        """From now on `pid` and what it forks are one tree. Raises `OSError`."""
-
-
-class CgroupTrees:
-    """Trees by cgroup v2 (Documentation/admin-guide/cgroup-v2.rst, `cgroup.kill`, Linux 5.14)."""
-
-    name = "cgroup"
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    @classmethod
-    def find(cls) -> CgroupTrees | None:
-        """Below this process's own cgroup; None where that is not cgroup v2, or not ours to write."""
-        mount = _cgroup2_mount()
-        own = next((line[3:] for line in _lines("/proc/self/cgroup") if line.startswith("0::")), None)
-        if mount is None or own is None:
-            return None
-        folder = mount / own.lstrip("/") / f"dagseal-{os.getpid()}"
-        try:
-            if folder.exists():  # of a dead launcher that had our pid
-                _remove_whole(folder)
-            folder.mkdir()
-            usable = os.access(folder / "cgroup.kill", os.W_OK) and os.access(folder / "cgroup.procs", os.W_OK)
-        except OSError:
-            return None
-        if not usable:
-            folder.rmdir()
-            return None
-        for other in folder.parent.glob("dagseal-*"):
-            number = other.name.partition("-")[2]
-            if number.isdecimal() and not _alive(int(number)):
-                with contextlib.suppress(FileNotFoundError):  # another launcher that starts now cleans up as well
-                    _remove_whole(other)
-        return cls(folder)
+    def describe(self) -> str:
+        """The limits in force, for the attestation."""
 
     def adopt(self, pid: int, label: str) -> Tree:
-        folder = self._folder / label
-        folder.mkdir()
-        try:
-            (folder / "cgroup.procs").write_text(str(pid), encoding="ascii")
-        except OSError:
-            folder.rmdir()
-            raise
-        return _CgroupTree(folder)
+        """From now on `pid` and what it forks are one tree. May block. Raises `OSError`."""
 
     def close(self) -> None:
-        """Remove the launcher's own folder; its trees are gone by now."""
-        with contextlib.suppress(OSError):
-            self._folder.rmdir()
+        """Nothing of it is left; its trees are gone by now."""
 
 
-class _CgroupTree:
+class InitTree:
+    """A task that is process 1 of a pid namespace of its own: when it dies the kernel kills all that is in there, before its
+    death can be seen (pid_namespaces(7)). `folder` holds its limits, where there are any."""
+
     misses_orphans = False
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, pidfd: int, folder: Tree | None) -> None:
+        self._pidfd = pidfd
         self._folder = folder
 
     async def kill(self) -> None:
-        (self._folder / "cgroup.kill").write_text("1", encoding="ascii")
-        await _until(lambda: "populated 0" in (self._folder / "cgroup.events").read_text(encoding="ascii"))
-        self._folder.rmdir()
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        async with asyncio.timeout(_KILL_DEADLINE_SECONDS):
+            await wait_readable(self._pidfd)
+        if self._folder is not None:
+            await self._folder.remove()
+
+    async def remove(self) -> None:
+        await self.kill()
+
+    def oom_kills(self) -> int:
+        return self._folder.oom_kills() if self._folder is not None else 0
 
 
 class WalkTrees:
@@ -111,6 +90,9 @@ class WalkTrees:
                 "this kernel does not tell a process's children (CONFIG_PROC_CHILDREN): start the launcher as root with"
                 " cgroup v2, so that tasks can be killed whole"
             )
+
+    def describe(self) -> str:
+        return "none"
 
     def adopt(self, pid: int, label: str) -> Tree:
         return _WalkTree({pid})
@@ -133,6 +115,12 @@ class _WalkTree:
                 _signal(pid, signal.SIGKILL)
         await _until(lambda: not any(_alive(pid) for pid in self._known))
 
+    async def remove(self) -> None:
+        """Nothing is kept."""
+
+    def oom_kills(self) -> int:
+        return 0
+
     async def _stop_all(self) -> None:
         while True:
             for pid in self._known:
@@ -143,11 +131,6 @@ class _WalkTree:
             if not found:
                 return
             self._known |= found
-
-
-def choose() -> CgroupTrees | WalkTrees:
-    """The better of the two that this host and this account allow."""
-    return CgroupTrees.find() or WalkTrees()
 
 
 async def kill_all(pids: set[int]) -> None:
@@ -180,12 +163,19 @@ def _children(pid: int) -> set[int]:
     return found
 
 
-async def _until(done: object) -> None:
+async def _until(done: Callable[[], bool]) -> None:
     deadline = asyncio.get_running_loop().time() + _KILL_DEADLINE_SECONDS
-    while not done():  # type: ignore[operator]
+    while not done():
         if asyncio.get_running_loop().time() > deadline:
             raise RuntimeError("a killed process tree is still there after 5 s")
         await asyncio.sleep(_POLL_SECONDS)
+
+
+def has_ended(pidfd: int) -> bool:
+    """Whether that process is dead, reaped or not (pidfd_open(2))."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _signal(pid: int, number: int) -> None:
@@ -210,31 +200,3 @@ def _state(pid: int) -> str:
     except OSError:
         return "X"
     return stat.rpartition(")")[2].split()[0]
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-
-
-def _cgroup2_mount() -> Path | None:
-    for line in _lines("/proc/self/mountinfo"):
-        before, _, after = line.partition(" - ")
-        if after.split()[0] == "cgroup2":
-            return Path(before.split()[4])
-    return None
-
-
-def _remove_whole(folder: Path) -> None:
-    """The cgroup of a launcher that was killed: what still lives in it is killed, then it is removed. At start only, as it
-    blocks. Raises `OSError`, or `RuntimeError` when something in it cannot be killed."""
-    (folder / "cgroup.kill").write_text("1", encoding="ascii")
-    deadline = time.monotonic() + _KILL_DEADLINE_SECONDS
-    while "populated 0" not in (folder / "cgroup.events").read_text(encoding="ascii"):
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"{folder}: what a dead launcher left there cannot be killed")
-        time.sleep(_POLL_SECONDS)
-    for path, _, _ in os.walk(folder, topdown=False):
-        os.rmdir(path)

@@ -2,8 +2,9 @@
 
 A claim is granted when: 1 the enrolled launcher signed it; 2 it is of this launch's newest ticket; 3 nobody claimed
 before; 4 the ticket has not run out; 5 the release is not revoked and its manifest's signature holds; 6 the task digest
-is the signed one (unless the release says task_check = archive); 7 the connections are still granted. A failure of 5 to
-7 ends the launch. What is delivered is audited by name, in the transaction that makes the launch `running`.
+is the signed one (unless the release says task_check = archive); 7 the isolation that the launcher attests to is no less
+than the signed manifest and the queue ask for; 8 the connections are still granted. A failure of 5 to 8 ends the launch.
+What is delivered is audited by name, in the transaction that makes the launch `running`.
 """
 
 from __future__ import annotations
@@ -78,6 +79,11 @@ async def _grant(
             f"task {launch.dag_id}.{launch.task_id} has digest {verified.claim.task_digest} on worker {worker.name}, "
             f"the manifest says {task.digest}"
         )
+    floors = {
+        f"release {release.archive}@{release.number}": manifest.manifest.isolation,
+        f"queue {launch.queue}": service.settings.launches.floor_of(launch.queue),
+    }
+    launches.require_isolation(verified.claim.attestation, floors)
     await reserving.authorise(tx, release, task, dag_id=launch.dag_id, user=launch.unix_user, queue=launch.queue)
     found, delivered = await _secrets(service, tx, launch)
     envelope = grants.seal(

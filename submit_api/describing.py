@@ -71,7 +71,8 @@ class LauncherDescriber:
             await loop.sock_connect(peer, self._path)
             # The descriptor goes beside the first byte; a socket just connected takes it without blocking.
             sent = socket.send_fds(peer, [frame], [fd])
-            await loop.sock_sendall(peer, frame[sent:])
+            if sent < len(frame):  # even no byte at all is an error when the launcher has answered and closed
+                await loop.sock_sendall(peer, frame[sent:])
             header = await _exactly(loop, peer, messages.HEADER_BYTES)
             return messages.decode(await _exactly(loop, peer, messages.body_length(header)))
 

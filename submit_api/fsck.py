@@ -132,6 +132,7 @@ def _disagreements(release: Release, verified: VerifiedManifest) -> list[str]:
         "group": (release.group, manifest.group),
         "submitted_by": (release.submitted_by, manifest.submitted_by),
         "task_check": (release.task_check, manifest.task_check),
+        "isolation": (release.isolation, manifest.isolation),
         "manifest_digest": (release.manifest_digest, str(verified.digest)),
     }
     return [name for name, (row, said) in pairs.items() if row != said]

@@ -6,13 +6,13 @@ raising; they do no I/O, so they are asked when a launch is reserved and again b
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 
-from integrity import names
+from integrity import claims, names
 from integrity.errors import ConflictError, MalformedError, OutOfScopeError
 from integrity.manifest import TaskEntry
-from submit_api.refusals import InvalidRequestError
+from submit_api.refusals import BelowFloorError, InvalidRequestError
 from submit_api.registry.records import Launch, Release, Rule, Secret
 
 ENDS = frozenset(
@@ -97,6 +97,19 @@ def require_launchable(release: Release) -> None:
     if release.revoked_at is not None:
         raise ConflictError(
             f"{release.archive}@{release.number} was revoked: activate another release, or push a new one"
+        )
+
+
+def require_isolation(attestation: Mapping[str, object], floors: Mapping[str, str | None]) -> None:
+    """The highest floor is met by the profile that the launcher attests to. `floors`: who asks -> for which, if any."""
+    asked = {who: floor for who, floor in floors.items() if floor is not None}
+    who = max(asked, key=lambda one: claims.PROFILES.index(asked[one]), default="")
+    attested = attestation.get("profile")
+    if asked and not claims.meets(attested, asked[who]):
+        shown = attested if attested in claims.PROFILES else "none that is known"
+        raise BelowFloorError(
+            f"{who} asks for isolation profile {asked[who]} or more, the launcher attests to {shown}: launch it where the "
+            "launcher's [isolation] has that profile for this queue"
         )
 
 

@@ -33,6 +33,7 @@ WorkerName = Annotated[str, _named("worker")]
 Glob = Annotated[str, Field(min_length=1, max_length=250, pattern=r"^[\w.*?\[\]!-]+$")]
 Kind = Literal["connection", "variable"]
 SubjectKind = Literal["principal", "group"]
+Profile = Literal["minimal", "standard", "strict"]  # integrity.claims.PROFILES
 
 
 class In(BaseModel):
@@ -137,6 +138,7 @@ class ReleaseView(Out):
     created_at: int
     state: Literal["active", "inactive", "revoked"]
     task_check: Literal["task", "archive"]
+    isolation: Profile | None
     manifest_digest: str
     dags: list[DagView]
 

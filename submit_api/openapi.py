@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from integrity.claims import PROFILES
+from integrity.manifest import TASK_CHECKS
 from submit_api.http.routes import Content, Route
 from submit_api.models import Problem
 from submit_api.permissions import ACTIONS, PUBLIC
@@ -25,6 +27,7 @@ WITH_TOKEN = (401, 403)
 WITH_BODY = (408, 411, 413, 415, 417, 422)
 _PARAMETER = re.compile(r"\{(\w+)(?::((?:[^{}]|\{[0-9,]+\})+))?\}")
 _INTEGERS = frozenset({"limit", "after", "offset", "number"})
+_CHOICES = {"task_check": TASK_CHECKS, "isolation": PROFILES}
 
 
 def document(routes: Iterable[Route]) -> Document:
@@ -99,6 +102,8 @@ def _parameters(route: Route) -> list[Document]:
         found.append({"name": name, "in": "path", "required": True, "schema": schema})
     for name in route.query:
         schema = {"type": "integer", "minimum": 0} if name in _INTEGERS else {"type": "string"}
+        if name in _CHOICES:
+            schema["enum"] = list(_CHOICES[name])
         if name == "wait_seconds":
             schema = {"type": "number", "minimum": 0}
         found.append({"name": name, "in": "query", "required": False, "schema": schema})

@@ -88,6 +88,12 @@ class UnauthenticatedError(SecurityError):
     slug = "unauthenticated"
 
 
+class BelowFloorError(SecurityError):
+    """The launch is isolated less than its release or its queue asks for: no secret is given to it."""
+
+    slug = "below-isolation-floor"
+
+
 class NoSpaceError(DagsealError):
     """The disk of the service is full; nothing was stored."""
 

@@ -17,7 +17,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from integrity.claims import PROFILES
 from integrity.errors import SettingsError
+from submit_api.models import Profile, Queue
 
 _MIB = 1024 * 1024
 
@@ -70,7 +72,8 @@ class LimitsSection(_Section):
 
 
 class LaunchesSection(_Section):
-    """`default_impersonation` is the unix user of a task that names none; empty means that such a launch is refused."""
+    """`default_impersonation` is the unix user of a task that names none; empty means that such a launch is refused.
+    `isolation_floors`: queue -> the profile below which no claim of it is granted."""
 
     default_impersonation: str = ""
     default_queue: str = "default"
@@ -78,6 +81,12 @@ class LaunchesSection(_Section):
     ticket_seconds: int = Field(default=60, ge=1, le=3600)
     lost_after_seconds: int = Field(default=60, ge=1)
     watch_interval_seconds: float = Field(default=1, gt=0)
+    isolation_floors: dict[Queue, Profile] = {}
+
+    def floor_of(self, queue: str) -> Profile | None:
+        """The highest that any spelling of the queue's name was given: a name loses its case in the environment."""
+        found = [floor for name, floor in self.isolation_floors.items() if name.lower() == queue.lower()]
+        return max(found, key=PROFILES.index, default=None)
 
 
 class Settings(BaseSettings):

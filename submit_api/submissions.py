@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from sqlalchemy.exc import OperationalError
 
 from integrity import archives as archive_rules
+from integrity import claims, names
 from integrity import manifest as manifests
-from integrity import names
 from integrity.digests import Digest
 from integrity.errors import ConflictError, DigestMismatchError, InvalidArchiveError, NotOwnerError
 from integrity.manifest import Manifest, Member
@@ -44,6 +44,7 @@ class Wanted:
     name: str
     group: str
     task_check: str
+    isolation: str | None
     repr_digest: Digest | None
     if_match: str | None
 
@@ -58,7 +59,12 @@ class Submitted:
 
 
 def wanted(
-    name: str, group: str | None, task_check: str | None, repr_digest: str | None, if_match: str | None
+    name: str,
+    group: str | None,
+    task_check: str | None,
+    isolation: str | None,
+    repr_digest: str | None,
+    if_match: str | None,
 ) -> Wanted:
     """Read the request's own words. Raises `MalformedError`, `InvalidRequestError`."""
     names.check("archive", name)
@@ -66,8 +72,16 @@ def wanted(
         names.check("group", group)
     if task_check is not None and task_check not in manifests.TASK_CHECKS:
         raise InvalidRequestError(f"task_check is to be one of {', '.join(manifests.TASK_CHECKS)}")
-    digest = Digest.from_repr_digest(repr_digest) if repr_digest is not None else None
-    return Wanted(name=name, group=group or "", task_check=task_check or "task", repr_digest=digest, if_match=if_match)
+    if isolation is not None and isolation not in claims.PROFILES:
+        raise InvalidRequestError(f"isolation is to be one of {', '.join(claims.PROFILES)}")
+    return Wanted(
+        name=name,
+        group=group or "",
+        task_check=task_check or "task",
+        isolation=isolation,
+        repr_digest=Digest.from_repr_digest(repr_digest) if repr_digest is not None else None,
+        if_match=if_match,
+    )
 
 
 async def authorise(service: Service, caller: Caller, ask: Wanted) -> None:
@@ -132,6 +146,7 @@ async def _unchanged(
         if (
             release.number == archive.latest
             and release.task_check == ask.task_check
+            and release.isolation == ask.isolation
             and ask.group in ("", release.group)
         ):
             verified = await service.manifest_of(release)
@@ -195,6 +210,7 @@ async def _record(
         task_check=ask.task_check,
         airflow_version=description.airflow_version,
         dags=description.dags,
+        isolation=ask.isolation,
     )
     release = Release(
         archive=ask.name,
@@ -207,6 +223,7 @@ async def _record(
         created_at=now,
         revoked_at=None,
         task_check=ask.task_check,
+        isolation=ask.isolation,
         manifest=await asyncio.to_thread(manifests.sign, manifest, service.keys.signing),
         manifest_digest=str(Digest.of(manifest.to_bytes())),
     )
@@ -219,7 +236,7 @@ async def _record(
         about=f"archive:{ask.name}",
         digest=release.digest,
         detail=f"release {release.number}, {release.size} bytes, owner {release.owner}, group {release.group}, "
-        f"task_check {release.task_check}",
+        f"task_check {release.task_check}, isolation {release.isolation or 'any'}",
     )
     others = [found for found in await archives.releases_of_digest(tx, release.digest) if found != release]
     # Last before the commit, so that nothing but the commit can fail once the blob has its name.

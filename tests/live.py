@@ -63,6 +63,11 @@ class Live:
         return self.stack.task_user
 
     @property
+    def shared(self) -> Path:
+        """The one folder of the host that a task of any user may write; a description may write none."""
+        return self.stack.writable[0]
+
+    @property
     def token(self) -> str:
         return self.stack.admin_token.read_text().strip()
 
@@ -142,11 +147,16 @@ class Live:
 
 
 @contextmanager
-def running(**settings: Any) -> Iterator[Live]:
-    """A fresh, started stack; everything of it is gone afterwards. `settings` go to `Stack`."""
-    parent = Path(tempfile.mkdtemp(prefix="dagseal-test-"))
+def running(*, beside: Path | None = None, **settings: Any) -> Iterator[Live]:
+    """A fresh, started stack, in a folder beside others of `beside`; everything of it is gone afterwards. `settings` go to
+    `Stack`."""
+    parent = Path(tempfile.mkdtemp(prefix="dagseal-test-", dir=beside)).resolve()
     parent.chmod(0o755)
-    stack = Stack(folder=parent / "stack", port=free_port(), **{"task_user": default_user(), **settings})
+    # Not sticky and short: any account may rename its file into place, and a DAG of 200 bytes has to name it.
+    shared = Path(tempfile.mkdtemp(prefix="ds")).resolve()
+    shared.chmod(0o777)
+    given = {"task_user": default_user(), "writable": (shared,), **settings}
+    stack = Stack(folder=parent / "stack", port=free_port(), **given)
     try:
         stack.prepare()
         stack.start()
@@ -163,3 +173,4 @@ def running(**settings: Any) -> Iterator[Live]:
     finally:
         stack.stop()
         shutil.rmtree(parent, ignore_errors=True)
+        shutil.rmtree(shared, ignore_errors=True)

@@ -20,6 +20,7 @@ from integrity.errors import DagsealError, FetchError
 from worker_cache import agent, settings
 from worker_cache.cache import Cache
 from worker_cache.client import Client
+from worker_cache.launchers import Launcher
 from worker_cache.settings import AgentSettings
 from worker_cache.spool import Spool
 from worker_cache.store import Store
@@ -55,9 +56,9 @@ def main() -> int:
 async def _run(found: AgentSettings) -> None:
     log = structlog.get_logger(process="agent", worker=found.worker)
     os.umask(0o077)
-    store, spool = Store.open(found.cache_dir), Spool(found.spool_dir)
+    store, spool, launcher = Store.open(found.cache_dir), Spool(found.spool_dir), found.launcher()
     try:
-        await _greet(found.launcher_socket, log)
+        await _greet(launcher, log)
         token = found.token(os.environ)
         async with Transport(found.server, token, unsafe_http=found.unsafe_http, ca_file=found.ca_file) as transport:
             api = Client(transport)
@@ -66,7 +67,7 @@ async def _run(found: AgentSettings) -> None:
                 api=api,
                 cache=cache,
                 spool=spool,
-                launcher_socket=found.launcher_socket,
+                launcher=launcher,
                 worker=found.worker,
                 queues=tuple(found.queues),
                 ring=found.ring,
@@ -80,15 +81,16 @@ async def _run(found: AgentSettings) -> None:
             await agent.run(place, slots=found.slots, grace_seconds=found.stop_grace_seconds)
             await cache.close()
     finally:
+        await launcher.close()
         spool.close()
         store.close()
     log.info("agent stopped")
 
 
-async def _greet(launcher_socket: str, log: structlog.typing.FilteringBoundLogger) -> None:
+async def _greet(launcher: Launcher, log: structlog.typing.FilteringBoundLogger) -> None:
     """Say at start what the launcher says of itself. An absent launcher is waited for, not fatal."""
     try:
-        identity = await agent.identify(launcher_socket)
+        identity = await agent.identify(launcher)
     except FetchError as error:
         log.warning("no launcher yet", error=str(error))
         return

@@ -14,6 +14,7 @@ from typing import Any
 from integrity.errors import DagsealError, FetchError
 from worker_cache import delivery, launcher_link, launching
 from worker_cache.launcher_link import Identity
+from worker_cache.launchers import Launcher
 from worker_cache.workplace import Workplace
 
 TAKE_WAIT_SECONDS = 25
@@ -47,7 +48,7 @@ async def _slot(place: Workplace, taking: asyncio.Lock) -> None:
             async with taking:
                 if place.stopping.is_set():
                     return
-                identity = await identify(place.launcher_socket)
+                identity = await identify(place.launcher)
                 offered = await _unless_stopping(place, _take(place))
         except DagsealError as error:
             place.log.warning("nothing taken", slug=error.slug, error=str(error))
@@ -80,7 +81,7 @@ async def _unless_stopping(place: Workplace, taking: Any) -> Any | None:
                 await task
 
 
-async def identify(launcher_socket: str) -> Identity:
+async def identify(launcher: Launcher) -> Identity:
     """Who the launcher is now. Raises `FetchError` or `MalformedError`."""
-    async with launcher_link.connect(launcher_socket) as link:
+    async with launcher_link.connect(launcher) as link:
         return await link.identity()

@@ -1,4 +1,4 @@
-"""The agent's end of the launcher's socket: `identity`, and the one conversation of a `run`.
+"""The agent's end of a connection to the launcher: `identity`, and the one conversation of a `run`.
 
 One connection is one job. Closing it ends the job and kills the task's whole tree, so leaving `run` in any way leaves
 nothing behind. The launcher sends no descriptors; we send one: the archive's, beside the first byte of `run`.
@@ -18,9 +18,9 @@ from integrity.errors import FetchError, MalformedError
 from integrity.fields import to_base64
 from integrity.keys import KEY_BYTES, SealTo, VerifyKey
 from integrity.messages import Message
+from worker_cache.launchers import Launcher
 
 MAX_LOG_BYTES = 8 * 1024 * 1024
-CONNECT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +131,8 @@ class Link:
         async with self._sending:  # frames of the canceller and of the conversation do not mix
             try:
                 sent = await self._send_first(frame, fds) if fds else 0
-                await self._loop.sock_sendall(self._sock, frame[sent:])
+                if sent < len(frame):  # even no byte at all is an error when the launcher has answered and closed
+                    await self._loop.sock_sendall(self._sock, frame[sent:])
             except OSError as error:
                 raise FetchError(f"the launcher went away: {error}") from None
 
@@ -173,19 +174,7 @@ class Link:
 
 
 @asynccontextmanager
-async def connect(path: str) -> AsyncIterator[Link]:
+async def connect(launcher: Launcher) -> AsyncIterator[Link]:
     """A connection to the launcher; closed in every case. Raises `FetchError`."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        sock.setblocking(False)
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                await asyncio.get_running_loop().sock_connect(sock, path)
-        except (OSError, TimeoutError) as error:
-            reason = str(error) or "no answer in time"
-            raise FetchError(
-                f"the launcher's socket {path} cannot be reached ({reason}): is the launcher running?"
-            ) from None
+    with await launcher.connection() as sock:
         yield Link(sock)
-    finally:
-        sock.close()

@@ -51,7 +51,7 @@ async def _run(place: Workplace, offer: VerifiedOffer) -> None:
     launch_id = offer.offer.launch_id
     archive = await place.cache.open(offer.offer.digest, size=offer.manifest.manifest.size)
     try:
-        async with launcher_link.connect(place.launcher_socket) as link:
+        async with launcher_link.connect(place.launcher) as link:
             await link.run(ticket=offer.offer.ticket, manifest=offer.offer.manifest, archive_fd=archive)
             match await link.event():
                 case Refused(error=slug, detail=detail):

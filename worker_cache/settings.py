@@ -8,7 +8,8 @@
     api_key = "<base64 of the API's public key>"
     cache_dir = "/var/cache/dagseal"
     spool_dir = "/var/lib/dagseal/agent"
-    launcher_socket = "/run/dagseal/launcher.sock"
+    launcher_socket = "/run/dagseal/launcher.sock"  # the default; or instead, started on demand (docs/sudoers.d/dagseal):
+    launcher_command = ["sudo", "-n", "…", "--on-stdin", "--config", "/etc/dagseal/launcher.toml"]
     slots = 4
     max_blob_mib = 64
     heartbeat_seconds = 10.0
@@ -35,9 +36,11 @@ from integrity.errors import DagsealError, SettingsError
 from integrity.fields import from_base64
 from integrity.keys import KEY_BYTES, KeyRing, VerifyKey
 from worker_cache import transport
+from worker_cache.launchers import AtSocket, Launcher, OnDemand
 
 PREFIX = "DAGSEAL__AGENT__"
 MAX_TOKEN_BYTES = 4096
+DEFAULT_SOCKET = "/run/dagseal/launcher.sock"
 
 
 class AgentSettings(BaseSettings):
@@ -52,7 +55,8 @@ class AgentSettings(BaseSettings):
     api_key: str
     cache_dir: str = "/var/cache/dagseal"
     spool_dir: str = "/var/lib/dagseal/agent"
-    launcher_socket: str = "/run/dagseal/launcher.sock"
+    launcher_socket: str | None = None
+    launcher_command: list[str] | None = Field(default=None, min_length=1)
     slots: int = Field(default=4, ge=1, le=1000)
     max_blob_mib: int = Field(default=64, ge=1, le=4096)
     heartbeat_seconds: float = Field(default=10.0, gt=0, le=30)
@@ -77,6 +81,12 @@ class AgentSettings(BaseSettings):
     def ring(self) -> KeyRing:
         return KeyRing([VerifyKey(from_base64(self.api_key, "api_key", max_bytes=KEY_BYTES))])
 
+    def launcher(self) -> Launcher:
+        """The one of the two that is set; by default the usual socket."""
+        if self.launcher_command is not None:
+            return OnDemand(self.launcher_command)
+        return AtSocket(self.launcher_socket or DEFAULT_SOCKET)
+
     def token(self, environ: Mapping[str, str]) -> str:
         """Read the worker's token. Raises `SettingsError`, never showing it."""
         folder = environ.get("CREDENTIALS_DIRECTORY")
@@ -100,9 +110,18 @@ def load(path: str, environ: Mapping[str, str]) -> AgentSettings:
             names.check("queue", queue)
         transport.check_url(settings.server, unsafe_http=settings.unsafe_http)
         _ = settings.ring
+        if settings.launcher_command is not None:
+            _check_command(settings)
     except DagsealError as error:
         raise SettingsError(f"{path}, [agent]: {error}") from None
     return settings
+
+
+def _check_command(settings: AgentSettings) -> None:
+    if settings.launcher_socket is not None:
+        raise SettingsError("launcher_socket and launcher_command are both set: give the one that is meant")
+    if not all(settings.launcher_command or []):
+        raise SettingsError("launcher_command has an empty word")
 
 
 def read_token(path: str) -> str:

@@ -1,4 +1,4 @@
-"""What every launch of this agent shares: the API, the cache, the spool, the launcher's socket, time and chance."""
+"""What every launch of this agent shares: the API, the cache, the spool, the launcher, time and chance."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from integrity.keys import KeyRing
 from worker_cache import backoff
 from worker_cache.cache import Cache
 from worker_cache.client import Client
+from worker_cache.launchers import Launcher
 from worker_cache.spool import Spool
 
 
@@ -22,7 +23,7 @@ class Workplace:
     api: Client
     cache: Cache
     spool: Spool
-    launcher_socket: str
+    launcher: Launcher
     worker: str
     queues: tuple[str, ...]
     ring: KeyRing

@@ -15,17 +15,10 @@ import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from dagseal.cli.diagnoses import Diagnosis, failed, ok, warning
+
 OLDEST_PYTHON = (3, 11)
 _MAX_NAMED = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Diagnosis:
-    """`state` is ok, warning or failed."""
-
-    name: str
-    state: str
-    detail: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,18 +32,18 @@ class Person:
 
 def host_checks(users: list[str]) -> list[Diagnosis]:
     """Everything that needs no peer."""
-    people, checks = [], [_python(), _memfd(), _cgroup()]
+    people, checks = [], [_python(), _memfd()]
     for user in users:
         try:
             entry = pwd.getpwnam(user)
         except KeyError:
-            checks.append(_failed(f"user {user}", f"there is no such account on this host: useradd --system {user}"))
+            checks.append(failed(f"user {user}", f"there is no such account on this host: useradd --system {user}"))
             continue
         gids = frozenset(os.getgrouplist(user, entry.pw_gid))
         people.append(Person(name=user, uid=entry.pw_uid, gids=gids))
-        checks.append(_ok(f"user {user}", f"uid {entry.pw_uid}, gid {entry.pw_gid}"))
+        checks.append(ok(f"user {user}", f"uid {entry.pw_uid}, gid {entry.pw_gid}"))
     if not users:
-        checks.append(_warning("users", "no unix user was named: add --user NAME or --launcher-config FILE"))
+        checks.append(warning("users", "no unix user was named: add --user NAME or --launcher-config FILE"))
     for person in people:
         checks += code_checks(person, code_paths())
     return checks
@@ -97,10 +90,10 @@ def code_checks(person: Person, paths: list[str]) -> list[Diagnosis]:
 
 def _from_faults(name: str, faults: dict[str, str], fine: str, advice: str) -> Diagnosis:
     if not faults:
-        return _ok(name, fine)
+        return ok(name, fine)
     shown = ", ".join(f"{path} ({why})" for path, why in list(faults.items())[:_MAX_NAMED])
     more = f" and {len(faults) - _MAX_NAMED} more" if len(faults) > _MAX_NAMED else ""
-    return _failed(name, f"{shown}{more} {advice}")
+    return failed(name, f"{shown}{more} {advice}")
 
 
 def _components(path: str) -> Iterator[tuple[str, os.stat_result, bool]]:
@@ -150,15 +143,15 @@ def _may_replace(person: Person, component: str, found: os.stat_result) -> bool:
 def _python() -> Diagnosis:
     version = ".".join(str(part) for part in sys.version_info[:3])
     if sys.version_info < OLDEST_PYTHON:
-        return _failed("python", f"{version}: dagseal needs {OLDEST_PYTHON[0]}.{OLDEST_PYTHON[1]} or newer")
-    return _ok("python", f"{version} at {sys.executable}")
+        return failed("python", f"{version}: dagseal needs {OLDEST_PYTHON[0]}.{OLDEST_PYTHON[1]} or newer")
+    return ok("python", f"{version} at {sys.executable}")
 
 
 def _memfd() -> Diagnosis:
     try:
         fd = os.memfd_create("dagseal-doctor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except OSError as error:
-        return _failed("memfd", f"the kernel refuses memfd_create ({error.strerror}): verified bytes cannot be sealed")
+        return failed("memfd", f"the kernel refuses memfd_create ({error.strerror}): verified bytes cannot be sealed")
     try:
         os.write(fd, b"x")
         fcntl.fcntl(
@@ -167,25 +160,12 @@ def _memfd() -> Diagnosis:
         try:
             os.write(fd, b"y")
         except OSError:
-            return _ok("memfd", "sealed memory files cannot be written any more")
-        return _failed("memfd", "a sealed memory file could still be written: this kernel is not fit")
+            return ok("memfd", "sealed memory files cannot be written any more")
+        return failed("memfd", "a sealed memory file could still be written: this kernel is not fit")
     except OSError as error:
-        return _failed("memfd", f"the kernel refuses seals ({error.strerror})")
+        return failed("memfd", f"the kernel refuses seals ({error.strerror})")
     finally:
         os.close(fd)
-
-
-def _cgroup() -> Diagnosis:
-    if not os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
-        return _warning("cgroup", "no cgroup v2 at /sys/fs/cgroup: tasks are killed by walking /proc instead")
-    with open("/proc/self/cgroup", encoding="ascii", errors="replace") as file:
-        own = next((line[3:].strip() for line in file if line.startswith("0::")), "/")
-    folder = f"/sys/fs/cgroup{own}"
-    if not os.access(folder, os.W_OK):
-        return _warning(
-            "cgroup", f"{folder} cannot be written from here: start the launcher with Delegate=yes, as root"
-        )
-    return _ok("cgroup", f"{folder} can be divided")
 
 
 def launcher_check(socket_path: str) -> Diagnosis:
@@ -195,24 +175,13 @@ def launcher_check(socket_path: str) -> Diagnosis:
     from integrity.errors import DagsealError
     from integrity.keys import fingerprint
     from worker_cache import agent
+    from worker_cache.launchers import AtSocket
 
     try:
-        found = asyncio.run(agent.identify(socket_path))
+        found = asyncio.run(agent.identify(AtSocket(socket_path)))
     except DagsealError as error:
-        return _failed("launcher", str(error))
+        return failed("launcher", str(error))
     detail = f"version {found.version}, fingerprint {fingerprint(found.verify_key, found.sealing_key)}"
     if not found.privileged or found.warnings:
-        return _warning("launcher", "; ".join([detail, *found.warnings]))
-    return _ok("launcher", detail)
-
-
-def _ok(name: str, detail: str) -> Diagnosis:
-    return Diagnosis(name=name, state="ok", detail=detail)
-
-
-def _warning(name: str, detail: str) -> Diagnosis:
-    return Diagnosis(name=name, state="warning", detail=f"warning: {detail}")
-
-
-def _failed(name: str, detail: str) -> Diagnosis:
-    return Diagnosis(name=name, state="failed", detail=detail)
+        return warning("launcher", "; ".join([detail, *found.warnings]))
+    return ok("launcher", detail)

@@ -1,21 +1,21 @@
-"""One task, from the fork to its last word: hello, job, import, ready, secrets, run, finished; then it waits to be killed.
+"""One task, from the fork to its last word: confined, hello, job, import, ready, secrets, run, finished; then it is killed.
 
-Promise: before any byte of the archive runs, this process has exactly six descriptors (0 /dev/null, 1 and 2 the log,
-3 control, 4 the sealed archive, 5 the secrets pipe), of which 3 to 5 are not inherited by what it starts; the archive's
-seals and SHA-512 agreed with the job. The secrets are read after the launcher had the task's digest, and the pipe is
-closed before the task runs. Nothing returns from here.
+Promise: it is confined before it says hello, and it may then wait long for its job. Before any byte of the archive runs, this
+process has exactly six descriptors (0 /dev/null, 1 and 2 the log, 3 control, 4 the sealed archive, 5 the secrets pipe), of
+which 3 to 5 are not inherited by what it starts; the archive's seals and SHA-512 agreed with the job. The secrets are read
+after the launcher had the task's digest, and the pipe is closed before the task runs. Nothing returns from here.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import resource
 import signal
 import socket
 import sys
 import time
 import traceback
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from integrity import archives
@@ -32,41 +32,44 @@ from integrity.errors import (
 from integrity.fields import Fields
 from integrity.grants import MAX_SECRET_BYTES, Secrets
 from integrity.manifest import MAX_MEMBERS, Member
-from launcher import privileges
+from launcher import isolation, privileges
+from launcher.isolation import Confinement
+from launcher.privileges import Identity
 from launcher.sealed import SEALS
-from launcher.task import clock, frames, logs, refusals
+from launcher.task import clock, frames, logs, refusals, rehearsal
 
 CONTROL_FD, ARCHIVE_FD, SECRETS_FD = 3, 4, 5
 _FIRST_FREE_FD = 6
 _PARK_FROM = 16
-# A description imports one archive: more than this is an attack or a mistake.
-DESCRIBE_LIMITS = (
-    (resource.RLIMIT_CPU, 60),
-    (resource.RLIMIT_AS, 2 << 30),
-    (resource.RLIMIT_FSIZE, 64 << 20),
-    (resource.RLIMIT_NOFILE, 256),
-)
 EXIT_BUG = 70
 
 
-def main(fds: list[int], *, warm_pid: int, purpose: str, copy: str) -> NoReturn:
-    """The fork's whole life; `fds` as the `fork` message brought them: control, archive, secrets pipe, log pipe;
-    `copy` is where a zip's files are to be put."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Birth:
+    """What a fork inherits from its warm process. `copy` is where a zip's files are to be put."""
+
+    parent: int
+    purpose: str
+    copy: str
+    identity: Identity
+    confinement: Confinement
+    packages: tuple[str, ...]
+
+
+def main(fds: list[int], birth: Birth) -> NoReturn:
+    """The fork's whole life; `fds` as the `fork` message brought them: control, secrets pipe, log pipe."""
     code = EXIT_BUG
     try:
         os.setsid()
-        privileges.die_with(warm_pid)
+        privileges.die_with(birth.parent)
         # What the task forks away comes back to it, not to the warm process: so its tree can be found (launcher.trees).
         privileges.prctl(privileges.PR_SET_CHILD_SUBREAPER, 1)
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(number, signal.SIG_IGN if number == signal.SIGPIPE else signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         arrange(fds)
-        if purpose == "describe":
-            for limit, most in DESCRIBE_LIMITS:
-                resource.setrlimit(limit, (most, most))
-        control = socket.socket(fileno=CONTROL_FD)
-        _serve(control, purpose, copy)
+        own_word = isolation.confine(birth.confinement, birth.identity, packages=birth.packages)
+        _serve(socket.socket(fileno=CONTROL_FD), birth, own_word)
         code = 0
     except EOFError:
         code = 0  # the launcher gave up on this task
@@ -79,29 +82,34 @@ def main(fds: list[int], *, warm_pid: int, purpose: str, copy: str) -> NoReturn:
 
 
 def arrange(fds: list[int]) -> None:
-    """Put the four at their numbers, /dev/null at 0, and close everything else."""
-    control, archive, pipe, log = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _PARK_FROM) for fd in fds)
+    """Put the three at their numbers, /dev/null at 0, and close everything else; 4 stays free for the archive."""
+    control, pipe, log = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _PARK_FROM) for fd in fds)
     null = fcntl.fcntl(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC), fcntl.F_DUPFD_CLOEXEC, _PARK_FROM)
     os.dup2(null, 0)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    for fd, number in ((control, CONTROL_FD), (archive, ARCHIVE_FD), (pipe, SECRETS_FD)):
+    for fd, number in ((control, CONTROL_FD), (pipe, SECRETS_FD)):
         os.dup2(fd, number, inheritable=False)
+    os.closerange(ARCHIVE_FD, ARCHIVE_FD + 1)
     os.closerange(_FIRST_FREE_FD, os.sysconf("SC_OPEN_MAX"))
 
 
-def _serve(control: socket.socket, purpose: str, copy: str) -> None:
-    frames.send(control, "hello")
-    logs.configure()  # while the launcher takes us into a tree of our own
-    message, _ = frames.receive(control)
+def _serve(control: socket.socket, birth: Birth, own_word: dict[str, int]) -> None:
+    logs.configure()
+    rehearsal.rehearse(birth.purpose)
+    frames.send(control, "hello", **own_word)
+    message, (archive,) = frames.receive(control, fds=1)
+    if archive != ARCHIVE_FD:
+        os.dup2(archive, ARCHIVE_FD, inheritable=False)
+        os.close(archive)
     if message.kind != "job":
         raise MalformedError(f"a job is expected, not {message.kind!r}")
     job = message.fields
     kind = job.choice("job", ("run", "describe"))
-    if kind != purpose:
-        raise MalformedError(f"this process was started to {purpose}, not to {kind}")
+    if kind != birth.purpose:
+        raise MalformedError(f"this process was started to {birth.purpose}, not to {kind}")
     try:
-        _run(control, job, copy) if kind == "run" else _describe(control, job, copy)
+        _run(control, job, birth.copy) if kind == "run" else _describe(control, job, birth.copy)
     except DagsealError as error:
         _refuse(control, error)
     sys.stdout.flush()

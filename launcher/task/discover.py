@@ -80,7 +80,7 @@ class ImportedArchive:
     def _import(self, name: str, member: ArchiveMember) -> ModuleType:
         path = f"{self.root}/{member.name}"
         try:
-            compile(member.data, path, "exec", dont_inherit=True)
+            loader.compile_ahead(path, member.data)
         except (MemoryError, RecursionError) as error:
             raise refusals.too_complex(error, member.name) from None
         except (SyntaxError, ValueError) as error:

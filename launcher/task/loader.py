@@ -22,6 +22,13 @@ from types import CodeType, ModuleType
 from integrity.archives import Archive
 from integrity.errors import UnsafeArchiveError
 
+_compiled: dict[str, CodeType] = {}
+
+
+def compile_ahead(path: str, data: bytes) -> None:
+    """For the import that follows, so that what the compiler raises is told from what the source raises."""
+    _compiled[path] = compile(data, path, "exec", dont_inherit=True)
+
 
 class MemberLoader(importlib.abc.InspectLoader):
     """One module. `path` is what its `__file__` says; its bytes are `data`."""
@@ -49,7 +56,7 @@ class MemberLoader(importlib.abc.InspectLoader):
             return file.read()
 
     def get_code(self, fullname: str) -> CodeType:
-        return compile(self._data, self.path, "exec", dont_inherit=True)
+        return _compiled.pop(self.path, None) or compile(self._data, self.path, "exec", dont_inherit=True)
 
     def get_resource_reader(self, fullname: str) -> FileReader:
         return FileReader(self)  # type: ignore[arg-type]  # it wants `.path`, which the stubs call a FileLoader

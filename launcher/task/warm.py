@@ -1,28 +1,33 @@
 """The warm process: Airflow imported once, by the unix user of the tasks and after the drop; then one fork per task.
 
 It holds no secret and imports no DAG. It is not dumpable, so a task of the same user can neither read nor trace it. What a
-fork needs comes as four descriptors beside the `fork` message; the warm process closes its own copies at once, or a
-pipe would never end. Orphans of its tasks come back to it (it is a subreaper) and are reaped. It ends with its control socket.
+fork needs comes as three descriptors beside the `fork` message; the warm process closes its own copies at once, or a
+pipe would never end. With namespaces it is process 1 of its own, and each fork of a further one. Orphans of its tasks come
+back to it (it is a subreaper) and are reaped. It ends with its control socket.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import importlib
 import os
 import select
 import signal
 import socket
+import sys
 import threading
 import warnings
 from typing import NoReturn
 
 from integrity.errors import MalformedError
-from launcher import privileges
-from launcher.task import environment, files, frames
+from launcher import namespaces, privileges, seccomp
+from launcher.isolation import Confinement
+from launcher.privileges import Identity
+from launcher.task import child, environment, files, frames
 
-FORK_FDS = 4
+FORK_FDS = 3
 # Imported ahead for what most DAGs use; one that is not installed is no error.
 PRELOADED = (
     "airflow.sdk.execution_time.task_runner",
@@ -49,10 +54,11 @@ PRELOADED = (
     "airflow.providers.common.sql.hooks.sql",
     "airflow.models.variable",
     "airflow.models.connection",
+    "airflow.sdk.definitions.asset.metadata",
+    "encodings.idna",
     "jinja2.sandbox",
     "pendulum",
     "yaml",
-    "launcher.task.child",
     "launcher.task.comms",
     "launcher.task.describe",
     "launcher.task.discover",
@@ -61,19 +67,29 @@ PRELOADED = (
 )
 
 
-def serve(control_fd: int, *, purpose: str) -> NoReturn:
+def serve(control_fd: int, *, purpose: str, confinement: Confinement) -> NoReturn:
     """Import, say `warm`, then fork on demand until the control socket ends. `purpose` is `run` or `describe`."""
     control = socket.socket(fileno=control_fd)
     control.setblocking(True)
     os.set_inheritable(control_fd, False)
     version = warm_up()
+    if confinement.profile.seccomp:
+        seccomp.program(confinement.profile.seccomp, os.uname().machine)  # built once, and kept
     privileges.prctl(privileges.PR_SET_DUMPABLE, 0)
     if threading.active_count() != 1:
         raise RuntimeError(f"an import started threads, so nothing may fork: {threading.enumerate()}")
     copies: dict[int, str] = {}
+    birth = child.Birth(
+        parent=0 if confinement.profile.namespaces else os.getpid(),
+        purpose=purpose,
+        copy="",
+        identity=Identity(os.getuid(), os.getgid(), tuple(os.getgroups())),
+        confinement=confinement,
+        packages=_packages(),
+    )
     try:
         frames.send(control, "warm", airflow_version=version)
-        _loop(control, purpose, copies)
+        _loop(control, birth, copies)
     except EOFError:
         for path in copies.values():
             files.remove(path)
@@ -126,8 +142,11 @@ def _load_secrets_backends() -> None:
     del os.environ["AIRFLOW__WORKERS__SECRETS_BACKEND"], os.environ["AIRFLOW__WORKERS__SECRETS_BACKEND_KWARGS"]
 
 
-def _loop(control: socket.socket, purpose: str, copies: dict[int, str]) -> NoReturn:
+def _loop(control: socket.socket, birth: child.Birth, copies: dict[int, str]) -> NoReturn:
     # A signal handler that does nothing, and a pipe that wakes the poll below: no signal is missed between the two.
+    own_pids = (
+        os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC) if birth.confinement.profile.namespaces else None
+    )
     woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -142,7 +161,7 @@ def _loop(control: socket.socket, purpose: str, copies: dict[int, str]) -> NoRet
                         pass
                 _reap(copies)
             else:
-                _fork(control, purpose, copies)
+                _fork(control, birth, own_pids, copies)
 
 
 def _reap(copies: dict[int, str]) -> None:
@@ -153,19 +172,26 @@ def _reap(copies: dict[int, str]) -> None:
                 files.remove(path)
 
 
-def _fork(control: socket.socket, purpose: str, copies: dict[int, str]) -> None:
+def _fork(control: socket.socket, birth: child.Birth, own_pids: int | None, copies: dict[int, str]) -> None:
     message, fds = frames.receive(control, fds=FORK_FDS)
     if message.kind != "fork":
         raise MalformedError(f"a warm process forks and does nothing else: {message.kind!r}")
     message.fields.done()
-    warm_pid, copy = os.getpid(), files.fresh_path()
+    birth = dataclasses.replace(birth, copy=files.fresh_path())
+    if own_pids is not None:
+        namespaces.next_pid_namespace(own_pids)
     pid = os.fork()
     if pid == 0:
-        from launcher.task import child
-
         signal.set_wakeup_fd(-1)
         control.detach()  # closed with every other descriptor; this object must not close its number again
-        child.main(fds, warm_pid=warm_pid, purpose=purpose, copy=copy)
-    copies[pid] = copy
+        child.main(fds, birth)
+    copies[pid] = birth.copy
     frames.close_all(fds)
     frames.send(control, "forked", pid=pid)
+
+
+def _packages() -> tuple[str, ...]:
+    """Where the interpreter and its modules are: for reading, also below folders that are made private."""
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    folders = {sys.prefix, sys.base_prefix, root, *sys.path}
+    return tuple(sorted(folder for folder in folders if os.path.isabs(folder) and os.path.isdir(folder)))

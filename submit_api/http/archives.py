@@ -28,6 +28,7 @@ async def submit(call: Call) -> web.Response:
         call.part("name"),
         request.query.get("group"),
         request.query.get("task_check"),
+        request.query.get("isolation"),
         request.headers.get("Repr-Digest"),
         request.headers.get("If-Match"),
     )

@@ -45,6 +45,7 @@ class Release:
     created_at: int
     revoked_at: int | None
     task_check: str
+    isolation: str | None
     manifest: bytes = field(repr=False)
     manifest_digest: str
 

@@ -80,6 +80,7 @@ class ReleaseRow(Base):
     created_at: Mapped[int]
     revoked_at: Mapped[int | None]
     task_check: Mapped[str] = mapped_column(String(10))
+    isolation: Mapped[str | None] = mapped_column(String(10))
     manifest: Mapped[bytes]
     manifest_digest: Mapped[str] = mapped_column(String(135))
 

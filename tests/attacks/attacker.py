@@ -34,23 +34,31 @@ from tests.live import Answer, Live
 
 DSSE = "application/vnd.dsse+json"
 ANSWER_SECONDS = 30.0
+PR_SET_NAME = 15
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Traces:
-    """A folder that every account may write. What a DAG did is seen by the files it left: `<word>.<uid>.<pid>`."""
+    """A folder that every account may write, among those that the launcher's policy leaves writable to tasks. What a DAG did
+    is seen by the files it left: `<word>.<uid>.<name>`. Who left it calls itself by that name (`outer_pid`), as a process does
+    not know its number outside of its pid namespace. A description may write nowhere: it leaves none."""
 
     path: Path
 
     def source(self) -> str:
-        """Python that defines `trace(word, text="")`, for the top of a DAG. Short: some tests flip each of its bits."""
+        """Python that defines `trace(word, text="")`, for the top of a DAG."""
         return (
-            "import os\n"
+            "import os,ctypes\n"
+            "_names={}\n"
             'def trace(w,t=""):\n'
-            f' p=f"{self.path}/{{w}}.{{os.getuid()}}.{{os.getpid()}}"\n'
-            ' with open(p+"~","w") as f:f.write(t)\n'
-            ' os.rename(p+"~",p)\n'
+            " n=_names.setdefault(os.getpid(),os.urandom(6).hex())\n"
+            f" ctypes.CDLL(None).prctl({PR_SET_NAME},n.encode(),0,0,0)\n"
+            f' p=f"{self.path}/{{w}}.{{os.getuid()}}.{{n}}"\n'
+            " try:\n"
+            '  with open(p+"~","w") as f:f.write(t)\n'
+            '  os.rename(p+"~",p)\n'
+            " except OSError:pass\n"
         )
 
     def all(self) -> list[str]:
@@ -69,6 +77,11 @@ class Traces:
     def uids(self, word: str) -> set[int]:
         return {int(path.name.split(".")[-2]) for path in self.of(word)}
 
+    def pid(self, word: str) -> int:
+        """The process that left it, which is alive."""
+        (found,) = self.of(word)
+        return outer_pid(found)
+
     def allow(self, word: str) -> None:
         """Let a task go on that waits for this word."""
         path = self.path / word
@@ -77,9 +90,8 @@ class Traces:
 
 
 @contextlib.contextmanager
-def new_traces() -> Iterator[Traces]:
-    # Not sticky and short: any account may rename its file into place, and a DAG of 200 bytes has to name it.
-    folder = Path(tempfile.mkdtemp(prefix="ds"))
+def new_traces(live: Live) -> Iterator[Traces]:
+    folder = Path(tempfile.mkdtemp(prefix="", dir=live.shared))
     folder.chmod(0o777)
     try:
         yield Traces(folder)
@@ -103,6 +115,17 @@ def dag(dag_id: str, body: str, *, top: str = "", arguments: str = "") -> str:
 def traced_dag(dag_id: str, traces: Traces) -> str:
     """Says when it is imported and when its task runs, and nothing else."""
     return dag(dag_id, 'trace("ran")', top=traces.source() + 'trace("import")\n')
+
+
+def require_traces(live: Live) -> None:
+    """That nothing was left means something only where something can be left."""
+    with new_traces(live) as traces:
+        name = f"traces{secrets.token_hex(4)}"
+        assert live.push(f"{name}.py", traced_dag(name, traces)).status == 201
+        left = 2 if live.stack.describe == "minimal" else 0
+        assert len(traces.of("import")) == left, "what descriptions leave: nothing, if they are confined"
+        assert live.launch(name, "t", "r")["state"] == "success"
+        assert (len(traces.of("import")), len(traces.of("ran"))) == (left + 1, 1)
 
 
 PROBES = Path(__file__).with_name("probes.py").read_text(encoding="utf-8")
@@ -362,15 +385,63 @@ def other_manifest(live: Live, envelope: bytes, *, key: SigningKey | None = None
 
 
 def warm_pids(live: Live, purpose: str) -> list[int]:
-    """The launcher's warm processes of that purpose, `run` or `describe`."""
+    """The launcher's warm processes of that purpose, `run` or `describe`. With namespaces each is the child of a process
+    that only waits for it."""
     children = children_of(live.stack.processes["launcher"].pid)
-    return [pid for pid in children if purpose.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
+    started = [pid for pid in children if purpose.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
+    return [warm for pid in started for warm in ([one for one in children_of(pid) if depth(one) == 2] or [pid])]
+
+
+def spares_of(warm: int) -> list[int]:
+    """Its live children: where nothing is launched, the forks that wait for their job."""
+    return [pid for pid in children_of(warm) if is_alive(pid)]
+
+
+def depth(pid: int) -> int:
+    """In how many pid namespaces it is, the host's included."""
+    return len(status_of(pid)["NSpid"].split())
+
+
+def status_of(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def outer_pid(trace: Path) -> int:
+    """The live process that left this trace, by the host's numbers."""
+    name = trace.name.rpartition(".")[2]
+    named = {pid for pid in all_pids() if name_of(pid) == name}
+    (found,) = named - {child for pid in named for child in children_of(pid)}  # a fork has its parent's name at first
+    return found
+
+
+def all_pids() -> list[int]:
+    return [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+
+
+def name_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
+    except OSError:
+        return ""
+
+
+def tree_of(pid: int) -> set[int]:
+    """It and all that came of it and is alive: of a task, all its processes, as orphans come back to it."""
+    return {one for one in {pid, *descendants(pid)} if is_alive(one)}
+
+
+def descendants(pid: int) -> set[int]:
+    found = set(children_of(pid))
+    return found.union(*(descendants(child) for child in found))
 
 
 def children_of(pid: int) -> list[int]:
-    return [
-        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
-    ]
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    except OSError:
+        return []
 
 
 def is_alive(pid: int) -> bool:

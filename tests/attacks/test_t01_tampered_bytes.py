@@ -38,11 +38,13 @@ SAMPLES = 16
 
 
 def small_dag(dag_id: str, traces: Traces) -> bytes:
-    """About 200 bytes that tell when they are imported and when they run."""
+    """About 250 bytes that tell when they are imported and when they run."""
     return (
         "import os\n"
         "from airflow.sdk import DAG,task\n"
-        f'def m(w):open(f"{traces.path}/{{w}}.{{os.getuid()}}.{{os.getpid()}}","w")\n'
+        "def m(w):\n"
+        f' try:open(f"{traces.path}/{{w}}.{{os.getuid()}}.{{os.urandom(4).hex()}}","w")\n'
+        " except OSError:0\n"
         'm("import")\n'
         f'with DAG("{dag_id}",schedule=None):\n'
         " @task\n"
@@ -77,7 +79,7 @@ def require_nothing_happened(live: Live, traces: Traces, before: list[str], used
 
 def test_every_byte_of_the_blob(live: Live, agent: LyingAgent, traces: Traces) -> None:
     offer, before, used = fresh(live, agent, traces, "t01blob")
-    assert len(offer.blob) < 260
+    assert len(offer.blob) < 300
     tries = [(offer.ticket, offer.manifest, flip(offer.blob, i)) for i in range(len(offer.blob))]
     tries += [(offer.ticket, offer.manifest, offer.blob + b"\n"), (offer.ticket, offer.manifest, offer.blob[:-1])]
     assert refuse_all(live, agent, offer, tries) == {"digest-mismatch"}
@@ -163,7 +165,7 @@ def test_every_byte_of_the_grant(live: Live, agent: LyingAgent, traces: Traces) 
         assert result.error in NOT_THE_BYTES
         lines = [line["event"] for line in live.journal() if line.get("launch_id") == offer.launch_id]
         assert lines == ["launch", "claim", "result"], "a grant was taken"
-    assert len(traces.of("import")) == 2 + SAMPLES, "two descriptions and each task: all were imported"
+    assert len(traces.of("import")) == SAMPLES, "each task was imported"
     assert not traces.of("ran"), "a task ran with a grant that was changed"
 
 

@@ -31,6 +31,7 @@ from tests.attacks.attacker import (
 )
 from tests.live import Live
 
+PROFILES = ("standard", "minimal", "strict")
 NOT_NAMES = ("0", "#0", "+0", "-1", "65534", "4294967295", "Root", "root ", " root", "root\n", "ro ot", "../root", "")
 MISSING = "dagseal-absent"
 

@@ -1,7 +1,8 @@
 """T08 code-before-drop: code at the top of an archive runs as the API, the agent, the launcher or root.
 
 The archive says at import who it is, by a file and by a print. It goes through everything that touches an archive: `check`,
-`push`, `list`, `verify`, a refused push, a launch, a failed launch. Only the parser and the task's user are ever seen.
+`push`, `list`, `verify`, a refused push, a launch, a failed launch. Only the parser and the task's user are ever seen; and of
+a confined description nothing is, as it can leave no trace. Who describes it then tells by the name of a task.
 
 Seen to fail when weakened: `submissions._members` that executes the source; `verify_and_seal` that does.
 """
@@ -28,6 +29,9 @@ print("imported by", _os.getuid())
 """
 
 
+PROFILES = ("standard", "minimal", "strict")
+
+
 def who(traces: Traces) -> dict[int, list[dict[str, object]]]:
     """What each import said, by the uid that the kernel gave to the file's owner."""
     found: dict[int, list[dict[str, object]]] = {}
@@ -36,9 +40,11 @@ def who(traces: Traces) -> dict[int, list[dict[str, object]]]:
     return found
 
 
-def expect(live: Live, traces: Traces, *names: str) -> None:
-    """Exactly these accounts imported something, each of them without any privilege."""
+def expect(live: Live, traces: Traces, *, described: bool = True, ran: bool = False) -> None:
+    """Exactly these accounts imported something, each of them without any privilege: the parser if it was described where
+    that leaves a trace, the task's user if it ran."""
     seen = who(traces)
+    names = [live.stack.accounts.parser] * (described and live.stack.describe == "minimal") + [live.user] * ran
     assert set(seen) == {pwd.getpwnam(name).pw_uid for name in names}
     for uid, imports in seen.items():
         entry = pwd.getpwuid(uid)
@@ -54,7 +60,6 @@ def expect(live: Live, traces: Traces, *names: str) -> None:
 
 
 def test_a_py(live: Live, traces: Traces, tmp_path: Path) -> None:
-    parser = live.stack.accounts.parser
     source = dag("t08py", "print('ran')", top=traces.source() + WHO)
     path = tmp_path / "t08py.py"
     path.write_text(source)
@@ -66,15 +71,15 @@ def test_a_py(live: Live, traces: Traces, tmp_path: Path) -> None:
 
     pushed = live.cli("push", str(path))
     assert pushed.returncode == 0, pushed.stderr
-    expect(live, traces, parser)
+    expect(live, traces)
     for command in (["list"], ["show", "t08py.py"], ["verify", str(path)], ["verify", "t08py.py"], ["fsck", "--help"]):
         assert live.cli(*command).returncode == 0
-    expect(live, traces, parser)
+    expect(live, traces)
     assert live.http("GET", "/v1/archives/t08py.py/releases/1").status == 200
 
     launched = live.cli("launch", "t08py", "t", "--run-id", "r", "--follow")
     assert launched.returncode == 0, launched.stderr
-    expect(live, traces, parser, live.user)
+    expect(live, traces, ran=True)
     uid = pwd.getpwnam(live.user).pw_uid
     lines = [line for line in launched.stdout.splitlines() if line.startswith("imported by")]
     assert lines in ([f"imported by {uid}"], []), "the log of before the grant is the task's own"
@@ -99,9 +104,24 @@ def test_a_zip_with_packages(live: Live, traces: Traces) -> None:
         "t08unused": top,
     }
     assert live.push("t08zip.zip", zipped(**files)).status == 201
-    expect(live, traces, live.stack.accounts.parser)
+    expect(live, traces)
     assert live.launch("t08zip", "t", "r")["state"] == "success"
-    expect(live, traces, live.stack.accounts.parser, live.user)
+    expect(live, traces, ran=True)
+
+
+def test_who_describes(live: Live) -> None:
+    """What it calls its task by is in the manifest: the parser's ids, and none besides."""
+    source = (
+        "import os\nfrom airflow.sdk import DAG\nfrom airflow.providers.standard.operators.empty import EmptyOperator\n"
+    )
+    source += "ids = {*os.getresuid(), *os.getresgid(), *os.getgroups()}\nwith DAG('t08who', schedule=None):\n"
+    source += "    EmptyOperator(task_id='as_' + '_'.join(map(str, sorted(ids))))\n"
+    pushed = live.push("t08who.py", source)
+    assert pushed.status == 201, pushed.body
+    (task,) = pushed.json["dags"][0]["tasks"]
+    parser = pwd.getpwnam(live.stack.accounts.parser)
+    ids = {parser.pw_uid, parser.pw_gid, *os.getgrouplist(parser.pw_name, parser.pw_gid)}
+    assert task["task_id"] == "as_" + "_".join(map(str, sorted(ids)))
 
 
 @pytest.mark.parametrize(
@@ -117,15 +137,14 @@ def test_what_is_refused(live: Live, traces: Traces, name: str, more: str, rule:
     """Also what is refused ran as the parser, if it ran at all."""
     answer = live.push(f"t08{name}.py", traces.source() + WHO + more)
     assert (answer.status, answer.json["errors"][0]["rule"]) == (422, rule), answer.body
-    expect(live, traces, *([] if rule == "source-syntax" else [live.stack.accounts.parser]))
+    expect(live, traces, described=rule != "source-syntax")
 
 
 def test_a_task_that_is_gone(live: Live, traces: Traces) -> None:
     """A DAG that imports otherwise for the task's user: its task is not found, and nobody else tries."""
-    user, parser = live.user, live.stack.accounts.parser
     source = dag("t08gone", "print('ran')", top=traces.source() + WHO)
     source += "\nif os.environ.get('_AIRFLOW_PARSING_CONTEXT_TASK_ID'):\n    raise RuntimeError('gone')\n"
     assert live.push("t08gone.py", source).status == 201
     ended = live.launch("t08gone", "t", "r")
     assert (ended["state"], ended["error"]) == ("refused", "invalid-archive"), ended
-    expect(live, traces, parser, user)
+    expect(live, traces, ran=True)

@@ -34,6 +34,8 @@ from tests.attacks.attacker import (
 )
 from tests.live import Live
 
+PROFILES = ("standard", "minimal", "strict")
+
 
 def zipped(**files: str | bytes) -> bytes:
     buffer = io.BytesIO()

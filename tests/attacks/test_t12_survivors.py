@@ -3,8 +3,8 @@
 The task leaves four children: one daemonised by a double fork and setsid, one that ignores every signal it can, one that is
 stopped, and one exec'd in a session of its own. All four and the task are dead when the launch has ended.
 
-Seen to fail when weakened: `_CgroupTree.kill` that kills the task's process only; `TaskProcess.end` that does;
-`CgroupTrees.find` that leaves the folders of dead launchers alone.
+Seen to fail when weakened: `CgroupTree.kill` that kills the task's process only; `TaskProcess.end` that does;
+`CgroupTrees.find` that leaves the folders of dead launchers alone; with namespaces, `die_with` that does nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.attacks.attacker import PROBES, Traces, dag, is_alive, new_traces, until
+from tests.attacks.attacker import PROBES, Traces, dag, is_alive, name_of, new_traces, tree_of, until
 from tests.live import Live
 
 CHILDREN = """
@@ -41,26 +41,30 @@ def spread():
     child("daemon", lambda: None)
     child("deaf", lambda: os.closerange(0, 64))
     child("stopped", stop)
-    sleeper = subprocess.Popen(["sleep", "1000"], start_new_session=True, stdin=-3, stdout=-3, stderr=-3)
-    trace("sleeper", str(sleeper.pid))
+    subprocess.Popen(["sleep", "1000"], start_new_session=True, stdin=-3, stdout=-3, stderr=-3)
     while len([n for n in os.listdir(FOLDER) if n.split(".")[0] in ("daemon", "deaf", "stopped")]) < 3:
         time.sleep(0.01)
 """
+PROFILES = ("standard", "minimal", "strict")
 WORDS = ("task", "daemon", "deaf", "stopped")
 
 
 def start(live: Live, traces: Traces, dag_id: str, then: str, **more: Any) -> tuple[str, list[int]]:
-    """A launch that left its children behind; its id, and the pids of the task and them, all alive at that time."""
+    """A launch that left its children behind; its id, and the pids of the task and them, all alive at that time, the task's
+    first."""
     top = PROBES + traces.source() + f"FOLDER = {str(traces.path)!r}\n" + CHILDREN
     pushed = live.push(f"{dag_id}.py", dag(dag_id, f"spread()\n{then}", top=top))
     assert pushed.status == 201, pushed.body
     body = {"dag_id": dag_id, "task_id": "t", "run_id": "r", **more}
     made = live.http("POST", "/v1/launches", body)
     assert made.status == 201, made.body
-    for word in (*WORDS, "sleeper"):
+    for word in WORDS:
         until(f"{word} is there", lambda word=word: traces.of(word))
-    pids = [int(traces.of(word)[0].name.rpartition(".")[2]) for word in WORDS] + [int(traces.text("sleeper"))]
-    return made.json["id"], pids
+    task = traces.pid("task")
+    pids = until("all its processes are there", lambda: found if len(found := tree_of(task)) == 5 else None)
+    assert {traces.pid(word) for word in WORDS} < pids
+    assert {name_of(pid) for pid in pids} > {"sleep"}
+    return made.json["id"], [task, *sorted(pids - {task})]
 
 
 def dead(pids: list[int]) -> bool:
@@ -82,8 +86,9 @@ def test_when_it_succeeds(live: Live, traces: Traces) -> None:
 ENDINGS = {
     "raises": "raise RuntimeError('no')",
     "exits": "os._exit(3)",
-    "killed": "os.kill(os.getpid(), 9)",
-    "segfault": "os.kill(os.getpid(), 11)",
+    "aborts": "os.abort()",
+    "segfault": "import ctypes; ctypes.string_at(0)",
+    "killed": "time.sleep(1000)",
 }
 
 
@@ -92,23 +97,26 @@ def test_when_it_fails(live: Live, traces: Traces, ending: str) -> None:
     launch_id, pids = start(live, traces, f"t12{ending}", f"{wait_for_go(traces)}\n{ENDINGS[ending]}")
     assert [is_alive(pid) for pid in pids] == [True] * 5
     traces.allow("go")
+    if ending == "killed":  # from outside, as for want of memory: process 1 of a namespace hears no signal from within
+        os.kill(pids[0], signal.SIGKILL)
     ended = live.wait(launch_id)
     assert (ended["state"], ended["error"]) == ("failed", "" if ending == "raises" else "task-died")
     assert dead(pids)
 
 
-def test_when_it_is_cancelled(live: Live, traces: Traces) -> None:
-    """Two at once, as the agent hears of it with its next heartbeat: one that sleeps, and one that has stopped itself."""
-    with new_traces() as others:
+def test_when_it_is_cancelled(fragile: Live, traces: Traces) -> None:
+    """Two at once, as the agent hears of it with its next heartbeat: one that sleeps, and one that is stopped."""
+    with new_traces(fragile) as others:
         launches = [
-            start(live, traces, "t12cancel", "time.sleep(1000)"),
-            start(live, others, "t12stopped", "os.kill(os.getpid(), signal.SIGSTOP)\ntime.sleep(1000)"),
+            start(fragile, traces, "t12cancel", "time.sleep(1000)"),
+            start(fragile, others, "t12stopped", "time.sleep(1000)"),
         ]
+        os.kill(launches[1][1][0], signal.SIGSTOP)
         for launch_id, pids in launches:
             assert [is_alive(pid) for pid in pids] == [True] * 5
-            assert live.http("POST", f"/v1/launches/{launch_id}/cancel").status == 200
+            assert fragile.http("POST", f"/v1/launches/{launch_id}/cancel").status == 200
         for launch_id, pids in launches:
-            ended = live.wait(launch_id)
+            ended = fragile.wait(launch_id)
             assert (ended["state"], ended["exit_code"]) == ("cancelled", 137)
             assert dead(pids)
 
@@ -147,13 +155,18 @@ def test_when_the_launcher_is_told_to_stop(fragile: Live, traces: Traces) -> Non
 
 
 @pytest.mark.root
-def test_when_the_launcher_is_killed(fragile: Live, traces: Traces) -> None:
-    """The task dies with its parent; what it left dies at the next start, before anything else is done."""
+def test_when_the_launcher_is_killed(fragile: Live, traces: Traces, profile: str) -> None:
+    """With namespaces all of it dies at once. Else the task dies with its parent, and what it left at the next start, before
+    anything else is done."""
     _, pids = start(fragile, traces, "t12kill", "time.sleep(1000)")
     launcher = fragile.stack.processes["launcher"].pid
     fragile.stack.stop("launcher", number=signal.SIGKILL)
     assert not os.path.exists(f"/proc/{launcher}")
-    until("the task is dead", lambda: dead(pids[:1]))
+    if profile == "minimal":
+        until("the task is dead", lambda: dead(pids[:1]))
+        assert not dead(pids), "what minimal does not promise"
+    else:
+        until("all of the task is dead", lambda: dead(pids))
     fragile.stack.start_launcher()
     assert dead(pids)
     assert fragile.launch("t12kill", "t", "again", timeout_seconds=1)["error"] == "timeout", "it works again"

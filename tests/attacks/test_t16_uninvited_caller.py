@@ -27,13 +27,15 @@ from tests.attacks.attacker import (
     Offer,
     Peer,
     Traces,
-    new_traces,
     opened,
     result_of,
     slug_of,
+    spares_of,
+    status_of,
     traced_dag,
     until,
     used_tickets,
+    warm_pids,
 )
 from tests.live import Live
 
@@ -51,27 +53,32 @@ def fds(live: Live) -> int:
     return len(os.listdir(f"/proc/{live.stack.processes['launcher'].pid}/fd"))
 
 
+def settled_fds(live: Live) -> int:
+    """When every warm process has its two spares, each of which keeps some."""
+
+    def settled() -> int:
+        spares = [spares_of(warm) for purpose in ("run", "describe") for warm in warm_pids(live, purpose)]
+        if any(len(two) != 2 or {status_of(pid)["Seccomp"] for pid in two} != {"2"} for two in spares):
+            return 0
+        before = fds(live)
+        return before if alive(live) and fds(live) == before else 0
+
+    return until("all spares are there", settled)
+
+
 def alive(live: Live) -> bool:
     with Peer(live, live.stack.accounts.agent) as peer:
         peer.send("identity")
         return peer.hear().kind == "identity"
 
 
-@pytest.fixture(scope="module")
-def warm(live: Live) -> None:
-    """Its warm processes are there, which keep a descriptor each."""
-    with new_traces() as traces:
-        assert live.push("t16warm.py", traced_dag("t16warm", traces)).status == 201
-        assert live.launch("t16warm", "t", "r")["state"] == "success"
-
-
 @pytest.fixture(autouse=True)
-def unharmed(live: Live, warm: None) -> Iterator[None]:
+def unharmed(live: Live) -> Iterator[None]:
     """Around each test: it answers, and every descriptor that came was closed."""
-    before = fds(live)
+    before = settled_fds(live)
     yield
     assert alive(live)
-    until("its descriptors are as before", lambda: fds(live) <= before)
+    until("its descriptors are as before", lambda: settled_fds(live) <= before)
 
 
 @pytest.mark.root

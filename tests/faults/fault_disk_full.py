@@ -118,8 +118,8 @@ def _logged(live: Live, part: str, after: int, launch: str, *words: str) -> str:
 
 def agent() -> None:
     """No room for the archive: the launch waits and then runs. No room for log or result: it ends, and runs at most once."""
-    with marker_file() as marker, small_disk("agent") as live:
-        folder = live.stack.folder / "agent"
+    with small_disk("agent") as live:
+        marker, folder = marker_file(live), live.stack.folder / "agent"
         assert live.push("once.py", ONCE.format(marker=str(marker))).status == 201
         with full(folder, but_pages=0):
             start = len(live.stack.log_of("agent"))
@@ -143,8 +143,8 @@ def agent() -> None:
 
 def launcher() -> None:
     """What cannot be recorded does not happen: no task runs while tickets or journal cannot be written; then it does, once."""
-    with marker_file() as marker, small_disk("launcher") as live:
-        folder = live.stack.folder / "launcher"
+    with small_disk("launcher") as live:
+        marker, folder = marker_file(live), live.stack.folder / "launcher"
         assert live.push("once.py", ONCE.format(marker=str(marker))).status == 201
         assert live.wait(_asked(live, "before"))["state"] == "success"
         for pages in range(3):

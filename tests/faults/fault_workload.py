@@ -25,9 +25,10 @@ _NO_ANSWER = (urllib.error.URLError, http.client.HTTPException, ConnectionError,
 _GIVE_UP_TRIES = 400
 _MOST_OPEN_LAUNCHES = 8
 
-ONCE = '''"""Says in a file that it ran: a line when it begins, a line when it ends."""
+ONCE = '''"""Says in a file that it ran: a line when it begins, a line when it ends. And leaves a daemon behind."""
 
 import os
+import signal
 
 from airflow.sdk import DAG, task
 
@@ -35,6 +36,13 @@ with DAG("once", schedule=None, catchup=False):
 
     @task
     def mark(**context):
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                while True:
+                    signal.pause()
+            os._exit(0)
         fd = os.open({marker!r}, os.O_WRONLY | os.O_APPEND)
         os.write(fd, b"begin " + context["run_id"].encode() + b"\\n")
         total = sum(number * number for number in range(200_000))

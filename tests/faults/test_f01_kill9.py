@@ -12,11 +12,10 @@ import json
 import os
 import random
 import signal
-import tempfile
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import pytest
 
 from integrity.errors import SettingsError
 from launcher import journal
+from launcher.trees import descendants
 from tests.faults.fault_workload import Workload
 from tests.live import ENDED, Live, running
 
@@ -45,6 +45,7 @@ class Killer:
     rng: random.Random
     done: Counter[str] = field(default_factory=Counter)
     launcher_pids: list[int] = field(default_factory=list)
+    died_with_it: int = 0
     failure: BaseException | None = None
     tell: Callable[[list[Any]], None] = lambda about: None
 
@@ -64,7 +65,9 @@ class Killer:
     def _kill(self, name: str) -> None:
         stack = self.live.stack
         while True:
+            below = descendants(stack.processes[name].pid) if name == "launcher" else set()
             stack.stop(name, number=signal.SIGKILL)
+            self._gone(below)
             self.done[name] += 1
             self.tell(["kill", name])
             starting = threading.Thread(target=self._start, args=(name,))
@@ -82,6 +85,15 @@ class Killer:
                 if self.failure:
                     raise self.failure
                 return
+
+    def _gone(self, pids: set[int]) -> None:
+        """What a killed launcher had below it, daemons of tasks too: dead within a second, and before it is started again."""
+        deadline = time.monotonic() + 1.0
+        while left := [pid for pid in pids if is_alive(pid)]:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"they outlive a killed launcher: {[command_of(pid) for pid in left]}")
+            os.sched_yield()
+        self.died_with_it += len(pids)
 
     def _start(self, name: str) -> None:
         """A start that is cut off by the next kill is no failure; any other is."""
@@ -111,15 +123,12 @@ class Killer:
             os.sched_yield()
 
 
-@contextmanager
-def marker_file() -> Iterator[Path]:
-    """A file that every account can append to."""
-    with tempfile.TemporaryDirectory(prefix="dagseal-marks-") as folder:
-        Path(folder).chmod(0o755)
-        marker = Path(folder) / "marks"
-        marker.touch()
-        marker.chmod(0o666)
-        yield marker
+def marker_file(live: Live) -> Path:
+    """A file that every task can append to."""
+    marker = live.shared / "marks"
+    marker.touch()
+    marker.chmod(0o666)
+    return marker
 
 
 def survive(
@@ -147,7 +156,8 @@ def survive(
     assert killer.done.total() == kills
     states = Counter(found["state"] for found in workload.ended.values())
     print(
-        f"killed {dict(killer.done)}; {workload.progress.count} steps, {workload.retries} tries failed; "
+        f"killed {dict(killer.done)}, with {killer.died_with_it} processes below launchers; "
+        f"{workload.progress.count} steps, {workload.retries} tries failed; "
         f"{len(workload.acknowledged)} uploads acknowledged; launches {dict(states)}"
     )
     check_uploads(live, workload)
@@ -226,13 +236,8 @@ def check_state(live: Live) -> None:
 def check_nothing_left(live: Live, launcher_pids: list[int]) -> None:
     """No process of this stack, of any life of its launcher, and no cgroup."""
     folder, pids = str(live.stack.folder), {str(pid) for pid in launcher_pids}
-    for entry in Path("/proc").iterdir():
-        try:
-            command = (
-                (entry / "cmdline").read_bytes().decode(errors="replace").split("\0") if entry.name.isdecimal() else []
-            )
-        except OSError:
-            continue
+    for entry in Path("/proc").glob("[0-9]*"):
+        command = command_of(int(entry.name))
         warm = any(word.endswith("/become.py") for word in command) and not pids.isdisjoint(command)
         assert not warm and not any(folder in word for word in command), (entry.name, command)
     left = [path for path in Path("/sys/fs/cgroup").rglob("dagseal-*") if path.name.partition("-")[2] in pids]
@@ -240,14 +245,29 @@ def check_nothing_left(live: Live, launcher_pids: list[int]) -> None:
     assert not left, found
 
 
+def command_of(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return []
+
+
+def is_alive(pid: int) -> bool:
+    """A zombie runs nothing any more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
+
+
 @pytest.mark.timeout(240)
 def test_f01_a_dozen_kills() -> None:
-    with marker_file() as marker, running(more_api_toml=API_TOML) as live:
-        survive(live, marker, kills=12, uploads=30, launches=30, apart=24)
+    with running(more_api_toml=API_TOML) as live:
+        survive(live, marker_file(live), kills=12, uploads=30, launches=30, apart=24)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 def test_f01_fifty_kills_during_two_hundred_uploads_and_launches() -> None:
-    with marker_file() as marker, running(more_api_toml=API_TOML) as live:
-        survive(live, marker, kills=50, uploads=200, launches=200, apart=44)
+    with running(more_api_toml=API_TOML) as live:
+        survive(live, marker_file(live), kills=50, uploads=200, launches=200, apart=44)

@@ -98,7 +98,11 @@ def recorded(more_api_toml: str = "") -> Iterator[Recorded]:
     parent = Path(tempfile.mkdtemp(prefix="dagseal-power-"))
     parent.chmod(0o755)
     (parent / "recorder").mkdir()
-    stack = Stack(folder=parent / "stack", port=free_port(), task_user=default_user(), more_api_toml=more_api_toml)
+    shared = parent / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    wanted = {"task_user": default_user(), "more_api_toml": more_api_toml, "writable": (shared,)}
+    stack = Stack(folder=parent / "stack", port=free_port(), **wanted)
     record = recording(
         parent / "recorder", api=stack.folder / "api", agent=stack.folder / "agent", launcher=stack.folder / "launcher"
     )
@@ -321,7 +325,8 @@ def look_at_crowded_launcher(folder: Path, promises: Promises) -> list[str]:
 
 def power_fails_too(*, kills: int, uploads: int, launches: int, apart: int, points: int) -> None:
     """The killed workload of `test_f01_kill9.py`, recorded; then the power fails at each kill, and at random points."""
-    with test_f01_kill9.marker_file() as marker, recorded(test_f01_kill9.API_TOML) as stack:
+    with recorded(test_f01_kill9.API_TOML) as stack:
+        marker = test_f01_kill9.marker_file(stack.live)
         wanted = {"kills": kills, "uploads": uploads, "launches": launches, "apart": apart}
         test_f01_kill9.survive(stack.live, marker, **wanted, tell=stack.recording.acknowledge)
         found, disk, promises = stack.recording.records(), stack.recording.disk(), Promises()

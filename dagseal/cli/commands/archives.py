@@ -67,6 +67,9 @@ def push(
     task_check: str | None = typer.Option(
         None, "--task-check", help="'archive' for a DAG whose description is not stable; else 'task'."
     ),
+    isolation: str | None = typer.Option(
+        None, "--isolation", help="'minimal', 'standard' or 'strict': not to be launched with less."
+    ),
     name: str | None = typer.Option(None, "--name", help="Push under this name; only with one PATH."),
     wait: int = typer.Option(
         0, "--wait", min=0, metavar="SECONDS", help="Keep trying that long while the server is away."
@@ -75,6 +78,7 @@ def push(
     """Submit archives. Each is judged here first; the server judges again and decides."""
     from dagseal.cli import archive_input
     from integrity import archives
+    from integrity.claims import PROFILES
     from integrity.digests import Digest
     from integrity.errors import DagsealError
 
@@ -82,8 +86,11 @@ def push(
         raise UsageError("--name goes with one PATH")
     if task_check not in (None, "task", "archive"):
         raise UsageError("--task-check is 'task' or 'archive'")
+    if isolation not in (None, *PROFILES):
+        raise UsageError(f"--isolation is one of {', '.join(PROFILES)}")
     run, releases, failed = run_of(ctx), [], 0
-    query = {key: value for key, value in (("group", group), ("task_check", task_check)) if value}
+    asked = {"group": group, "task_check": task_check, "isolation": isolation}
+    query = {key: value for key, value in asked.items() if value}
     for path in paths:
         try:
             named = archive_input.read(path, name)
@@ -188,7 +195,7 @@ def show(ctx: typer.Context, archive: str = typer.Argument(..., metavar="NAME[@N
     if run.settings.output in ("json", "yaml"):
         printing.item(run, found)
         return
-    printing.item(run, found, (*_RELEASE_COLUMNS, "task_check", "manifest_digest"))
+    printing.item(run, found, (*_RELEASE_COLUMNS, "task_check", "isolation", "manifest_digest"))
     tasks = [{"dag_id": dag["dag_id"], **task} for dag in found["dags"] for task in dag["tasks"]]
     sys.stdout.write("\n")
     printing.rows(run, tasks, ("dag_id", "task_id", "operator", "run_as_user", "queue", "connections", "digest"))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from dagseal.cli import printing
+from dagseal.cli.commands import journal
 from dagseal.cli.context import Run, run_of
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def register(app: typer.Typer) -> None:
     audit = typer.Typer(no_args_is_help=True)
     audit.command("list")(list_events)
     audit.command()(tail)
+    audit.command()(journal.verify)
     app.add_typer(audit, name="audit", help="The record of every decision.")
 
 

@@ -91,17 +91,18 @@ def doctor(
     offline: bool = typer.Option(False, "--offline", help="Leave out the server and the launcher."),
 ) -> None:
     """Is this host fit to run tasks? Each finding says what to do. 1 when something is not right."""
-    from dagseal.cli import doctoring
+    from dagseal.cli import doctoring, trying
 
     run = run_of(ctx)
-    users, socket = list(user), launcher_socket or DEFAULT_SOCKET
+    users, socket, needed = list(user), launcher_socket or DEFAULT_SOCKET, {"standard"}
     if launcher_config is not None:
         from launcher import policy
 
         found = policy.load(launcher_config)
         users += sorted(found.users.allowed - set(users))
         socket = launcher_socket or found.socket
-    checks = doctoring.host_checks(users)
+        needed = {found.isolation.profile, found.isolation.describe, *found.isolation.queues.values()}
+    checks = [*doctoring.host_checks(users), *trying.mode_checks(users, needed)]
     if not offline:
         checks += [doctoring.launcher_check(socket), _server_check(run)]
     if run.settings.output in ("json", "yaml"):
@@ -115,7 +116,7 @@ def doctor(
 
 
 def _server_check(run: Run) -> Any:
-    from dagseal.cli.doctoring import Diagnosis
+    from dagseal.cli.diagnoses import Diagnosis
     from integrity.errors import DagsealError
 
     try:

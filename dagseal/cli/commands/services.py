@@ -29,7 +29,10 @@ def agent(ctx: typer.Context) -> None:
     _become([sys.executable, "-m", "worker_cache", *_config(ctx, needed=True)])
 
 
-def launcher(ctx: typer.Context) -> None:
+def launcher(
+    ctx: typer.Context,
+    rootless: bool = typer.Option(False, "--rootless", help="As an ordinary user, with subordinate ids (newuidmap)."),
+) -> None:
     """Run the privileged launcher of this host (settings: --config FILE).
 
     The file is run, not the module: with -s -P -S no third-party package is on the privileged process's path.
@@ -40,7 +43,7 @@ def launcher(ctx: typer.Context) -> None:
     if found is None or not found.submodule_search_locations:
         raise UsageError("the package launcher is not installed here")
     main = os.path.join(found.submodule_search_locations[0], "__main__.py")
-    _become([sys.executable, "-s", "-P", "-S", main, *_config(ctx, needed=True)])
+    _become([sys.executable, "-s", "-P", "-S", main, *_config(ctx, needed=True), *["--rootless"] * rootless])
 
 
 def quickstart(

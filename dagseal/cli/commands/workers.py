@@ -88,8 +88,9 @@ def _ask(launcher_socket: str) -> dict[str, Any]:
     import asyncio
 
     from worker_cache import agent
+    from worker_cache.launchers import AtSocket
 
-    found = asyncio.run(agent.identify(launcher_socket))
+    found = asyncio.run(agent.identify(AtSocket(launcher_socket)))
     return _described(found.verify_key.raw, found.sealing_key.raw) | {
         "version": found.version,
         "privileged": found.privileged,

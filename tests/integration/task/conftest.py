@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from task_rig import Warm
@@ -23,3 +26,12 @@ def describer() -> Iterator[Warm]:
     warm = Warm("describe", environment={"PYTHONHASHSEED": "0"})
     yield warm
     assert warm.close() == 0
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """Where the task's user may make files, which it may not in pytest's own folders."""
+    folder = Path(tempfile.mkdtemp(prefix="dagseal-open-"))
+    folder.chmod(0o1777)
+    yield folder
+    shutil.rmtree(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import airflow_installed
+from task_rig import Grant, Warm
 
 AIRFLOW = airflow_installed.FOLDER
 FOLDERS = ("example_dags", "providers/standard/example_dags", "providers/common/sql/example_dags")
@@ -41,3 +42,15 @@ def source(name: str) -> tuple[str, bytes]:
     """Archive name and bytes of `name`, a file of the corpus by the end of its path."""
     (path,) = [path for relative, path in FILES.items() if relative.endswith(f"/{name}")]
     return path.name, path.read_bytes()
+
+
+def run_in_order(warm: Warm, file: str, dag_id: str, tasks: str) -> None:
+    """Each succeeds, with the XComs of those before it."""
+    name, data = source(file)
+    xcoms: list[dict[str, object]] = []
+    for word in tasks.split():
+        task_id, _, index = word.rstrip("]").partition("[")
+        map_index = int(index) if index else -1
+        ran = warm.run(name, data, dag_id, task_id, Grant(xcoms=tuple(xcoms)), map_index=map_index)
+        assert ran.state == "success", (word, ran.fields, ran.log[-3000:])
+        xcoms.extend({"task_id": task_id, "map_index": map_index, **xcom} for xcom in ran.fields["xcoms"])

@@ -1,4 +1,4 @@
-"""Plays the launcher's side towards a real warm process and its real tasks: sockets, a sealed memfd, pipes.
+"""Plays the launcher's side towards real warm processes and their real tasks: sockets, sealed memfds, pipes.
 
 Nothing here checks anything that the launcher would check; the tests do.
 """
@@ -11,10 +11,12 @@ import fcntl
 import io
 import json
 import os
+import pwd
 import select
 import shutil
 import signal
 import socket
+import struct
 import sys
 import tempfile
 import threading
@@ -28,12 +30,14 @@ from typing import Any
 from integrity import messages
 from integrity.digests import Digest
 from integrity.grants import Secrets
-from launcher import privileges
+from launcher.isolation import PROFILES, Confinement
 
 ROOT = Path(__file__).parents[3]
+BECOME = str(ROOT / "launcher" / "become.py")
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 DEADLINE_SECONDS = 120
-SERVE = "from launcher.task import warm; warm.serve({fd}, purpose={purpose!r})"
+NOBODY = 65534
+USER = "nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
 
 
 def send(sock: socket.socket, kind: str, *, fds: tuple[int, ...] = (), **fields: Any) -> None:
@@ -41,6 +45,12 @@ def send(sock: socket.socket, kind: str, *, fds: tuple[int, ...] = (), **fields:
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     sent = sock.sendmsg([data], rights)
     sock.sendall(data[sent:])
+
+
+def confinement(profile: str = "minimal", **changes: Any) -> Confinement:
+    """That profile, with the network and nothing of the operator's."""
+    usual: dict[str, Any] = {"network": True, "readable": (), "writable": (), "tcp_ports": (), "tmp_bytes": 1 << 26}
+    return Confinement(profile=PROFILES[profile], **usual | changes)
 
 
 def receive(sock: socket.socket) -> tuple[str, dict[str, Any]]:
@@ -136,23 +146,42 @@ class Grant:
 class Task:
     """One fork, up to its control socket's end."""
 
-    def __init__(self, warm: Warm, data: bytes, *, seals: int = SEALS) -> None:
+    def __init__(self, warm: Warm) -> None:
         self.control, theirs = socket.socketpair()
         self.control.settimeout(DEADLINE_SECONDS)
-        archive = sealed(data, seals=seals)
+        self.control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         secrets, self.secrets_fd = os.pipe()
         self._log_fd, log = os.pipe()
-        send(warm.control, "fork", fds=(theirs.fileno(), archive, secrets, log))
-        for fd in (archive, secrets, log):
+        send(warm.control, "fork", fds=(theirs.fileno(), secrets, log))
+        for fd in (secrets, log):
             os.close(fd)
         theirs.close()
-        kind, fields = receive(warm.control)
-        assert kind == "forked", kind
-        self.pid = int(fields["pid"])
         self._log = bytearray()
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
+        kind, fields = receive(warm.control)
+        assert kind == "forked", kind
+        self.pid = self._sender()
+        self.control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
         self.hello = receive(self.control)
+        # A warm process in a pid namespace knows its forks by other numbers.
+        assert warm.namespaces or self.pid == fields["pid"]
+
+    def _sender(self) -> int:
+        """Who speaks, by its number here; nothing is taken from the socket."""
+        size = struct.calcsize("3i")
+        said, ancillary, _, _ = self.control.recvmsg(1, socket.CMSG_SPACE(size), socket.MSG_PEEK)
+        if not said:
+            self._reader.join(DEADLINE_SECONDS)
+            raise EOFError(f"the task said no hello: {self._log.decode(errors='replace')}")
+        ((_, _, credentials),) = ancillary
+        return int(struct.unpack("3i", credentials)[0])
+
+    def ask(self, data: bytes, *, seals: int = SEALS, **job: Any) -> None:
+        """The job, with the archive beside it."""
+        archive = sealed(data, seals=seals)
+        send(self.control, "job", fds=(archive,), **job)
+        os.close(archive)
 
     def _read_log(self) -> None:
         with open(self._log_fd, "rb", buffering=0) as pipe:
@@ -177,25 +206,37 @@ class Task:
 
 
 class Warm:
-    """A warm process, started as the launcher would: isolated, clean environment, one inherited descriptor."""
+    """A warm process as the launcher starts it: by `launcher/become.py`, in a clean environment, with one inherited descriptor.
+    Started by root it becomes nobody. With `unprivileged` nobody starts it, as a launcher without privileges would; so it is
+    too where the tests are not root, for their own account."""
 
     def __init__(
-        self, purpose: str, *, environment: dict[str, str] | None = None, user: int | None = None, tmp: str = "/tmp"
+        self,
+        purpose: str,
+        profile: str = "minimal",
+        *,
+        environment: dict[str, str] | None = None,
+        unprivileged: bool = False,
+        **changes: Any,
     ) -> None:
+        chosen = confinement(profile, **changes)
+        self.profile, self.namespaces = profile, chosen.profile.namespaces
+        alone = unprivileged or os.geteuid() != 0
+        who = ["-"] if alone else [str(NOBODY), str(NOBODY), ""]
         self.control, theirs = socket.socketpair()
         self.control.settimeout(DEADLINE_SECONDS)
         self.home = tempfile.mkdtemp(prefix="dagseal-home-")
         os.chmod(self.home, 0o1777)
-        code = SERVE.format(fd=3, purpose=purpose)
         self.environment = {
             "PATH": "/usr/local/bin:/usr/bin:/bin",
             "LANG": "C.UTF-8",
             "AIRFLOW_HOME": f"{self.home}/not-there",
             "HOME": self.home,
-            "TMPDIR": tmp,
-            "PYTHONPATH": str(ROOT),
+            "USER": USER,
+            "LOGNAME": USER,
             **(environment or {}),
         }
+        what = ["3", str(os.getpid()), purpose, chosen.to_json()]
         self.pid = os.fork()
         if self.pid == 0:
             try:
@@ -203,12 +244,11 @@ class Warm:
                 os.dup2(63, 3)
                 os.closerange(4, 64)
                 os.chdir("/")
-                privileges.prctl(privileges.PR_SET_CHILD_SUBREAPER, 1)  # as `launcher.become` does; exec keeps it
-                if user is not None:
+                if alone and os.geteuid() == 0:
                     os.setgroups([])
-                    os.setresgid(user, user, user)
-                    os.setresuid(user, user, user)
-                os.execve(sys.executable, [sys.executable, "-s", "-P", "-c", code], self.environment)
+                    os.setresgid(NOBODY, NOBODY, NOBODY)
+                    os.setresuid(NOBODY, NOBODY, NOBODY)
+                os.execve(sys.executable, [sys.executable, "-s", "-P", "-S", BECOME, *what, *who], self.environment)
             finally:
                 os._exit(127)
         theirs.close()
@@ -224,17 +264,9 @@ class Warm:
         return status
 
     def describe(self, name: str, data: bytes, *, variant: int = 0, **extra: Any) -> Answer:
-        task = Task(self, data)
-        send(
-            task.control,
-            "job",
-            job="describe",
-            name=name,
-            digest=str(Digest.of(data)),
-            members=None,
-            variant=variant,
-            **extra,
-        )
+        task = Task(self)
+        digest = str(Digest.of(data))
+        task.ask(data, job="describe", name=name, digest=digest, members=None, variant=variant, **extra)
         return _last(task)
 
     def run(
@@ -246,8 +278,8 @@ class Warm:
         grant: Grant | None = Grant(),  # noqa: B008 - never changed
         **changes: Any,
     ) -> Answer:
-        task = Task(self, data)
-        send(task.control, "job", **run_job(name, data, dag_id, task_id, **changes))
+        task = Task(self)
+        task.ask(data, **run_job(name, data, dag_id, task_id, **changes))
         try:
             kind, fields = receive(task.control)
         except EOFError:
@@ -272,7 +304,7 @@ def run_job(name: str, data: bytes, dag_id: str, task_id: str, **changes: Any) -
         "map_index": -1,
         "try_number": 1,
         "queue": "default",
-        "unix_user": "root" if os.geteuid() == 0 else os.environ["USER"],
+        "unix_user": USER,
     }
     return job | changes
 

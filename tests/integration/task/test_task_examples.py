@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from task_corpus import FILES, source
-from task_rig import Grant, Warm
+from task_corpus import FILES, run_in_order
+from task_rig import Warm
 
 # file, dag, tasks in an order that their dependencies allow; `name[0]` is the first instance of a mapped task.
 RUNS = [
@@ -107,14 +107,7 @@ NOT_RUN = {
 
 @pytest.mark.parametrize(("file", "dag_id", "tasks"), RUNS, ids=[f"{dag}" for _, dag, _ in RUNS])
 def test_the_tasks_of_an_example_succeed_in_order(runner: Warm, file: str, dag_id: str, tasks: str) -> None:
-    name, data = source(file)
-    xcoms: list[dict[str, object]] = []
-    for word in tasks.split():
-        task_id, _, index = word.rstrip("]").partition("[")
-        map_index = int(index) if index else -1
-        ran = runner.run(name, data, dag_id, task_id, Grant(xcoms=tuple(xcoms)), map_index=map_index)
-        assert ran.state == "success", (word, ran.fields, ran.log[-3000:])
-        xcoms.extend({"task_id": task_id, "map_index": map_index, **xcom} for xcom in ran.fields["xcoms"])
+    run_in_order(runner, file, dag_id, tasks)
 
 
 def test_at_least_forty_tasks_of_the_corpus_run() -> None:

@@ -73,13 +73,13 @@ ARCHIVE = zipped(MEMBERS)
 
 
 def test_a_zip_is_described_and_its_digests_do_not_depend_on_its_folder(
-    describer: Warm, runner: Warm, tmp_path: Path
+    describer: Warm, runner: Warm, open_folder: Path
 ) -> None:
     first = describer.describe("shop.zip", ARCHIVE)
     assert first.kind == "described", first
     (dag,) = first.fields["dags"]
     assert (dag["dag_id"], dag["member"]) == ("shop", "shop.py")
-    elsewhere = Warm("describe", environment={"PYTHONHASHSEED": "9"}, tmp=str(tmp_path))
+    elsewhere = Warm("describe", environment={"PYTHONHASHSEED": "9", "TMPDIR": str(open_folder)})
     assert elsewhere.describe("shop.zip", ARCHIVE, variant=1).tasks == first.tasks
     elsewhere.close()
     assert first.tasks["shop", "query"]["connections"] == ["shop_db"]

@@ -18,6 +18,7 @@ from integrity.keys import SigningKey
 from worker_cache import agent
 from worker_cache.cache import Cache
 from worker_cache.client import Client
+from worker_cache.launchers import AtSocket
 from worker_cache.spool import Spool
 from worker_cache.store import Store
 from worker_cache.transport import Transport
@@ -57,7 +58,7 @@ class Host:
                     api=client,
                     cache=cache,
                     spool=spool,
-                    launcher_socket=self.launcher.path,
+                    launcher=AtSocket(self.launcher.path),
                     worker="host-1",
                     queues=("default",),
                     ring=self.api.ring,

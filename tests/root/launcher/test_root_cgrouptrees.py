@@ -1,4 +1,4 @@
-"""Trees by cgroup: what is in them dies whole, and what a dead launcher left is gone at the next start."""
+"""Trees by cgroup without limits: what is in them dies whole, and what a dead launcher left is gone at the next start."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pathlib import Path
 import pytest
 
 from launcher import trees
-from launcher.trees import CgroupTrees
+from launcher.cgroups import CgroupTrees, Limits
 
 pytestmark = pytest.mark.root
 
 
 @pytest.fixture
 def cgroups() -> Iterator[CgroupTrees]:
-    found = CgroupTrees.find()
+    found = CgroupTrees.find(Limits())
     if found is None:
         pytest.skip("needs cgroup v2 that may be written")
     yield found
     found.close()
-    assert not found._folder.exists()
+    assert not found.folder.exists()
 
 
 class Member:
@@ -50,11 +50,6 @@ class Member:
         os.close(self._go)
         with os.fdopen(self._words) as pipe:
             return [int(pipe.readline()) for _ in range(words)]
-
-    def discard(self) -> None:
-        """Instead of `start`."""
-        os.close(self._go)
-        os.close(self._words)
 
     def reap(self) -> None:
         os.waitpid(self.pid, 0)
@@ -90,7 +85,7 @@ async def test_nothing_is_left_after_a_kill_not_even_the_folder(cgroups: CgroupT
     assert all(alive(pid) for pid in pids)
     await tree.kill()
     assert not [pid for pid in (member.pid, *pids) if alive(pid)]
-    assert not (cgroups._folder / "one").exists()
+    assert not (cgroups.folder / "one").exists()
     member.reap()
 
 
@@ -132,27 +127,17 @@ async def test_two_trees_are_apart(cgroups: CgroupTrees) -> None:
     two.reap()
 
 
-def test_a_process_that_is_gone_cannot_be_adopted(cgroups: CgroupTrees) -> None:
-    member = Member(lambda say: say())
-    os.kill(member.pid, signal.SIGKILL)
-    member.reap()
-    with pytest.raises(OSError):
-        cgroups.adopt(member.pid, "gone")
-    assert [path for path in cgroups._folder.iterdir() if path.is_dir()] == []
-    member.discard()
-
-
 LAUNCHER = """
 import os, signal, sys
-from launcher.trees import CgroupTrees
-trees = CgroupTrees.find()
+from launcher.cgroups import CgroupTrees, Limits
+trees = CgroupTrees.find(Limits())
 pid = os.fork()
 if pid == 0:
     os.setsid()
     while True:
         signal.pause()
 trees.adopt(pid, "left")
-print(trees._folder, pid, flush=True)
+print(trees.folder, pid, flush=True)
 sys.stdin.read()
 """
 
@@ -175,7 +160,7 @@ def killed_launcher() -> tuple[Path, int]:
 def test_what_a_dead_launcher_left_is_removed(cgroups: CgroupTrees) -> None:
     folder, pid = killed_launcher()
     assert alive(pid) and (folder / "left").exists()
-    again = CgroupTrees.find()
+    again = CgroupTrees.find(Limits())
     assert again is not None
     assert not alive(pid) and not folder.exists()
 
@@ -184,30 +169,17 @@ def test_what_a_dead_launcher_of_the_same_pid_left_is_removed(cgroups: CgroupTre
     member = Member(lambda say: say())
     cgroups.adopt(member.pid, "left")
     member.start(1)
-    again = CgroupTrees.find()
-    assert again is not None and again._folder == cgroups._folder
-    assert not alive(member.pid) and not (again._folder / "left").exists()
-    member.reap()
-
-
-def test_what_a_living_launcher_has_is_left_alone(cgroups: CgroupTrees) -> None:
-    """Ours lives; another one starts beside it."""
-    member = Member(lambda say: say())
-    cgroups.adopt(member.pid, "mine")
-    member.start(1)
-    folder, pid = killed_launcher()
-    assert alive(member.pid) and (cgroups._folder / "mine").exists()
-    trees._remove_whole(cgroups._folder / "mine")
-    trees._remove_whole(folder)
-    assert not alive(pid)
+    again = CgroupTrees.find(Limits())
+    assert again is not None and again.folder == cgroups.folder
+    assert not alive(member.pid) and not (again.folder / "left").exists()
     member.reap()
 
 
 def test_a_folder_that_is_no_launchers_is_left_alone(cgroups: CgroupTrees) -> None:
-    other = cgroups._folder.parent / "dagseal-agent.service"
+    other = cgroups.folder.parent / "dagseal-agent.service"
     other.mkdir()
     try:
-        assert CgroupTrees.find() is not None
+        assert CgroupTrees.find(Limits()) is not None
         assert other.exists()
     finally:
         other.rmdir()

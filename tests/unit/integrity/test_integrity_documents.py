@@ -22,6 +22,7 @@ from integrity.errors import (
     SignatureError,
 )
 from integrity.keys import KeyRing, SealingKey
+from launcher import isolation
 
 TICKET, CLAIM = Digest.of(b"ticket"), Digest.of(b"claim")
 SEALED = grants.seal(
@@ -168,6 +169,21 @@ def test_manifest_lists_are_sorted_and_name_each_once() -> None:
             manifest.Manifest.from_bytes(examples.manifest(**wrong).to_bytes())
 
 
+def test_manifest_states_an_isolation_floor_only_where_there_is_one() -> None:
+    # The digest that this example had before there were floors: manifests that were signed then are read as they are.
+    assert Digest.of(examples.manifest().to_bytes()).hex == (
+        "eab2e892f919b55110377e543924f74b08cf9a06bcfe6943edcb3cd9e8dc84a9"
+        "3772cf37b9232a83447fe267d8002e63b4f6efb0f9fe8a0c151da9a176c996b9"
+    )
+    for floor in claims.PROFILES:
+        whole = examples.manifest(isolation=floor)
+        assert manifest.Manifest.from_bytes(whole.to_bytes()) == whole
+    value = canonical.load(examples.manifest().to_bytes(), max_bytes=1 << 20)
+    for wrong in (None, "", "STRICT", "stricter", 2, ["strict"]):
+        with pytest.raises(MalformedError, match="isolation"):
+            manifest.Manifest.from_bytes(canonical.dump(value | {"isolation": wrong}))
+
+
 # ticket
 
 
@@ -204,6 +220,24 @@ def test_ticket_of_another_launcher_or_key() -> None:
 def test_claim_needs_an_attestation_object() -> None:
     with pytest.raises(MalformedError, match="attestation"):
         claims.Claim.from_bytes(examples.claim(attestation=[]).to_bytes())
+
+
+def test_profiles_stand_in_the_launchers_order_and_meet_what_is_no_higher() -> None:
+    assert tuple(isolation.PROFILES) == claims.PROFILES
+    met = [(one, floor) for one in claims.PROFILES for floor in claims.PROFILES if claims.meets(one, floor)]
+    assert met == [
+        ("minimal", "minimal"),
+        ("standard", "minimal"),
+        ("standard", "standard"),
+        ("strict", "minimal"),
+        ("strict", "standard"),
+        ("strict", "strict"),
+    ]
+
+
+@pytest.mark.parametrize("profile", [None, "", "Strict", "strict ", "paranoid", 2, True, ["strict"], {"strict": 1}])
+def test_what_is_no_profile_meets_no_floor(profile: object) -> None:
+    assert not any(claims.meets(profile, floor) for floor in claims.PROFILES)
 
 
 def test_claim_and_result_of_another_launcher() -> None:

@@ -35,6 +35,16 @@ def test_the_least_file_is_read_with_its_defaults() -> None:
     assert found.users.min_uid == 1000
     assert found.limits == policy.Limits()
     assert found.pass_environment == () and found.set_environment == {}
+    assert found.isolation == policy.Isolation(
+        profile="standard",
+        describe="strict",
+        queues={},
+        readable=(),
+        writable=(),
+        tcp_ports=(),
+        cgroup_limits=True,
+    )
+    assert found.limits.task_cpu_percent is None
 
 
 def test_a_full_file_is_read() -> None:
@@ -51,6 +61,56 @@ def test_a_full_file_is_read() -> None:
     assert found.limits.max_log_bytes == 7
     assert found.pass_environment == ("AIRFLOW_CONN_LEGACY", "AIRFLOW_VAR_X")
     assert found.set_environment == {"AIRFLOW__CORE__DEFAULT_TIMEZONE": "utc", "TZ": ""}
+
+
+def test_a_full_isolation_section_is_read(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.mkdir()
+    other.mkdir()
+    found = policy.parse(
+        text_of(
+            isolation=f'profile = "minimal"\ndescribe = "standard"\nqueues = {{secure = "strict", quick = "minimal"}}\n'
+            f'readable = ["{one}"]\nwritable = ["{other}"]\ntcp_ports = [1, 5432, 65535]\nunsafe_no_cgroup_limits = true',
+            limits="warm_spares = 1\nwarm_max_tasks = 1\ntask_tmp_bytes = 1\ntask_memory_bytes = 1\ntask_pids = 1\n"
+            "task_cpu_percent = 150",
+        ),
+        "launcher.toml",
+    )
+    assert found.isolation == policy.Isolation(
+        profile="minimal",
+        describe="standard",
+        queues={"secure": "strict", "quick": "minimal"},
+        readable=(str(one),),
+        writable=(str(other),),
+        tcp_ports=(1, 5432, 65535),
+        cgroup_limits=False,
+    )
+    assert (found.limits.task_cpu_percent, found.limits.task_pids, found.limits.warm_spares) == (150, 1, 1)
+
+
+@pytest.mark.parametrize("key", ["readable", "writable"])
+@pytest.mark.parametrize(
+    "case", ["absent", "relative", "a link", "through a link", "a file", "a dot", "two dots", "a slash"]
+)
+def test_a_folder_is_named_by_its_own_path(tmp_path: Path, key: str, case: str) -> None:
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    path = {
+        "absent": tmp_path / "absent",
+        "relative": "tmp",
+        "a link": tmp_path / "link",
+        "through a link": tmp_path / "link" / "inner",
+        "a file": tmp_path / "file",
+        "a dot": f"{tmp_path}/./folder",
+        "two dots": f"{tmp_path}/folder/../folder",
+        "a slash": f"{tmp_path}/folder/",
+    }[case]
+    with pytest.raises(SettingsError) as raised:
+        policy.parse(text_of(isolation=f'{key} = ["{path}"]'), "launcher.toml")
+    assert str(raised.value) == (
+        f"launcher.toml: isolation: '{path}' is to be a folder, by its absolute path without symbolic links"
+    )
 
 
 REFUSED: dict[str, tuple[dict[str, str | None], str]] = {
@@ -89,6 +149,33 @@ REFUSED: dict[str, tuple[dict[str, str | None], str]] = {
     "empty socket": ({"paths": 'socket = ""\nstate_dir = "/x"'}, "paths.socket is empty"),
     "relative socket": ({"paths": 'socket = "x.sock"\nstate_dir = "/x"'}, "absolute path"),
     "relative state": ({"paths": 'socket = "/x.sock"\nstate_dir = "x"'}, "absolute path"),
+    "unknown key in isolation": ({"isolation": 'profil = "strict"'}, "unknown keys: isolation.profil"),
+    "unknown profile": ({"isolation": 'profile = "none"'}, "'none' is not known: choose minimal, standard, strict"),
+    "profile in capitals": ({"isolation": 'profile = "Strict"'}, "'Strict' is not known"),
+    "empty profile": ({"isolation": 'profile = ""'}, "isolation.profile is empty"),
+    "profile is a list": ({"isolation": 'profile = ["strict"]'}, "isolation.profile is to be text"),
+    "unknown profile to describe": ({"isolation": 'describe = "off"'}, "'off' is not known"),
+    "unknown profile of a queue": ({"isolation": 'queues = {q = "off"}'}, "'off' is not known"),
+    "queues is a list": ({"isolation": 'queues = ["strict"]'}, "isolation.queues is to be a table"),
+    "a queue's profile is true": ({"isolation": "queues = {q = true}"}, "isolation.queues is to be a table of texts"),
+    "readable is text": ({"isolation": 'readable = "/usr"'}, "isolation.readable is to be a list"),
+    "readable is empty text": ({"isolation": 'readable = [""]'}, "isolation.readable is to be a list of texts"),
+    "port zero": ({"isolation": "tcp_ports = [0]"}, "isolation.tcp_ports is to be a list of ports"),
+    "port negative": ({"isolation": "tcp_ports = [-1]"}, "isolation.tcp_ports is to be a list of ports"),
+    "port too large": ({"isolation": "tcp_ports = [65536]"}, "isolation.tcp_ports is to be a list of ports"),
+    "port as text": ({"isolation": 'tcp_ports = ["5432"]'}, "isolation.tcp_ports is to be a list of ports"),
+    "port as a fraction": ({"isolation": "tcp_ports = [5432.0]"}, "isolation.tcp_ports is to be a list of ports"),
+    "port true": ({"isolation": "tcp_ports = [true]"}, "isolation.tcp_ports is to be a list of ports"),
+    "one port": ({"isolation": "tcp_ports = 5432"}, "isolation.tcp_ports is to be a list of ports"),
+    "no limits as a number": ({"isolation": "unsafe_no_cgroup_limits = 1"}, "is to be true or false"),
+    "no limits as text": ({"isolation": 'unsafe_no_cgroup_limits = "yes"'}, "is to be true or false"),
+    "no limits without unsafe": ({"isolation": "no_cgroup_limits = true"}, "unknown keys: isolation.no_cgroup_limits"),
+    "no spares": ({"limits": "warm_spares = 0"}, "limits.warm_spares is 0, the least is 1"),
+    "no pids": ({"limits": "task_pids = 0"}, "limits.task_pids is 0, the least is 1"),
+    "no memory": ({"limits": "task_memory_bytes = -1"}, "the least is 1"),
+    "no room": ({"limits": "task_tmp_bytes = 0"}, "the least is 1"),
+    "no processor": ({"limits": "task_cpu_percent = 0"}, "limits.task_cpu_percent is 0, the least is 1"),
+    "processor true": ({"limits": "task_cpu_percent = true"}, "limits.task_cpu_percent is to be a whole number"),
     "limit zero": ({"limits": "max_log_bytes = 0"}, "the least is 1"),
     "limit as text": ({"limits": 'max_log_bytes = "1"'}, "whole number"),
     "section is a value": ({"peers": None, "trust": GOOD["trust"]}, "peers is missing"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -11,16 +12,27 @@ from hypothesis import strategies as st
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from integrity import errors
-from integrity.claims import STATES
+from integrity.claims import PROFILES, STATES
 from integrity.digests import Digest
 from integrity.errors import ConflictError, DagsealError, NotOwnerError, OutOfScopeError, SettingsError, SignatureError
 from integrity.keys import RowKey
 from integrity.manifest import TaskEntry
-from submit_api import audit, connections, docs_page, identity, launches, openapi, permissions, problems, settings
+from submit_api import (
+    audit,
+    connections,
+    docs_page,
+    identity,
+    launches,
+    models,
+    openapi,
+    permissions,
+    problems,
+    settings,
+)
 from submit_api.effects import SystemRandomness
 from submit_api.http.table import ROUTES
 from submit_api.identity import Caller
-from submit_api.refusals import UnauthenticatedError
+from submit_api.refusals import BelowFloorError, UnauthenticatedError
 from submit_api.registry.records import Launch, Rule, Secret, Token
 
 ALICE = Caller(principal="alice", kind="user", admin=False, token_id="t", address="", groups=frozenset({"team"}))
@@ -131,6 +143,29 @@ def test_connections_must_exist_and_be_granted() -> None:
         launches.require_connections(task, owner="alice", granted=[], existing={"a"})
 
 
+@pytest.mark.parametrize(("release", "queue"), itertools.product((None, *PROFILES), repeat=2))
+@pytest.mark.parametrize("profile", [*PROFILES, None, "", "Strict", ["strict"]])
+def test_the_highest_floor_is_to_be_met(release: str | None, queue: str | None, profile: object) -> None:
+    rank = {None: 0, "minimal": 1, "standard": 2, "strict": 3}
+    highest = max(rank[release], rank[queue])
+    attestation = {"uid": 1} if profile is None else {"uid": 1, "profile": profile}
+    floors = {"release etl.py@1": release, "queue payments": queue}
+    if highest <= (rank[profile] if isinstance(profile, str) and profile in PROFILES else 0):
+        launches.require_isolation(attestation, floors)
+        return
+    with pytest.raises(BelowFloorError) as caught:
+        launches.require_isolation(attestation, floors)
+    who = "release etl.py@1" if rank[release] >= rank[queue] else "queue payments"
+    attested = profile if profile in PROFILES else "none that is known"
+    assert str(caught.value).startswith(
+        f"{who} asks for isolation profile {PROFILES[highest - 1]} or more, the launcher attests to {attested}: "
+    )
+
+
+def test_the_profiles_of_http_are_those_of_claims() -> None:
+    assert get_args(models.Profile) == PROFILES
+
+
 def test_each_route_has_an_action_and_each_action_a_route() -> None:
     assert {route.action for route in ROUTES} == set(permissions.ACTIONS)
 
@@ -231,6 +266,17 @@ def test_settings_come_from_the_environment_then_the_file(tmp_path: object, monk
     assert loaded.database_url == "sqlite+aiosqlite:////var/lib/dagseal/dagseal.db"
 
 
+def test_a_queues_floor_holds_for_every_spelling_of_its_name(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable's name has no case: `Payments` would else have no floor without anybody being told."""
+    config = f"{tmp_path}/api.toml"
+    with open(config, "w") as file:
+        file.write("[launches]\nisolation_floors = {vault = 'strict', VAULT = 'minimal', etl = 'standard'}\n")
+    monkeypatch.setenv("DAGSEAL__LAUNCHES__ISOLATION_FLOORS__Payments", "standard")
+    found = settings.load(config).launches
+    queues = ("Payments", "payments", "vault", "Vault", "etl", "payment", "default")
+    assert [found.floor_of(queue) for queue in queues] == ["standard"] * 2 + ["strict"] * 2 + ["standard", None, None]
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -239,6 +285,10 @@ def test_settings_come_from_the_environment_then_the_file(tmp_path: object, monk
         ("[api]\nport = 'x'\n", "api.port"),
         ("[api", "api.toml"),
         ("[launches]\nticket_seconds = 3601\n", "launches.ticket_seconds"),
+        ("[launches]\nisolation_floors = {pay = 'paranoid'}\n", "floors.pay: .*'minimal', 'standard' or 'strict'"),
+        ("[launches]\nisolation_floors = {pay = ''}\n", "launches.isolation_floors.pay"),
+        ("[launches]\nisolation_floors = {'a b' = 'strict'}\n", "launches.isolation_floors.a b"),
+        ("[launches]\nisolation_floors = 'strict'\n", "launches.isolation_floors"),
     ],
 )
 def test_settings_that_cannot_be_used_are_named(tmp_path: object, text: str, says: str) -> None:

@@ -1,0 +1,136 @@
+"""Namespaces of a warm process and of each task, made with no privilege but that over a user namespace of their own.
+
+A warm process enters a user namespace that maps one unix user and its groups, to the same numbers, and nothing else: root does
+not exist in it. It keeps that namespace's capabilities, which are good for what the namespace owns and for nothing outside,
+and from it every task gets a pid, mount, ipc and uts namespace of its own with one fork (user_namespaces(7),
+pid_namespaces(7), mount_namespaces(7)). A task is process 1 of its pid namespace: when it dies, the kernel kills what it left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Collection, Iterable
+
+from integrity.errors import PrivilegeError
+from launcher.privileges import Identity
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
+_MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 0x20, 0x1000, 0x4000, 0x40000
+PRIVATE_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - these are replaced, not used
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def unshare(flags: int) -> None:
+    """unshare(2). Raises `PrivilegeError`."""
+    if _libc.unshare(flags) != 0:
+        raise PrivilegeError(f"unshare({flags:#x}) failed: {_reason()}; run dagseal doctor, or choose a lesser profile")
+
+
+def enter_user_namespace(identity: Identity | None) -> None:
+    """Into a user namespace that maps this identity, and one for the pids of what is forked next.
+
+    With CAP_SETUID and CAP_SETGID (user_namespaces(7)) a fork that stays outside writes the maps; the caller is not that user
+    yet, so nobody of that user can touch it. Without (`identity` is None) the process maps itself and its own group.
+    """
+    if identity is None:
+        uid, gid = os.geteuid(), os.getegid()
+        unshare(CLONE_NEWUSER | CLONE_NEWPID)
+        _write("/proc/self/setgroups", "deny")
+        _write_maps("self", uid, [gid])
+        return
+    go_read, go_write = os.pipe()
+    process = os.getpid()
+    mapper = os.fork()
+    if mapper == 0:
+        code = 1
+        try:
+            os.close(go_write)
+            if os.read(go_read, 1):
+                _write_maps(str(process), identity.uid, sorted({identity.gid, *identity.groups}))
+                code = 0
+        finally:
+            os._exit(code)
+    os.close(go_read)
+    try:
+        unshare(CLONE_NEWUSER | CLONE_NEWPID)
+        os.write(go_write, b"g")
+    finally:
+        os.close(go_write)
+        _, status = os.waitpid(mapper, 0)
+    if status != 0:
+        raise PrivilegeError(
+            "the user namespace could not be given its ids: the launcher needs CAP_SETUID and CAP_SETGID, or to be root"
+        )
+
+
+def next_pid_namespace(own: int) -> None:
+    """What is forked next gets a pid namespace of its own, below ours, whose descriptor is `own`."""
+    if _libc.setns(own, CLONE_NEWPID) != 0:
+        raise PrivilegeError(f"setns to the own pid namespace failed: {_reason()}")
+    unshare(CLONE_NEWPID)
+
+
+def private_mounts(*, keep: Collection[str], writable: Collection[str], tmp_bytes: int, only_own_pids: bool) -> None:
+    """Own /proc, own empty folders for temporary files of at most `tmp_bytes` each; what of `keep` (read-only) and `writable`
+    lies below those stays where it was. Raises `PrivilegeError` when a step cannot be done."""
+    _mount(None, "/", None, _MS_REC | _MS_PRIVATE)
+    below = [
+        (path, _hold(path))
+        for path in sorted({*keep, *writable})
+        if any(path.startswith(f"{folder}/") for folder in PRIVATE_FOLDERS)
+    ]
+    for folder in PRIVATE_FOLDERS:
+        if os.path.isdir(folder) and folder not in writable:
+            _mount("tmpfs", folder, "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={tmp_bytes},mode=0700")
+    for path, fd in below:
+        with contextlib.suppress(OSError):  # the mount says why
+            os.makedirs(path, mode=0o700, exist_ok=True)
+        _mount(f"/proc/self/fd/{fd}", path, None, _MS_BIND | _MS_REC)
+        if path not in writable:
+            noexec = os.fstatvfs(fd).f_flag & _MS_NOEXEC  # the host's is locked in here (mount_namespaces(7))
+            _mount(None, path, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV | noexec)
+        os.close(fd)
+    options = "hidepid=2,subset=pid" if only_own_pids else "hidepid=2"
+    _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, options)
+
+
+def _hold(path: str) -> int:
+    try:
+        return os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError as error:
+        raise PrivilegeError(f"{path} is to stay in reach but cannot be opened: {error.strerror}") from None
+
+
+def _write_maps(process: str, uid: int, gids: Iterable[int]) -> None:
+    _write(f"/proc/{process}/uid_map", f"{uid} {uid} 1\n")
+    _write(f"/proc/{process}/gid_map", "".join(f"{gid} {gid} 1\n" for gid in gids))
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, text.encode("ascii"))  # the kernel takes a map in one write, once
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise PrivilegeError(f"{path} cannot be written: {error.strerror}; run dagseal doctor") from None
+
+
+def _mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    words = [word.encode() if word is not None else None for word in (source, target, kind, options)]
+    if _libc.mount(words[0], words[1], words[2], ctypes.c_ulong(flags), words[3]) != 0:
+        raise PrivilegeError(f"mount on {target} failed: {_reason()}; run dagseal doctor, or choose profile minimal")
+
+
+def _reason() -> str:
+    return os.strerror(ctypes.get_errno())

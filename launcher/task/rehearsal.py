@@ -1,0 +1,72 @@
+"""One walk through what every task does, in a fork that waits for its job, so that the job does not pay for it.
+
+A fork shares its memory with the warm process until it writes: the first walk copies some thousand pages and fills the
+interpreter's caches. The archive is ours, its log goes nowhere, and what it left in this process is put back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+from airflow.sdk.definitions.connection import Connection
+
+from integrity import archives, canonical
+from integrity.digests import Digest
+from integrity.grants import Secrets
+from launcher.task import describe, runner, secrets
+from launcher.task.discover import ImportedArchive
+
+_NAME, _TASK = "dagseal_rehearsal", "one"
+_SOURCE = b"""\
+from airflow.sdk import DAG, task
+from airflow.sdk.bases.hook import BaseHook
+with DAG("dagseal_rehearsal", schedule=None, catchup=False):
+    @task
+    def one():
+        print("one")
+        return 1
+    one()
+"""
+
+
+def rehearse(purpose: str) -> None:
+    """Import an archive, find its dag, take a task's digest; where tasks are run, run it."""
+    archive = archives.read(f"{_NAME}.py", memoryview(_SOURCE))
+    digest = Digest.of(_SOURCE)
+    canonical.load(canonical.dump({"digest": str(digest), "number": 1, "items": [None, "text"]}), max_bytes=1000)
+    with _silently():
+        imported = ImportedArchive(archive, copy="")
+        dag = imported.load()[_NAME]
+        describe.task_digest(dag, _TASK, digest, root=imported.root)
+        if purpose == "run":
+            secrets.parse(Connection, "rehearsal", "postgresql://user@host.example/database")
+            name = runner.TaskName(task_id=_TASK, run_id=_NAME, map_index=-1, try_number=1, queue="default")
+            nothing = Secrets(connections={}, variables={}, xcoms=(), run={})
+            done = runner.run(
+                dag.dag, name, nothing, dags=[dag.dag], archive=archive.name, digest=digest, root=imported.root
+            )
+            if done.state != "success":
+                raise RuntimeError(f"the rehearsal ended {done.state}: {done.detail}")
+        del sys.modules[_NAME]
+
+
+@contextlib.contextmanager
+def _silently() -> Iterator[None]:
+    """With the log pointed at /dev/null, and the environment as it was afterwards."""
+    environment, log, null = dict(os.environ), os.dup(1), os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    for fd in (1, 2):
+        os.dup2(null, fd)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for fd in (1, 2):
+            os.dup2(log, fd)
+        os.close(log)
+        os.close(null)
+        os.environ.clear()
+        os.environ.update(environment)
