@@ -99,8 +99,8 @@ def private_mounts(*, keep: Collection[str], writable: Collection[str], tmp_byte
             noexec = os.fstatvfs(fd).f_flag & _MS_NOEXEC  # the host's is locked in here (mount_namespaces(7))
             _mount(None, path, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV | noexec)
         os.close(fd)
-    options = "hidepid=2,subset=pid" if only_own_pids else "hidepid=2"
-    _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, options)
+    # No hidepid: all there is to see is the task's own, and what it starts has to find it.
+    _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, "subset=pid" if only_own_pids else None)
 
 
 def _hold(path: str) -> int:

@@ -170,7 +170,7 @@ class TaskProcess:
             if adopting is not None:  # a thread goes on when we are cancelled: what it makes is taken away all the same
                 with contextlib.suppress(OSError, DagsealError):
                     await (await adopting).remove()
-            words = _last_words(log_read)
+            words = _last_words(log_read) if isinstance(error, Exception) else ""
             close_all([fd for fd in (secrets_write, log_read, pidfd) if fd >= 0])
             if words:
                 raise PrivilegeError(f"the task's process could not be made ready: {words}") from None

@@ -19,13 +19,16 @@ import socket
 import sys
 import threading
 import warnings
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from integrity.errors import MalformedError
 from launcher import namespaces, privileges, seccomp
 from launcher.isolation import Confinement
 from launcher.privileges import Identity
-from launcher.task import child, environment, files, frames
+from launcher.task import environment, files, frames
+
+if TYPE_CHECKING:  # it imports Airflow, which is to find `environment.prepare` done
+    from launcher.task import child
 
 FORK_FDS = 3
 # Imported ahead for what most DAGs use; one that is not installed is no error.
@@ -59,6 +62,7 @@ PRELOADED = (
     "jinja2.sandbox",
     "pendulum",
     "yaml",
+    "launcher.task.child",
     "launcher.task.comms",
     "launcher.task.describe",
     "launcher.task.discover",
@@ -73,6 +77,8 @@ def serve(control_fd: int, *, purpose: str, confinement: Confinement) -> NoRetur
     control.setblocking(True)
     os.set_inheritable(control_fd, False)
     version = warm_up()
+    from launcher.task import child
+
     if confinement.profile.seccomp:
         seccomp.program(confinement.profile.seccomp, os.uname().machine)  # built once, and kept
     privileges.prctl(privileges.PR_SET_DUMPABLE, 0)
@@ -98,6 +104,8 @@ def serve(control_fd: int, *, purpose: str, confinement: Confinement) -> NoRetur
 
 def warm_up() -> str:
     """Import everything and serialise one DAG, so that the first task does not pay for it. Returns Airflow's version."""
+    if "airflow" in sys.modules:
+        raise RuntimeError("Airflow was imported before its settings were made")
     environment.prepare()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # providers deprecate each other; a DAG's own warnings come in its own process
@@ -182,6 +190,8 @@ def _fork(control: socket.socket, birth: child.Birth, own_pids: int | None, copi
         namespaces.next_pid_namespace(own_pids)
     pid = os.fork()
     if pid == 0:
+        from launcher.task import child
+
         signal.set_wakeup_fd(-1)
         control.detach()  # closed with every other descriptor; this object must not close its number again
         child.main(fds, birth)

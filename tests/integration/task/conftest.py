@@ -8,10 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from task_rig import Warm
-
-# What an operator may let through by name, for the tests of that.
-ENVIRONMENT = {"AIRFLOW_CONN_LEGACY_DB": "postgres://u:legacysecret@h/db", "AIRFLOW_VAR_REGION": "eu-west"}
+from task_rig import ENVIRONMENT, Warm
 
 
 @pytest.fixture(scope="session")

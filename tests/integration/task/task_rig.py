@@ -36,6 +36,8 @@ ROOT = Path(__file__).parents[3]
 BECOME = str(ROOT / "launcher" / "become.py")
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 DEADLINE_SECONDS = 120
+# What an operator may let through by name, for the tests of that.
+ENVIRONMENT = {"AIRFLOW_CONN_LEGACY_DB": "postgres://u:legacysecret@h/db", "AIRFLOW_VAR_REGION": "eu-west"}
 NOBODY = 65534
 USER = "nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
 

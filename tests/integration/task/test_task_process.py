@@ -8,8 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from conftest import ENVIRONMENT
-from task_rig import NOBODY, SEALS, Grant, Task, Warm, gone, receive, run_job, wait_until, zipped
+from task_rig import ENVIRONMENT, NOBODY, SEALS, Grant, Task, Warm, gone, receive, run_job, wait_until, zipped
 
 from launcher.task.environment import SETTINGS
 
