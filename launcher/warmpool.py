@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
-from integrity.errors import DagsealError
+from integrity.errors import DagsealError, FetchError
 from launcher.taskprocess import TaskProcess
 from launcher.warmprocess import Kind, WarmProcess
 
@@ -61,6 +61,12 @@ class WarmPool:
     async def take(self, kind: Kind) -> TaskProcess:
         """A task process that waits for its job; for `give_back`. Raises `SettingsError` when no warm process can be started,
         `FetchError` or a `SecurityError` when no task can be forked."""
+        try:
+            return await self._take(kind)
+        except FetchError:  # its warm process died or was stopped just now; the next one is new
+            return await self._take(kind)
+
+    async def _take(self, kind: Kind) -> TaskProcess:
         place = self._places.setdefault(kind, _Place())
         async with place.starting:
             warm = await self._ready(kind, place)
