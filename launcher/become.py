@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> NoReturn:
         privileges.shed_capabilities()
     privileges.harden(parent=parent)
     if inner:
-        _continue_as_first_process(control_fd)
+        _continue_inside(control_fd)
 
     import site
 
@@ -55,17 +55,21 @@ def main(arguments: list[str]) -> NoReturn:
     serve(control_fd, purpose=purpose, confinement=confinement)
 
 
-def _continue_as_first_process(control_fd: int) -> None:
-    """Return in a fork that is process 1 of the new pid namespace; who called waits for its end, and takes it along when it
-    is killed. Everything that is ever forked in there dies with that process."""
-    pid = os.fork()
-    if pid == 0:
-        privileges.die_with(0)
-        return
-    os.close(control_fd)
-    _, status = os.waitpid(pid, 0)
-    code = os.waitstatus_to_exitcode(status)
-    os._exit(code if code >= 0 else 128 - code)
+def _continue_inside(control_fd: int) -> None:
+    """Return in a fork that is process 2 of the new pid namespace. Who called and process 1 wait for its end, and take it along
+    when they are killed; with process 1 dies everything that was ever forked in there.
+
+    Not as process 1 itself, as each task is that in its own namespace: that they were forked, OpenSSL (before it goes on with
+    its random numbers), `tempfile` and others know only by a number that is not the one they had.
+    """
+    for parent in (0, 1):
+        pid = os.fork()
+        if pid:
+            os.close(control_fd)
+            _, status = os.waitpid(pid, 0)
+            code = os.waitstatus_to_exitcode(status)
+            os._exit(code if code >= 0 else 128 - code)
+        privileges.die_with(parent)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 It holds no secret and imports no DAG. It is not dumpable, so a task of the same user can neither read nor trace it. What a
 fork needs comes as three descriptors beside the `fork` message; the warm process closes its own copies at once, or a
-pipe would never end. With namespaces it is process 1 of its own, and each fork of a further one. Orphans of its tasks come
+pipe would never end. With namespaces it is process 2 of its own, and each fork process 1 of another. Orphans of its tasks come
 back to it (it is a subreaper) and are reaped. It ends with its control socket.
 """
 

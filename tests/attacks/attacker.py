@@ -385,11 +385,19 @@ def other_manifest(live: Live, envelope: bytes, *, key: SigningKey | None = None
 
 
 def warm_pids(live: Live, purpose: str) -> list[int]:
-    """The launcher's warm processes of that purpose, `run` or `describe`. With namespaces each is the child of a process
-    that only waits for it."""
+    """The launcher's warm processes of that purpose, `run` or `describe`. With namespaces each is below two that only wait for
+    it: the launcher's child, and process 1 of the namespace."""
     children = children_of(live.stack.processes["launcher"].pid)
     started = [pid for pid in children if purpose.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
-    return [warm for pid in started for warm in ([one for one in children_of(pid) if depth(one) == 2] or [pid])]
+    return [_innermost(pid) for pid in started]
+
+
+def _innermost(pid: int) -> int:
+    """Down to the last that is one pid namespace deep; where there is none, itself."""
+    for child in children_of(pid):
+        if depth(child) == 2:
+            return _innermost(child)
+    return pid
 
 
 def spares_of(warm: int) -> list[int]:

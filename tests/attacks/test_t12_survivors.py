@@ -4,7 +4,7 @@ The task leaves four children: one daemonised by a double fork and setsid, one t
 stopped, and one exec'd in a session of its own. All four and the task are dead when the launch has ended.
 
 Seen to fail when weakened: `CgroupTree.kill` that kills the task's process only; `TaskProcess.end` that does;
-`CgroupTrees.find` that leaves the folders of dead launchers alone; with namespaces, `die_with` that does nothing.
+`CgroupTrees.find` that leaves the folders of dead launchers alone; `die_with` that does nothing.
 """
 
 from __future__ import annotations

@@ -60,6 +60,8 @@ def settled_fds(live: Live) -> int:
         spares = [spares_of(warm) for purpose in ("run", "describe") for warm in warm_pids(live, purpose)]
         if any(len(two) != 2 or {status_of(pid)["Seccomp"] for pid in two} != {"2"} for two in spares):
             return 0
+        if any(not status_of(pid)["State"].startswith("S") for two in spares for pid in two):
+            return 0  # it does not wait yet, so the launcher has not opened all of its descriptors
         before = fds(live)
         return before if alive(live) and fds(live) == before else 0
 
