@@ -32,11 +32,11 @@ from integrity.errors import (
 from integrity.fields import Fields
 from integrity.grants import MAX_SECRET_BYTES, Secrets
 from integrity.manifest import MAX_MEMBERS, Member
-from launcher import isolation, privileges
+from launcher import privileges
 from launcher.isolation import Confinement
 from launcher.privileges import Identity
 from launcher.sealed import SEALS
-from launcher.task import clock, frames, logs, refusals, rehearsal
+from launcher.task import clock, confining, frames, logs, refusals, rehearsal
 
 CONTROL_FD, ARCHIVE_FD, SECRETS_FD = 3, 4, 5
 _FIRST_FREE_FD = 6
@@ -68,7 +68,7 @@ def main(fds: list[int], birth: Birth) -> NoReturn:
             signal.signal(number, signal.SIG_IGN if number == signal.SIGPIPE else signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         arrange(fds)
-        own_word = isolation.confine(birth.confinement, birth.identity, packages=birth.packages)
+        own_word = confining.confine(birth.confinement, birth.identity, packages=birth.packages)
         _serve(socket.socket(fileno=CONTROL_FD), birth, own_word)
         code = 0
     except EOFError:

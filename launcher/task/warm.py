@@ -22,10 +22,10 @@ import warnings
 from typing import TYPE_CHECKING, NoReturn
 
 from integrity.errors import MalformedError
-from launcher import namespaces, privileges, seccomp
+from launcher import namespaces, privileges
 from launcher.isolation import Confinement
 from launcher.privileges import Identity
-from launcher.task import environment, files, frames
+from launcher.task import environment, files, frames, seccomp
 
 if TYPE_CHECKING:  # it imports Airflow, which is to find `environment.prepare` done
     from launcher.task import child
