@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +89,7 @@ def as_account(name: str) -> dict[str, Any]:
 
 
 @contextmanager
-def daemon(profile: str = "") -> Iterator[Daemon]:
+def daemon(profile: str = "", environment: Mapping[str, str] = _ENVIRONMENT) -> Iterator[Daemon]:
     """Start it; end it, by its pid, and remove its folder afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="dagseal-bench-"))
     folder.chmod(0o755)
@@ -111,7 +111,7 @@ def daemon(profile: str = "") -> Iterator[Daemon]:
         with (folder / "launcher.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-s", "-P", "-S", str(main), "--config", str(config)],
-                env=_ENVIRONMENT,
+                env=dict(environment),
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=log,
