@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dagseal.footing import free_port
 from dagseal.quickstart import default_user
-from dagseal.stack import Stack, free_port
+from dagseal.stack import Stack
 
 ENDED = (
     "success",

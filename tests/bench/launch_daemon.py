@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import launcher
+from dagseal.footing import Accounts
 from dagseal.quickstart import default_user
-from dagseal.stack import Accounts
 from integrity.digests import Digest
 from integrity.errors import DagsealError
 from integrity.fields import to_base64

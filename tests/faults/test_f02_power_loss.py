@@ -24,8 +24,9 @@ from pathlib import Path
 import pytest
 
 import dagseal.stack
+from dagseal.footing import free_port
 from dagseal.quickstart import default_user
-from dagseal.stack import Stack, free_port
+from dagseal.stack import Stack
 from integrity import zipwriter
 from integrity.digests import Digest
 from tests.faults import fault_inspection, fault_replay, test_f01_kill9
