@@ -39,7 +39,6 @@ from launcher import policy as policies
 from launcher.accounts import Account
 from launcher.isolation import profile
 from launcher.journal import Journal
-from launcher.replay import UsedTickets
 from launcher.server import Server, log
 from launcher.taskprocess import TaskProcess
 from launcher.trees import Trees, WalkTrees
@@ -69,8 +68,7 @@ def build(policy: policies.Policy, owner: Account | None) -> contexts.Context:
     return contexts.Context(
         policy=policy,
         keys=contexts.load_keys(contexts.open_folder(state_fd, "keys")),
-        journal=Journal(contexts.open_folder(state_fd, "journal"), "journal.jsonl", now_us=now_us),
-        used=UsedTickets(contexts.open_folder(state_fd, "used-tickets")),
+        journal=Journal(contexts.open_folder(state_fd, "journal"), now_us=now_us),
         pool=WarmPool(
             privileged=privileged,
             rules=PoolRules(

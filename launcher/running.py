@@ -108,15 +108,7 @@ class Run:
             self._mark("verified")
             if context.now() >= ticket.expires_at:
                 raise ExpiredError("the ticket expired while its archive was verified: launch again")
-            context.used.use(ticket)
-            context.journal.write(
-                "launch",
-                launch_id=ticket.launch_id,
-                ticket=str(self.verified.digest),
-                digest=str(ticket.digest),
-                user=account.name,
-                profile=kind.confinement.profile.name,
-            )
+            context.journal.use(self.verified, user=account.name, profile=kind.confinement.profile.name)
             self._mark("recorded")
             task = await context.pool.take(kind)
             self._mark("forked")

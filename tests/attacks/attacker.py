@@ -461,7 +461,8 @@ def is_alive(pid: int) -> bool:
 
 
 def used_tickets(live: Live) -> set[str]:
-    return {path.name for path in (live.stack.folder / "launcher" / "used-tickets").iterdir()}
+    """The ids that the launcher recorded, before it gave away their job."""
+    return {line["ticket_id"] for line in live.journal() if line["event"] == "launch"}
 
 
 def _text(raw: bytes) -> str:

@@ -157,8 +157,7 @@ def test_a_journal_that_was_changed(live: Live, traces: Traces) -> None:
     """Any bit of any line but the last breaks the chain; so does every line that is taken out, doubled or moved."""
     assert live.push("t17chain.py", traced_dag("t17chain", traces)).status == 201
     live.launch("t17chain", "t", "r")
-    path = live.stack.folder / "launcher" / "journal" / "journal.jsonl"
-    true = path.read_bytes().splitlines()[:40]
+    true = (live.journal_folder / "journal.000000000001.jsonl").read_bytes().splitlines()[:40]
     assert len(list(verify(true))) == len(true) >= 5
 
     def broken(changed: list[bytes]) -> None:

@@ -149,7 +149,7 @@ def agent() -> None:
 
 
 def launcher() -> None:
-    """What cannot be recorded does not happen: no task runs while tickets or journal cannot be written; then it does, once."""
+    """What cannot be recorded does not happen: no task runs while the journal cannot be written; then it does, once."""
     with small_disk("launcher") as live:
         marker, folder = marker_file(live), live.stack.folder / "launcher"
         assert live.push("once.py", ONCE.format(marker=str(marker))).status == 201
@@ -171,7 +171,7 @@ def launcher() -> None:
             print(f"launcher: with {pages} pages left: {seen}, ran {runs} times; ended as {ended['state']}")
         assert live.wait(_asked(live, "after"))["state"] == "success"
         live.stack.stop()
-        lines = (folder / "journal" / "journal.jsonl").read_bytes().split(b"\n")[:-1]
+        lines = (folder / "journal" / "journal.000000000001.jsonl").read_bytes().split(b"\n")[:-1]
         assert len(list(journal.verify(lines))) == len(lines)
 
 
