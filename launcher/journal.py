@@ -91,8 +91,10 @@ class Journal:
             if os.fstat(fd).st_size != size:
                 os.ftruncate(fd, size)
                 os.fsync(fd)
-        except BaseException:
+        except BaseException as error:
             os.close(fd)
+            if isinstance(error, LookupError | TypeError):
+                raise MalformedError(f"journal: {name}: line {last[0]} is none that a launcher writes") from None
             raise
         self.close()
         self._fd, self._size, self._last = fd, size, last

@@ -44,14 +44,14 @@ class Told:
         self.lines += 1
         self.first = self.first or entry
         launch_id = entry.get("launch_id", "")
-        match entry["event"]:
+        match entry.get("event"):
             case "claim":
                 self.claimed.add(launch_id)
                 self.launches[launch_id] = entry
             case "grant":
                 self.granted.add(launch_id)
             case "result" if (
-                launch_id not in self.granted or entry["state"] != "refused"
+                launch_id not in self.granted or entry.get("state") != "refused"
             ):  # else its ticket was tried again
                 self.launches[launch_id] = entry
 

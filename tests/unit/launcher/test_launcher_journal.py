@@ -275,6 +275,18 @@ def test_a_later_file_that_was_emptied_is_not_continued(folder: int, path: Path,
     assert later.read_bytes() == left
 
 
+@pytest.mark.parametrize(
+    "told", [{}, {"event": "launch"}, {"event": "launch", "ticket": "x", "at": "x"}, {"event": "carried", "tickets": 1}]
+)
+def test_a_line_that_no_launcher_wrote_is_not_taken_up(folder: int, path: Path, told: dict[str, object]) -> None:
+    write(folder, "a")
+    place = {"seq": 2, "prev": Digest.of(lines_of(path)[0]).hex, "at": 1}
+    with path.open("ab") as file:
+        file.write(canonical.dump(place | told) + b"\n")
+    with pytest.raises(MalformedError, match="line 2 is none"):
+        open_journal(folder)
+
+
 def test_a_later_file_is_no_first_one(folder: int, path: Path) -> None:
     write(folder, "a", "b")
     path.rename(path.with_name("journal.000000000004.jsonl"))
