@@ -107,9 +107,9 @@ def recorded(more_api_toml: str = "") -> Iterator[Recorded]:
     record = recording(
         parent / "recorder", api=stack.folder / "api", agent=stack.folder / "agent", launcher=stack.folder / "launcher"
     )
-    plain = dagseal.stack._service_environment
+    plain = dagseal.stack.service_environment
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dagseal.stack, "_service_environment", lambda: plain() | record.environment())
+        patch.setattr(dagseal.stack, "service_environment", lambda: plain() | record.environment())
         try:
             stack.prepare()
             stack.start()
