@@ -82,8 +82,8 @@ def journal_events(folder: Path) -> list[dict[str, object]]:
     """The launcher's journal, as a restarted launcher takes it up. Raises `MalformedError` when it is broken."""
     with _opened(folder) as fd:
         Journal(fd, now_us=lambda: 0).close()
-        (name,) = journal.names(fd)
-    return [entry for entry, _ in journal.verify((folder / name).read_bytes().split(b"\n")[:-1])]
+        lines = [line for name in journal.names(fd) for line in (folder / name).read_bytes().split(b"\n")[:-1]]
+    return [entry for entry, _ in journal.verify(lines)]
 
 
 def refuses_again(folder: Path, ticket_id: str) -> bool:
@@ -91,7 +91,7 @@ def refuses_again(folder: Path, ticket_id: str) -> bool:
     with _opened(folder) as fd:
         restarted = Journal(fd, now_us=lambda: 0)
         try:
-            restarted.use(VerifiedTicket(ticket=_ticket(ticket_id), digest=Digest.of(ticket_id.encode())))
+            restarted.use(used(ticket_id))
         except ReplayError:
             return True
         finally:
@@ -99,9 +99,10 @@ def refuses_again(folder: Path, ticket_id: str) -> bool:
     return False
 
 
-def _ticket(ticket_id: str) -> Ticket:
+def used(ticket_id: str) -> VerifiedTicket:
+    """Any ticket with this id."""
     nothing = Digest.of(b"")
-    return Ticket(
+    ticket = Ticket(
         ticket_id=ticket_id,
         launch_id="0" * 32,
         audience="x",
@@ -123,6 +124,7 @@ def _ticket(ticket_id: str) -> Ticket:
         expires_at=1,
         timeout_seconds=1,
     )
+    return VerifiedTicket(ticket=ticket, digest=Digest.of(ticket_id.encode()))
 
 
 @contextmanager

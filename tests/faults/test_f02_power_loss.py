@@ -450,6 +450,44 @@ def test_f02_a_verb_without_its_fsync_is_found_out(verbs: Recording, deaf: str, 
     assert verb_losses(verbs, names_first=names_first, deaf=frozenset({deaf}))
 
 
+_LAUNCHES = """
+import os, sys
+from pathlib import Path
+from integrity.tickets import VerifiedTicket
+from launcher.journal import Journal
+from tests.faults.fault_inspection import used
+from tests.faults.fault_replay import acknowledge
+
+log, fd = Path(sys.argv[1]), os.open(sys.argv[2], os.O_RDONLY)
+journal = Journal(fd, now_us=lambda: 0, max_bytes=1500)
+for number in range(12):
+    journal.use(used(f"{number:032x}"))
+    acknowledge(log, [f"{number:032x}"])
+"""
+
+
+@pytest.mark.parametrize("names_first", [False, True])
+def test_f02_a_journal_that_is_continued_in_another_file_forgets_no_ticket(names_first: bool) -> None:
+    """Of a ticket that was told as used nobody can make a second use, whatever was being written when the power failed."""
+    with tempfile.TemporaryDirectory(prefix="dagseal-continued-") as folder:
+        (Path(folder) / "root").mkdir()
+        record = recording(Path(folder), root=Path(folder) / "root")
+        command = [sys.executable, "-c", _LAUNCHES, str(record.log), f"{folder}/root"]
+        environment = {**os.environ, **record.environment()}
+        subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], check=True)
+        disk, told, most = record.disk(), list[str](), 0
+        for at, entry in enumerate(record.records()):
+            disk.apply(entry)
+            if entry.kind == ACKNOWLEDGED:
+                told += entry.about
+            if entry.kind in (ACKNOWLEDGED, FSYNC) and told:
+                left = disk.materialise("root", Path(folder, str(at)), names_first=names_first)
+                most = max(most, len(list(left.glob("journal.*.jsonl"))))
+                fault_inspection.journal_events(left)
+                assert [one for one in told if not fault_inspection.refuses_again(left, one)] == []
+        assert (len(told), most) == (12, 4)
+
+
 _AGAIN = """
 import os, sys
 from pathlib import Path
