@@ -112,7 +112,9 @@ def _as_json(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
         "event": event.pop("event", ""),
     }
     try:
-        return json.dumps({**first, **event}, ensure_ascii=False, default=lambda value: masked(repr(value)))
+        return json.dumps(
+            {**first, **event}, ensure_ascii=False, allow_nan=False, default=lambda one: masked(repr(one))
+        )
     except (TypeError, ValueError, RecursionError):
         words = {key: masked(str(value)) for key, value in first.items()}
         return json.dumps({**words, "more": masked(repr(event))}, ensure_ascii=False)

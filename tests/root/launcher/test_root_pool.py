@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from launcher.channel import wait_readable
 from launcher.isolation import PROFILES, Confinement
 from launcher.privileges import status_of
 from launcher.sealed import verify_and_seal
+from launcher.tasklog import TaskLog
 from launcher.taskprocess import TaskProcess
 from launcher.trees import Trees, WalkTrees, children
 from launcher.warmpool import PoolRules, WarmPool
@@ -65,7 +67,8 @@ class Pool:
         )
 
     async def fork(self, warm: WarmProcess) -> TaskProcess:
-        return await TaskProcess.fork(warm, self.trees, max_log_bytes=1 << 20, max_frame=1 << 20)
+        open_log = partial(TaskLog, max_bytes=1 << 20, bytes_per_second=1 << 20, now_us=lambda: 0)
+        return await TaskProcess.fork(warm, self.trees, open_log=open_log, max_frame=1 << 20)
 
     async def take(self, profile: str = "standard") -> TaskProcess:
         self.taken.append(await self.warm.take(kind(profile)))
