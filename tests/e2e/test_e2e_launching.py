@@ -131,15 +131,14 @@ def test_stderr_goes_to_stderr_and_json_is_what_was_signed_for(strict: Live) -> 
     shown = [line for line in done.stdout.splitlines() if "to " in line]
     assert shown[0] == "to stdout"
     assert re.fullmatch(r"\[20.*Z\] \{WARNING\} my\.own - to the log: .+", shown[1]), shown
-    (found,) = [one for one in strict.http("GET", "/v1/launches?limit=1").json["launches"]]
+    (found,) = strict.http("GET", "/v1/launches?limit=1").json["launches"]
     bare = strict.cli("logs", found["id"], "-o", "json").stdout
     assert str(Digest.of(bare.encode())) == found["log_digest"]
     records = [json.loads(line) for line in bare.splitlines()]
     assert {one["source"] for one in records} == {"stdout", "stderr", "log"}
-    assert all(found["started_at"] < one["at"] for one in records)
-    assert "my.own" in [
-        json.loads(line)["logger"] for one in records if one["source"] == "log" for line in one["text"].splitlines()
-    ]
+    assert all(found["created_at"] < one["at"] < found["ended_at"] for one in records)
+    structured = "".join(one["text"] for one in records if one["source"] == "log")
+    assert "my.own" in [json.loads(line)["logger"] for line in structured.splitlines()]
     assert "to stderr" in strict.log(found["id"]) and '"source"' not in strict.log(found["id"])
 
 
