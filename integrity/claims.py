@@ -99,7 +99,7 @@ class Xcom:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """How a launch ended. `error` is an error's slug or empty; `detail` says it in words; `log_digest` covers every
-    byte of log that the launcher passed on, in order."""
+    byte of the log's records (`integrity.logrecords`) that the launcher passed on, in order."""
 
     launch_id: str
     ticket_digest: Digest

@@ -19,7 +19,7 @@ from integrity.fields import Fields
 
 HEADER_BYTES = 4
 MAX_FRAME_BYTES = 24 * 1024 * 1024
-MAX_FDS = 4
+MAX_FDS = 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 
 _DESCRIPTION_LOG_BYTES = 64 * 1024
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -40,6 +41,7 @@ from launcher.accounts import Account
 from launcher.isolation import profile
 from launcher.journal import Journal
 from launcher.server import Server, log
+from launcher.tasklog import TaskLog
 from launcher.taskprocess import TaskProcess
 from launcher.trees import Trees, WalkTrees
 from launcher.warmpool import PoolRules, WarmPool
@@ -61,8 +63,13 @@ def build(policy: policies.Policy, owner: Account | None) -> contexts.Context:
         return time.time_ns() // 1000
 
     async def fork(warm: WarmProcess) -> TaskProcess:
-        log_bytes = limits.max_log_bytes if warm.kind.purpose == "run" else _DESCRIPTION_LOG_BYTES
-        return await TaskProcess.fork(warm, kept, max_log_bytes=log_bytes, max_frame=limits.max_task_frame_bytes)
+        open_log = partial(
+            TaskLog,
+            max_bytes=limits.max_log_bytes if warm.kind.purpose == "run" else _DESCRIPTION_LOG_BYTES,
+            bytes_per_second=limits.log_bytes_per_second,
+            now_us=now_us,
+        )
+        return await TaskProcess.fork(warm, kept, open_log=open_log, max_frame=limits.max_task_frame_bytes)
 
     kept = trees(policy, owner)
     return contexts.Context(

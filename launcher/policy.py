@@ -45,6 +45,7 @@ class Limits:
 
     max_archive_bytes: int = 64 * 1024 * 1024
     max_log_bytes: int = 16 * 1024 * 1024
+    log_bytes_per_second: int = 4 * 1024 * 1024
     max_task_frame_bytes: int = 12 * 1024 * 1024
     describe_timeout_seconds: int = 60
     import_timeout_seconds: int = 60

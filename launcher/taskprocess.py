@@ -1,4 +1,4 @@
-"""One forked task as the launcher sees it: a control channel, a secrets pipe, a log pipe, a tree that can be killed.
+"""One forked task as the launcher sees it: a control channel, a secrets pipe, three log pipes, a tree that can be killed.
 
 Order of a start: fork, confinement, kernel-attested hello, own tree, and only then the job. So no byte of a DAG runs outside
 a tree that `end` kills whole.
@@ -9,110 +9,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import hashlib
 import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from integrity.digests import Digest
 from integrity.errors import DagsealError, FetchError, MalformedError, PrivilegeError
 from integrity.grants import MAX_SECRET_BYTES
 from integrity.messages import Message
 from launcher import privileges
 from launcher.channel import Channel, close_all, closing_fds, wait_readable, wait_writable
+from launcher.tasklog import SOURCES, TaskLog
 from launcher.trees import InitTree, Tree, Trees, has_ended, kill_all
 from launcher.warmprocess import WarmProcess
 
-_CUT = b"\n[dagseal] the log is cut here: it is over the limit of %d bytes\n"
-_PIECE_BYTES = 256 * 1024
+_READ_BYTES = 64 * 1024
 _START_SECONDS = 10.0
 _LAST_WORDS_CHARS = 1000
 _PIPE_BYTES = 65_536  # of a new pipe (pipe(7))
 
 
-class TaskLog:
-    """What the task writes, capped and hashed. Bytes over the cap are read and dropped, so the task never blocks on it."""
-
-    def __init__(self, read_fd: int, *, max_bytes: int) -> None:
-        os.set_blocking(read_fd, False)
-        self._fd = read_fd
-        self._left = max_bytes
-        self._max = max_bytes
-        self._hasher = hashlib.sha512()
-        self.bytes = 0
-        self.truncated = False
-        self._pending = bytearray()
-        self._news = asyncio.Event()
-        self._pump = asyncio.create_task(self._read())
-        self._ended = False
-
-    async def _read(self) -> None:
-        try:
-            while True:
-                try:
-                    data = os.read(self._fd, _PIECE_BYTES)
-                except BlockingIOError:
-                    await wait_readable(self._fd)
-                    continue
-                if not data:
-                    return
-                self._keep(data)
-        finally:
-            self._ended = True
-            self._news.set()
-
-    def _keep(self, data: bytes) -> None:
-        if self.truncated:
-            return
-        kept = data[: self._left]
-        self._left -= len(kept)
-        if len(kept) < len(data):
-            self.truncated = True
-            kept += _CUT % self._max
-        self._hasher.update(kept)
-        self.bytes += len(kept)
-        self._pending += kept
-        self._news.set()
-
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """What was logged so far, then what comes, until every writer is gone."""
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            while self._pending:
-                piece = bytes(self._pending[:_PIECE_BYTES])
-                del self._pending[: len(piece)]
-                yield piece
-            if self._ended:
-                return
-
-    @property
-    def digest(self) -> Digest:
-        return Digest(self._hasher.hexdigest())
-
-    async def end(self) -> None:
-        """Read what is left, once every process of the task is dead."""
-        self._pump.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._pump
-        # The tree is dead, but it may have handed its end of the pipe to somebody else: take what is there, wait for nothing.
-        with contextlib.suppress(BlockingIOError):
-            while not self.truncated and (data := os.read(self._fd, _PIECE_BYTES)):
-                self._keep(data)
-        self._ended = True
-        self._news.set()
-        os.close(self._fd)
-
-
-def _last_words(log: int) -> str:
+def _last_words(stderr: int) -> str:
     """The last line that a task process said which never got a job: our own code's, so it can be believed."""
-    os.set_blocking(log, False)
+    os.set_blocking(stderr, False)
     try:
-        lines = os.read(log, _PIECE_BYTES).decode("utf-8", "replace").split("\n")
+        lines = os.read(stderr, _READ_BYTES).decode("utf-8", "replace").split("\n")
     except BlockingIOError:
         return ""
     return next((line for line in reversed(lines) if line), "")[:_LAST_WORDS_CHARS]
@@ -133,7 +57,9 @@ class TaskProcess:
     _secrets_fd: int
 
     @classmethod
-    async def fork(cls, warm: WarmProcess, trees: Trees, *, max_log_bytes: int, max_frame: int) -> TaskProcess:
+    async def fork(
+        cls, warm: WarmProcess, trees: Trees, *, open_log: Callable[[Sequence[int]], TaskLog], max_frame: int
+    ) -> TaskProcess:
         """Fork from `warm`, check who said hello, attach. Nothing is left of it when this raises.
 
         Raises `PrivilegeError` or `MalformedError`, or `FetchError` when the warm process died or does not answer.
@@ -141,14 +67,14 @@ class TaskProcess:
         account, namespaced = warm.kind.account, warm.kind.confinement.profile.namespaces
         ours, theirs = socket.socketpair()
         secrets_read, secrets_write = os.pipe()
-        log_read, log_write = os.pipe()
+        log_read, log_write = zip(*(os.pipe() for _ in SOURCES), strict=True)
         channel = Channel(ours, limit=max_frame)
         channel.ask_for_credentials()
         pidfd, adopting = -1, None
         try:
             async with asyncio.timeout(_START_SECONDS):
-                with theirs, closing_fds(secrets_read, log_write):
-                    forked_as = await warm.fork([theirs.fileno(), secrets_read, log_write])
+                with theirs, closing_fds(secrets_read, *log_write):
+                    forked_as = await warm.fork([theirs.fileno(), secrets_read, *log_write])
                 hello = await channel.receive()
             sender, said = hello.sender, hello.message.fields
             if hello.message.kind != "hello" or sender is None:
@@ -170,8 +96,8 @@ class TaskProcess:
             if adopting is not None:  # a thread goes on when we are cancelled: what it makes is taken away all the same
                 with contextlib.suppress(OSError, DagsealError):
                     await (await adopting).remove()
-            words = _last_words(log_read) if isinstance(error, Exception) else ""
-            close_all([fd for fd in (secrets_write, log_read, pidfd) if fd >= 0])
+            words = _last_words(log_read[SOURCES.index("stderr")]) if isinstance(error, Exception) else ""
+            close_all([fd for fd in (secrets_write, *log_read, pidfd) if fd >= 0])
             if words:
                 raise PrivilegeError(f"the task's process could not be made ready: {words}") from None
             if isinstance(error, EOFError | TimeoutError | ProcessLookupError):
@@ -181,8 +107,7 @@ class TaskProcess:
             raise
         if namespaced:
             tree = InitTree(pidfd, tree)
-        log = TaskLog(log_read, max_bytes=max_log_bytes)
-        return cls(sender.pid, warm, channel, log, tree, own_word, forked_as, pidfd, secrets_write)
+        return cls(sender.pid, warm, channel, open_log(log_read), tree, own_word, forked_as, pidfd, secrets_write)
 
     @property
     def alive(self) -> bool:
@@ -254,4 +179,4 @@ class TaskProcess:
             self.warm.forget(self._forked_as)
             self.channel.close()
             close_all([fd for fd in (self._pidfd, self._secrets_fd) if fd >= 0])
-            await self.log.end()
+            self.log.end()

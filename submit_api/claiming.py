@@ -241,6 +241,7 @@ async def _store(service: Service, tx: Transaction, caller: Caller, launch: Laun
         detail=result.detail,
         timings_us={**result.timings_us, "max_rss_kib": result.max_rss_kib},
         log_truncated=launch.log_truncated or result.log_truncated,
+        log_digest=str(result.log_digest),
         ended_at=now,
     )
     if launch.claim_digest is not None:

@@ -193,6 +193,7 @@ class LaunchView(Out):
     timings_us: dict[str, int]
     log_bytes: int
     log_truncated: bool
+    log_digest: str | None
     attestation: dict[str, Any] | None
 
 

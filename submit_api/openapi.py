@@ -15,7 +15,7 @@ from pydantic.json_schema import models_json_schema
 
 from integrity.claims import PROFILES
 from integrity.manifest import TASK_CHECKS
-from submit_api.http.routes import Content, Route
+from submit_api.http.routes import Answer, Content, Route
 from submit_api.models import Problem
 from submit_api.permissions import ACTIONS, PUBLIC
 from submit_api.problems import MEDIA_TYPE
@@ -112,10 +112,10 @@ def _parameters(route: Route) -> list[Document]:
     return found
 
 
-def _response(status: int, content: Content) -> Document:
+def _response(status: int, content: Answer) -> Document:
     made: Document = {"description": HTTPStatus(status).phrase}
     if content is not None:
-        made["content"] = _content((content,))
+        made["content"] = _content(content if isinstance(content, tuple) else (content,))
     return made
 
 

@@ -125,19 +125,25 @@ async def wait_for_end(service: Service, caller: Caller, launch_id: str, seconds
 
 
 async def read_log(
-    service: Service, caller: Caller, launch_id: str, offset: int, seconds: float
+    service: Service, caller: Caller, launch_id: str, offset: int, seconds: float, *, whole_lines: bool
 ) -> tuple[Launch, bytes]:
-    """The log from `offset`: at once when there is some or the launch has ended, else after so long at most."""
+    """The log from `offset`: at once when there is some or the launch has ended, else after so long at most. With
+    `whole_lines` what is not ended by a newline has to wait, unless it is as much as is read at one time."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     with service.signals.listen(of_launch(launch_id)) as listener:
         while True:
             listener.event.clear()
             launch = await find(service, caller, launch_id)
-            count = min(launch.log_held_bytes - offset, service.settings.limits.max_log_chunk_bytes)
-            if count > 0:
-                return launch, await asyncio.to_thread(service.logs.read, launch.id, offset, count)
-            if launch.state in launches.ENDS or loop.time() >= deadline or service.signals.closed:
+            most = service.settings.limits.max_log_chunk_bytes
+            count = min(launch.log_held_bytes - offset, most)
+            data = await asyncio.to_thread(service.logs.read, launch.id, offset, count) if count > 0 else b""
+            ended = launch.state in launches.ENDS
+            if whole_lines and not (ended and count < most):
+                data = data[: data.rfind(b"\n") + 1] or (data if count == most else b"")
+            if data:
+                return launch, data
+            if ended or loop.time() >= deadline or service.signals.closed:
                 return launch, b""
             await listener.wait(deadline - loop.time())
 

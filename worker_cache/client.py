@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from integrity import claims, envelopes
+from integrity import claims, envelopes, logrecords
 from integrity.digests import Digest
 from integrity.errors import FetchError
 from worker_cache.transport import Answer, Transport
@@ -21,7 +21,7 @@ MAX_TAKE_BYTES = 32 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogPart:
-    """Some bytes of a launch's log, where to go on, and the launch's state when they were read."""
+    """Some of a launch's log (`integrity.logrecords`, cut anywhere), where to go on, and the launch's state at that time."""
 
     data: bytes
     next_offset: int
@@ -86,6 +86,7 @@ class Client:
             "GET",
             f"/v1/launches/{segment(launch_id)}/log",
             query={"offset": str(offset), "wait_seconds": str(wait_seconds)},
+            headers={"Accept": logrecords.MEDIA_TYPE},
             wait_seconds=wait_seconds,
         )
         next_offset = _number(answer.headers.get("Dagseal-Next-Offset"), "Dagseal-Next-Offset")

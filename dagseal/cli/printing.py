@@ -10,7 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from dagseal.cli.context import Run
 
@@ -75,15 +75,38 @@ def verdict(run: Run, ok: bool, text: str) -> None:
     _write(f"{word} {safe(text)}")
 
 
-def write_log(data: bytes) -> None:
-    """A task's output as it is; only on a terminal, what is more than text and colours is shown, not obeyed."""
-    sys.stdout.flush()
-    if sys.stdout.isatty():
-        text = data.decode("utf-8", "replace")
+class LogPrinter:
+    """A launch's log as it comes: what the task wrote to stderr goes to stderr. With JSON the records as they are, whose
+    SHA-512 is the launch's `log_digest`. On a terminal what is more than text and colours is shown, not obeyed."""
+
+    def __init__(self, run: Run) -> None:
+        from integrity import logrecords
+
+        self._bare = run.settings.output == "json"
+        self._reader = logrecords.Reader()
+
+    def write(self, data: bytes) -> None:
+        if self._bare and not sys.stdout.isatty():
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        elif self._bare:
+            _put(sys.stdout, data.decode("utf-8", "replace"))
+        else:
+            for source, text in self._reader.feed(data):
+                _put(sys.stderr if source == "stderr" else sys.stdout, text)
+
+    def end(self) -> None:
+        """What was begun is not continued."""
+        _put(sys.stdout, self._reader.rest())
+
+
+def _put(stream: TextIO, text: str) -> None:
+    if stream.isatty():
         parts = re.split(r"(\x1b\[[0-9;]{0,20}m)", text)
-        data = "".join(part if index % 2 else safe(part) for index, part in enumerate(parts)).encode()
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+        text = "".join(part if index % 2 else safe(part) for index, part in enumerate(parts))
+    stream.flush()
+    stream.buffer.write(text.encode("utf-8", "backslashreplace"))
+    stream.buffer.flush()
 
 
 def _aligned(run: Run, found: Sequence[Mapping[str, Any]], columns: Sequence[str], *, rule: bool) -> None:

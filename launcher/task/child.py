@@ -1,9 +1,10 @@
 """One task, from the fork to its last word: confined, hello, job, import, ready, secrets, run, finished; then it is killed.
 
 Promise: it is confined before it says hello, and it may then wait long for its job. Before any byte of the archive runs, this
-process has exactly six descriptors (0 /dev/null, 1 and 2 the log, 3 control, 4 the sealed archive, 5 the secrets pipe), of
-which 3 to 5 are not inherited by what it starts; the archive's seals and SHA-512 agreed with the job. The secrets are read
-after the launcher had the task's digest, and the pipe is closed before the task runs. Nothing returns from here.
+process has exactly seven descriptors (0 /dev/null, 1 stdout, 2 stderr, 3 control, 4 the sealed archive, 5 the secrets pipe,
+6 the structured log), of which 3 to 6 are not inherited by what it starts; the archive's seals and SHA-512 agreed with the
+job. The secrets are read after the launcher had the task's digest, and the pipe is closed before the task runs. Nothing
+returns from here.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from launcher.sealed import SEALS
 from launcher.task import clock, confining, frames, logs, refusals, rehearsal
 
 CONTROL_FD, ARCHIVE_FD, SECRETS_FD = 3, 4, 5
-_FIRST_FREE_FD = 6
+_FIRST_FREE_FD = logs.LOG_FD + 1
 _PARK_FROM = 16
 EXIT_BUG = 70
 
@@ -57,7 +58,7 @@ class Birth:
 
 
 def main(fds: list[int], birth: Birth) -> NoReturn:
-    """The fork's whole life; `fds` as the `fork` message brought them: control, secrets pipe, log pipe."""
+    """The fork's whole life; `fds` as the `fork` message brought them: control, secrets, stdout, stderr, structured log."""
     code = EXIT_BUG
     try:
         os.setsid()
@@ -82,13 +83,13 @@ def main(fds: list[int], birth: Birth) -> NoReturn:
 
 
 def arrange(fds: list[int]) -> None:
-    """Put the three at their numbers, /dev/null at 0, and close everything else; 4 stays free for the archive."""
-    control, pipe, log = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _PARK_FROM) for fd in fds)
+    """Put the five at their numbers, /dev/null at 0, and close everything else; 4 stays free for the archive."""
+    control, pipe, stdout, stderr, log = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _PARK_FROM) for fd in fds)
     null = fcntl.fcntl(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC), fcntl.F_DUPFD_CLOEXEC, _PARK_FROM)
     os.dup2(null, 0)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    for fd, number in ((control, CONTROL_FD), (pipe, SECRETS_FD)):
+    os.dup2(stdout, 1)
+    os.dup2(stderr, 2)
+    for fd, number in ((control, CONTROL_FD), (pipe, SECRETS_FD), (log, logs.LOG_FD)):
         os.dup2(fd, number, inheritable=False)
     os.closerange(ARCHIVE_FD, ARCHIVE_FD + 1)
     os.closerange(_FIRST_FREE_FD, os.sysconf("SC_OPEN_MAX"))
@@ -172,6 +173,7 @@ def _run(control: socket.socket, job: Fields, copy: str) -> None:
     imported = ImportedArchive(archive, copy=copy)
     try:
         _begin(imported, ImportTimeComms(), secrets.watch_imports)
+        logs.begin_group()
         with _airflow_parsing_context_manager(dag_id=dag_id, task_id=task_id):
             dags = imported.load()
         if dag_id not in dags:

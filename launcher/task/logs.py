@@ -1,4 +1,4 @@
-"""The task's log: plain lines on the log pipe, from Airflow's loggers and from `print`, with secrets masked.
+"""The task's log on its three pipes: stdout, stderr, and JSON lines of Airflow's loggers; with secrets masked.
 
 Masking is Airflow's own, by value: what a connection or variable brought is replaced by `***`. It guards against accidents,
 not against a task that wants to tell.
@@ -7,10 +7,13 @@ not against a task that wants to tell.
 from __future__ import annotations
 
 import io
+import json
 import sys
 import threading
+from collections.abc import MutableMapping
+from typing import Any
 
-FORMAT = "[%(asctime)s] {%(levelname)s} %(name)s - %(message)s"
+LOG_FD = 6
 
 
 class MaskedText(io.TextIOBase):
@@ -61,7 +64,10 @@ def masked(text: str) -> str:
 
 
 def configure() -> None:
-    """Point Python's streams, `logging` and structlog at descriptors 1 and 2, which are the log pipe."""
+    """Point Python's streams at descriptors 1 and 2, `logging` and structlog at the structured log."""
+    import logging
+
+    import structlog
     from airflow.sdk._shared.logging import configure_logging
     from airflow.sdk.configuration import conf
     from airflow.sdk.log import mask_logs
@@ -71,10 +77,44 @@ def configure() -> None:
     sys.stderr = sys.__stderr__ = MaskedText(2)  # type: ignore[misc,assignment]
     configure_logging(
         log_level=conf.get("logging", "logging_level", fallback="INFO"),
-        log_format=FORMAT,
+        log_format="%(message)s",  # not Airflow's JSON: its tracebacks leave out the source lines
         colors=False,
-        output=sys.stdout,
+        output=MaskedText(LOG_FD),
         extra_processors=(mask_logs,),
         namespace_log_levels=conf.get("logging", "namespace_levels", fallback=None),
         cache_logger_on_first_use=False,
     )
+    structlog.configure(processors=[*structlog.get_config()["processors"][:-1], _as_json])
+    for handler in logging.getLogger().handlers:
+        formatter: Any = handler.formatter
+        formatter.processors = (*formatter.processors[:-1], _as_json)
+
+
+def begin_group() -> None:
+    """The mark that Airflow's task runner prints in the part of it that is not run here; `::endgroup::` comes from it."""
+    import structlog
+
+    structlog.get_logger(logger_name="task").info("::group::Pre Execute")
+
+
+def _as_json(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+    """One event as one line, as structlog's last processor: whatever a task logs, its logging does not fail."""
+    from structlog.processors import format_exc_info
+
+    event = format_exc_info(logger, method, event)
+    if "exception" in event:
+        event["exception"] = masked(event["exception"])
+    name = event.pop("logger_name", "")
+    first = {
+        "timestamp": event.pop("timestamp", ""),
+        "level": event.pop("level", method),
+        "logger": event.pop("logger", name),
+        "event": event.pop("event", ""),
+    }
+    try:
+        return json.dumps(
+            {**first, **event}, ensure_ascii=False, allow_nan=False, default=lambda one: masked(repr(one))
+        )
+    except (TypeError, ValueError, RecursionError):
+        words = {key: masked(str(value)) for key, value in first.items()}
+        return json.dumps({**words, "more": masked(repr(event))}, ensure_ascii=False)

@@ -16,7 +16,7 @@ from airflow.sdk.definitions.connection import Connection
 from integrity import archives, canonical
 from integrity.digests import Digest
 from integrity.grants import Secrets
-from launcher.task import describe, runner, secrets
+from launcher.task import describe, logs, runner, secrets
 from launcher.task.discover import ImportedArchive
 
 _NAME, _TASK = "dagseal_rehearsal", "one"
@@ -56,17 +56,18 @@ def rehearse(purpose: str) -> None:
 @contextlib.contextmanager
 def _silently() -> Iterator[None]:
     """With the log pointed at /dev/null, and the environment as it was afterwards."""
-    environment, log, null = dict(os.environ), os.dup(1), os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-    for fd in (1, 2):
-        os.dup2(null, fd)
+    environment, null = dict(os.environ), os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    kept = {fd: os.dup(fd) for fd in (1, 2, logs.LOG_FD)}
+    for fd in kept:
+        os.dup2(null, fd, inheritable=fd != logs.LOG_FD)
     try:
         yield
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        for fd in (1, 2):
-            os.dup2(log, fd)
-        os.close(log)
+        for fd, log in kept.items():
+            os.dup2(log, fd, inheritable=fd != logs.LOG_FD)
+            os.close(log)
         os.close(null)
         os.environ.clear()
         os.environ.update(environment)

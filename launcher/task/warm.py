@@ -1,7 +1,7 @@
 """The warm process: Airflow imported once, by the unix user of the tasks and after the drop; then one fork per task.
 
 It holds no secret and imports no DAG. It is not dumpable, so a task of the same user can neither read nor trace it. What a
-fork needs comes as three descriptors beside the `fork` message; the warm process closes its own copies at once, or a
+fork needs comes as five descriptors beside the `fork` message; the warm process closes its own copies at once, or a
 pipe would never end. With namespaces it is process 2 of its own, and each fork process 1 of another. Orphans of its tasks come
 back to it (it is a subreaper) and are reaped. It ends with its control socket.
 """
@@ -30,7 +30,7 @@ from launcher.task import environment, files, frames, seccomp
 if TYPE_CHECKING:  # it imports Airflow, which is to find `environment.prepare` done
     from launcher.task import child
 
-FORK_FDS = 3
+FORK_FDS = 5
 # Imported ahead for what most DAGs use; one that is not installed is no error.
 PRELOADED = (
     "airflow.sdk.execution_time.task_runner",

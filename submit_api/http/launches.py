@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from aiohttp import web
 
-from integrity import names
+from integrity import logrecords, names
 from integrity.claims import MAX_CLAIM_BYTES, MAX_RESULT_BYTES
 from submit_api import bodies, claiming, dispatching, launches, reserving, views
 from submit_api.http.routes import BYTES, DSSE, Call, answer
@@ -45,10 +47,19 @@ async def one(call: Call) -> web.Response:
 
 
 async def read_log(call: Call) -> web.Response:
-    offset = call.number("offset", 0)
-    found, data = await reserving.read_log(call.service, call.caller, _id(call), offset, call.wait_seconds)
-    headers = {"Dagseal-Next-Offset": str(offset + len(data)), "Dagseal-Launch-State": found.state}
-    return web.Response(body=data, content_type=BYTES, headers=headers)
+    """The records as the launcher signed for them, where the caller accepts them; else text. Offsets are of the records."""
+    offset, text = call.number("offset", 0), logrecords.MEDIA_TYPE not in call.request.headers.get("Accept", "")
+    found, data = await reserving.read_log(
+        call.service, call.caller, _id(call), offset, call.wait_seconds, whole_lines=text
+    )
+    headers = {
+        "Dagseal-Next-Offset": str(offset + len(data)),
+        "Dagseal-Launch-State": found.state,
+        "Vary": "Accept",
+    }
+    if text:
+        data = await asyncio.to_thread(logrecords.text_of, data)
+    return web.Response(body=data, content_type=BYTES if text else logrecords.MEDIA_TYPE, headers=headers)
 
 
 async def cancel(call: Call) -> web.Response:

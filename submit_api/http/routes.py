@@ -45,11 +45,12 @@ class Call:
 
 Handler: TypeAlias = Callable[[Call], Awaitable[web.StreamResponse]]
 Content: TypeAlias = type[BaseModel] | str | None
+Answer: TypeAlias = Content | tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """`body` and the values of `answers` are a model, a media type, or None; `refusals` are statuses besides the usual."""
+    """`body` and the values of `answers` are a model, media types, or None; `refusals` are statuses besides the usual."""
 
     method: str
     path: str
@@ -58,7 +59,7 @@ class Route:
     summary: str
     about: str = ""
     body: tuple[Content, ...] = ()
-    answers: dict[int, Content] = field(default_factory=dict)
+    answers: dict[int, Answer] = field(default_factory=dict)
     query: tuple[str, ...] = ()
     headers: tuple[str, ...] = ()
     refusals: tuple[int, ...] = ()

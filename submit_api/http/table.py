@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from integrity.logrecords import MEDIA_TYPE
 from submit_api import models as m
 from submit_api.http import administration, archives, launches, system
 from submit_api.http.routes import BYTES, DSSE, JSON, Route
@@ -96,8 +97,8 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="GET", path="/v1/launches/{launch_id}/log", handler=launches.read_log, action="launch.log.read",
-        about="launch:{launch_id}", summary="The log from an offset; can wait for more",
-        query=("offset", "wait_seconds"), answers={200: BYTES}, refusals=(404, 422),
+        about="launch:{launch_id}", summary="The log from an offset: text, or the records; can wait",
+        query=("offset", "wait_seconds"), answers={200: (BYTES, MEDIA_TYPE)}, refusals=(404, 422),
     ),
     Route(
         method="POST", path="/v1/launches/{launch_id}/cancel", handler=launches.cancel, action="launch.cancel",

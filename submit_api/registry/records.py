@@ -136,6 +136,7 @@ class Launch:
     log_bytes: int = 0
     log_held_bytes: int = 0
     log_truncated: bool = False
+    log_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

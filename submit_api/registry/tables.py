@@ -194,6 +194,7 @@ class LaunchRow(Base):
     log_bytes: Mapped[int]
     log_held_bytes: Mapped[int]
     log_truncated: Mapped[bool]
+    log_digest: Mapped[str | None] = mapped_column(String(135))
 
 
 class XcomRow(Base):

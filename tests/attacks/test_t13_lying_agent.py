@@ -2,7 +2,7 @@
 
 Seen to fail when weakened: `_require_current` without its first rule; `verify_claim` or `verify_result` that parses
 and does not verify; `claiming._own` that does not compare the worker; `dispatching.take` that does not compare the
-queues; `permissions.require_action` that lets workers pass.
+queues; `permissions.require_action` that lets workers pass; `TaskLog._keep` that hashes the text alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import dataclasses
 import json
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -237,8 +237,56 @@ def test_logs(live: Live, agent: LyingAgent, traces: Traces) -> None:
         assert send(0, b"0123456789").json == {"next_offset": 10}, "held already: not doubled"
         assert send(0, b"overwrite?").json == {"next_offset": 10}
         assert send(5, b"56789abc").json == {"next_offset": 13}
-        assert live.http("GET", about).body == b"0123456789abc"
+        assert send(13, b"\n").json == {"next_offset": 14}
+        assert live.http("GET", about).body == b"0123456789abc\n"
         assert state_of(live, offer.launch_id) == "running"
+
+
+SAYS = 'import sys; print("I am fine"); print("no, I am not", file=sys.stderr); print("or am I?")'
+RECORDS = {"Accept": "application/x-ndjson"}
+
+
+def relabel(log: list[bytes]) -> list[bytes]:
+    return [line.replace(b'"source":"stderr"', b'"source":"stdout"') for line in log]
+
+
+FORGERIES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
+    "relabelled": relabel,
+    "dropped": lambda log: [line for line in log if b"stderr" not in line],
+    "cut short": lambda log: log[:-1],
+    "swapped": lambda log: log[::-1],
+    "doubled": lambda log: [*log, log[-1]],
+    "reworded": lambda log: [line.replace(b"no, I am not", b"no, he is not") for line in log],
+    "dated back": lambda log: [line.replace(b'{"at":1', b'{"at":2') for line in log],
+    "written otherwise": lambda log: [line.replace(b'":"', b'": "') for line in log],
+}
+
+
+@pytest.mark.parametrize("forgery", ["none", *FORGERIES])
+def test_a_log_that_the_launcher_did_not_sign_for(live: Live, agent: LyingAgent, traces: Traces, forgery: str) -> None:
+    """Whatever the agent does to a record, the digest that the launcher signed is not that of what the API holds."""
+    answer = live.push("t13records.py", dag("t13records", SAYS))
+    assert answer.status in (200, 201), answer.body
+    offer = agent.offer("t13records")
+    about = f"/v1/launches/{offer.launch_id}"
+    with agent.connect() as peer, opened(offer.blob) as fd:
+        peer.grant(agent.claim(offer.launch_id, peer.run(offer.ticket, offer.manifest, fd).envelope).body)
+        said, log = peer.hear_end()
+    lines = log.splitlines(keepends=True)
+    told = b"".join(FORGERIES[forgery](lines)) if forgery != "none" else log
+    assert (told == log) == (forgery == "none")
+    assert live.http("POST", f"{about}/log?offset=0", told, token=agent.token).status == 200
+    assert agent.state(offer.launch_id, said.envelope).status == 200
+    ended, held = live.http("GET", about).json, live.http("GET", f"{about}/log", headers=RECORDS).body
+    assert held == told
+    assert ended["log_digest"] == str(Digest.of(log))
+    assert (str(Digest.of(held)) == ended["log_digest"]) == (forgery == "none")
+    checks = [one for one in live.audit(object=f"launch:{offer.launch_id}") if one["action"] == "launch.log.check"]
+    assert [one["verdict"] for one in checks] == ([] if forgery == "none" else ["refused"])
+    if forgery == "none":
+        found = [(one["source"], one["text"]) for one in map(json.loads, lines)]
+        assert "".join(text for source, text in found if source == "stdout") == "I am fine\nor am I?\n"
+        assert ("stderr", "no, I am not\n") in found
 
 
 def test_other_queues_and_other_names(live: Live, agent: LyingAgent, traces: Traces) -> None:

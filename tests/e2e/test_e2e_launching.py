@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
 
 import pytest
 
+from integrity.digests import Digest
 from tests.live import Live, running
 
 DAG = """
-import os, pwd
+import logging, os, pwd, sys
 from airflow.sdk import DAG, BaseHook, Variable, task
 from airflow.providers.standard.operators.bash import BashOperator
 
@@ -48,10 +50,16 @@ with DAG("launching", schedule=None):
         BaseHook.get_connection("other")
 
     @task
+    def threefold():
+        print("to stdout")
+        print("to stderr", file=sys.stderr)
+        logging.getLogger("my.own").warning("to the log: %s", Variable.get("colour", default="none"))
+
+    @task
     def settings():
         print("SETTING", Variable.get("colour"))
 
-    later(fine()); broken(); retried(); talkative(); legacy(); other(); settings()
+    later(fine()); broken(); retried(); talkative(); legacy(); other(); settings(); threefold()
     BashOperator(task_id="as_root", bash_command="id", run_as_user="root")
     BashOperator(task_id="as_nobody_there", bash_command="id", run_as_user="nobody-there")
 """
@@ -112,8 +120,26 @@ def test_the_log_is_cut_at_its_limit_and_says_so(strict: Live) -> None:
     ended = strict.launch("launching", "talkative", "r")
     assert (ended["state"], ended["log_truncated"]) == ("success", True)
     log = strict.log(ended["id"])
-    assert 100_000 < len(log) < 100_200
+    assert 95_000 < len(log) < 100_200
     assert log.endswith("[dagseal] the log is cut here: it is over the limit of 100000 bytes\n")
+
+
+def test_stderr_goes_to_stderr_and_json_is_what_was_signed_for(strict: Live) -> None:
+    done = strict.cli("launch", "launching", "threefold", "--run-id", "three", "--follow", "-q")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "to stderr\n"
+    shown = [line for line in done.stdout.splitlines() if "to " in line]
+    assert shown[0] == "to stdout"
+    assert re.fullmatch(r"\[20.*Z\] \{WARNING\} my\.own - to the log: .+", shown[1]), shown
+    (found,) = strict.http("GET", "/v1/launches?limit=1").json["launches"]
+    bare = strict.cli("logs", found["id"], "-o", "json").stdout
+    assert str(Digest.of(bare.encode())) == found["log_digest"]
+    records = [json.loads(line) for line in bare.splitlines()]
+    assert {one["source"] for one in records} == {"stdout", "stderr", "log"}
+    assert all(found["created_at"] < one["at"] < found["ended_at"] for one in records)
+    structured = "".join(one["text"] for one in records if one["source"] == "log")
+    assert "my.own" in [json.loads(line)["logger"] for line in structured.splitlines()]
+    assert "to stderr" in strict.log(found["id"]) and '"source"' not in strict.log(found["id"])
 
 
 def test_a_connection_of_the_launchers_environment_only_when_the_operator_named_it(strict: Live) -> None:

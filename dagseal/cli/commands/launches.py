@@ -114,13 +114,15 @@ async def follow_launch(run: Run, client: Client, launch_id: str, *, offset: int
     from worker_cache.client import segment
 
     outages, delays = 0, backoff.delays(random.random)
+    printer = printing.LogPrinter(run)
     while True:
         try:
             part = await client.launch_log(launch_id, offset=offset, wait_seconds=WAIT_SECONDS)
-            printing.write_log(part.data)
+            printer.write(part.data)
             offset = part.next_offset
             outages, delays = 0, backoff.delays(random.random)
             if part.state in ENDED and not part.data:
+                printer.end()
                 found: dict[str, Any] = await client.get(f"/v1/launches/{segment(launch_id)}")
                 return found
         except FetchError as error:
@@ -150,21 +152,22 @@ def logs(
     launch_id: str = typer.Argument(..., metavar="ID"),
     follow: bool = typer.Option(False, "--follow", "-f", help="Go on until the launch ended."),
 ) -> None:
-    """Print a launch's log."""
+    """Print a launch's log; with -o json its records, as they were signed for."""
     run = run_of(ctx)
     if follow:
         _say_end(run, run.call(lambda client: follow_launch(run, client, launch_id)))
     else:
-        run.call(lambda client: _print_log(client, launch_id))
+        run.call(lambda client: _print_log(run, client, launch_id))
 
 
-async def _print_log(client: Client, launch_id: str) -> None:
-    offset = 0
+async def _print_log(run: Run, client: Client, launch_id: str) -> None:
+    offset, printer = 0, printing.LogPrinter(run)
     while True:
         part = await client.launch_log(launch_id, offset=offset, wait_seconds=0)
         if not part.data:
+            printer.end()
             return
-        printing.write_log(part.data)
+        printer.write(part.data)
         offset = part.next_offset
 
 

@@ -10,6 +10,7 @@ from api_rig import SOURCE, Api, WorkerPeer, dag_entry, task_entry
 
 from integrity.claims import Xcom
 from integrity.digests import Digest
+from integrity.logrecords import encode
 from submit_api.dispatching import expire
 
 
@@ -349,11 +350,42 @@ async def test_logs_by_offset_are_never_doubled_and_capped(folder: str) -> None:
         assert (await append(5, b"y" * 2000)).json == {"next_offset": 2005}
         assert (await append(2005, b"more")).json == {"next_offset": 2009}
         log = await api.call("GET", f"/v1/launches/{offer['launch_id']}/log", token=api.admin)
+        assert log.body == b"", "a line that is not whole waits"
+        accept = {"Accept": "application/x-ndjson"}
+        log = await api.call("GET", f"/v1/launches/{offer['launch_id']}/log", token=api.admin, headers=accept)
         assert log.body == b"abcde" + b"y" * 1019
         assert (await state(api, offer["launch_id"]))["log_truncated"] is True
         await worker.finish(offer, log_digest=Digest.of(b"something else"), log_bytes=9)
         assert "launch.log.check" in [event["action"] for event in await api.events()]
         assert (await append(2009, b"late")).slug == "conflict"
+
+
+async def test_a_log_is_text_or_the_records_that_were_signed_for(api: Api, worker: WorkerPeer) -> None:
+    offer = await taken(api, worker)
+    await worker.claim(offer)
+    path, kind = f"/v1/launches/{offer['launch_id']}/log", "application/octet-stream"
+    event = '{"timestamp":"2027-01-15T08:00:00Z","level":"info","logger":"task","event":"two"}\n'
+    records = [encode("stdout", 1, "one\n"), encode("log", 2, event), encode("stderr", 3, "three")]
+    stream = b"".join(records)
+    whole = len(records[0])
+
+    async def read(offset: int, **headers: str) -> tuple[bytes, str, str]:
+        answer = await api.call("GET", f"{path}?offset={offset}", token=api.admin, headers=headers)
+        return answer.body, answer.headers["Dagseal-Next-Offset"], answer.headers["Content-Type"]
+
+    await worker.post(offer["launch_id"], "log?offset=0", stream[: whole + 9], kind=kind)
+    assert await read(0) == (b"one\n", str(whole), kind), "half a record is not shown yet"
+    assert await read(whole) == (b"", str(whole), kind)
+    ndjson = {"Accept": "application/x-ndjson"}
+    assert await read(0, **ndjson) == (stream[: whole + 9], str(whole + 9), ndjson["Accept"])
+    await worker.post(offer["launch_id"], f"log?offset={whole + 9}", stream[whole + 9 :], kind=kind)
+    shown = b"[2027-01-15T08:00:00Z] {INFO} task - two\nthree"
+    assert await read(whole) == (shown, str(len(stream)), kind)
+    assert await read(0, **ndjson) == (stream, str(len(stream)), ndjson["Accept"])
+    assert (await state(api, offer["launch_id"]))["log_digest"] is None
+    await worker.finish(offer, log_digest=Digest.of(stream), log_bytes=len(stream))
+    assert (await state(api, offer["launch_id"]))["log_digest"] == str(Digest.of(stream))
+    assert "launch.log.check" not in [event["action"] for event in await api.events()]
 
 
 async def test_waiting_for_work_for_logs_and_for_the_end(api: Api, worker: WorkerPeer) -> None:

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from integrity import messages
+from integrity import logrecords, messages
 from integrity.digests import Digest
 from integrity.grants import Secrets
 from launcher.isolation import PROFILES, Confinement
@@ -110,13 +110,18 @@ def zipped(members: dict[str, str | bytes]) -> bytes:
 
 @dataclass
 class Answer:
-    """What a task said last, and its log."""
+    """What a task said last, and its log: all of it for reading, and what came on each of its three pipes."""
 
     kind: str
     fields: dict[str, Any]
-    log: str
+    streams: dict[str, str]
     task_digest: str = ""
     pid: int = 0
+
+    @property
+    def log(self) -> str:
+        lines = self.streams["log"].splitlines()
+        return self.streams["stdout"] + self.streams["stderr"] + "".join(logrecords.readable(line) for line in lines)
 
     @property
     def state(self) -> str:
@@ -153,14 +158,19 @@ class Task:
         self.control.settimeout(DEADLINE_SECONDS)
         self.control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         secrets, self.secrets_fd = os.pipe()
-        self._log_fd, log = os.pipe()
-        send(warm.control, "fork", fds=(theirs.fileno(), secrets, log))
-        for fd in (secrets, log):
+        pipes = {source: os.pipe() for source in ("stdout", "stderr", "log")}
+        writes = [write for _, write in pipes.values()]
+        send(warm.control, "fork", fds=(theirs.fileno(), secrets, *writes))
+        for fd in (secrets, *writes):
             os.close(fd)
         theirs.close()
-        self._log = bytearray()
-        self._reader = threading.Thread(target=self._read_log, daemon=True)
-        self._reader.start()
+        self._streams = {source: bytearray() for source in pipes}
+        self._readers = [
+            threading.Thread(target=self._read_log, args=(fd, self._streams[source]), daemon=True)
+            for source, (fd, _) in pipes.items()
+        ]
+        for reader in self._readers:
+            reader.start()
         kind, fields = receive(warm.control)
         assert kind == "forked", kind
         self.pid = self._sender()
@@ -174,8 +184,7 @@ class Task:
         size = struct.calcsize("3i")
         said, ancillary, _, _ = self.control.recvmsg(1, socket.CMSG_SPACE(size), socket.MSG_PEEK)
         if not said:
-            self._reader.join(DEADLINE_SECONDS)
-            raise EOFError(f"the task said no hello: {self._log.decode(errors='replace')}")
+            raise EOFError(f"the task said no hello: {self._said()}")
         ((_, _, credentials),) = ancillary
         return int(struct.unpack("3i", credentials)[0])
 
@@ -185,26 +194,30 @@ class Task:
         send(self.control, "job", fds=(archive,), **job)
         os.close(archive)
 
-    def _read_log(self) -> None:
-        with open(self._log_fd, "rb", buffering=0) as pipe:
+    def _read_log(self, fd: int, into: bytearray) -> None:
+        with open(fd, "rb", buffering=0) as pipe:
             while chunk := pipe.read(65536):
-                self._log += chunk
+                into += chunk
+
+    def _said(self) -> dict[str, str]:
+        for reader in self._readers:
+            reader.join(DEADLINE_SECONDS)
+        return {source: said.decode(errors="replace") for source, said in self._streams.items()}
 
     def send_secrets(self, data: bytes) -> None:
         with contextlib.suppress(BrokenPipeError), open(self.secrets_fd, "wb") as pipe:
             self.secrets_fd = -1
             pipe.write(data)
 
-    def close(self) -> str:
-        """End the task as the launcher does; its log."""
+    def close(self) -> dict[str, str]:
+        """End the task as the launcher does; what came on each pipe of its log."""
         if self.secrets_fd >= 0:
             os.close(self.secrets_fd)
             self.secrets_fd = -1
         self.control.close()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
-        self._reader.join(DEADLINE_SECONDS)
-        return self._log.decode(errors="replace")
+        return self._said()
 
 
 class Warm:

@@ -48,9 +48,9 @@ with DAG("d", schedule=None):
 """
 
 
-def test_exactly_six_descriptors_before_the_archives_code_and_five_in_the_task(runner: Warm) -> None:
+def test_exactly_seven_descriptors_before_the_archives_code_and_six_in_the_task(runner: Warm) -> None:
     found = runner.run("d.py", DAG, "d", "look").xcom()
-    kinds = {"0": "/dev/null", "1": "pipe", "2": "pipe", "3": "socket", "4": "/memfd", "5": "pipe"}
+    kinds = {"0": "/dev/null", "1": "pipe", "2": "pipe", "3": "socket", "4": "/memfd", "5": "pipe", "6": "pipe"}
     assert found["at_import"] == kinds
     assert found["in_task"] == {fd: kind for fd, kind in kinds.items() if fd != "5"}
     assert found["inherited"] == ["0", "1", "2", "3"]  # 3 is the folder that ls reads

@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any
 
-from integrity import archives, claims, grants, manifest, messages, tickets
+from integrity import archives, claims, grants, logrecords, manifest, messages, tickets
 from integrity.digests import Digest
 from integrity.errors import FetchError
 from integrity.keys import KeyRing, SealTo, SigningKey, VerifyKey
@@ -181,6 +181,7 @@ class Caller:
                             break
         result = claims.verify_result(signed, identity.verify_key).result
         report |= {"state": result.state, "error": result.error, "detail": result.detail, "exit_code": result.exit_code}
+        log = logrecords.text_of(log)
         looked = re.search(rb"looked (\{.*\})", log)
         return report | ({"task": json.loads(looked[1])} if looked else {"log": log.decode("utf-8", "replace")[-4000:]})
 

@@ -271,7 +271,7 @@ def conform(report: dict[str, Any], profile: str, mode: Mode, *, launcher_uid: i
         }  # fmt: skip
         assert (task["NoNewPrivs"], task["Seccomp"]) == ("1", "0" if profile == "minimal" else "2")
         assert task["dumpable"] == 0
-        # 0 /dev/null, 1 and 2 the log, 3 control, 4 the sealed archive; the secrets pipe is closed.
+        # 0 /dev/null, 1, 2 and 6 the log, 3 control, 4 the sealed archive; the secrets pipe is closed.
         assert {task["descriptors"][number].partition(":")[0] for number in "034"} == {"/dev/null", "socket", "/memfd"}
         assert "5" not in task["descriptors"] or not task["descriptors"]["5"].startswith("pipe")
         inherited = {key for key in task["environment"] if not key.startswith(("AIRFLOW_", "_AIRFLOW"))}

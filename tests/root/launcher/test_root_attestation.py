@@ -21,7 +21,8 @@ from launcher.isolation import PROFILES, Confinement
 from launcher.privileges import Identity, drop, empty_bounding_set, harden, shed_capabilities
 from launcher.task import seccomp
 from launcher.task.confining import confine
-from launcher.taskprocess import TaskLog, TaskProcess
+from launcher.tasklog import SOURCES, TaskLog
+from launcher.taskprocess import TaskProcess
 from launcher.trees import InitTree
 from launcher.warmprocess import Kind, WarmProcess
 
@@ -94,9 +95,10 @@ async def attested() -> AsyncIterator[Attested]:
         )
         kind = Kind(account=account, purpose="run", confinement=confinement(profile, **changes))
         control, other = socket.socketpair()
-        log, write = os.pipe()
+        pipes = [os.pipe() for _ in SOURCES]
         other.close()
-        os.close(write)
+        for _, write in pipes:
+            os.close(write)
         pidfd = os.pidfd_open(pid)
         landlock = 1 if PROFILES[profile].landlock else 0
         tasks.append(
@@ -104,7 +106,7 @@ async def attested() -> AsyncIterator[Attested]:
                 pid,
                 WarmProcess(kind, idle, Channel(control), "3"),
                 Channel(control.dup()),
-                TaskLog(log, max_bytes=1000),
+                TaskLog([read for read, _ in pipes], max_bytes=1000, bytes_per_second=1000, now_us=lambda: 0),
                 InitTree(pidfd, None),
                 said or {"landlock_abi": landlock, "seccomp_denied": 60 * landlock},
                 pid,

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from launcher.channel import wait_readable
 from launcher.isolation import PROFILES, Confinement
 from launcher.privileges import status_of
 from launcher.sealed import verify_and_seal
+from launcher.tasklog import TaskLog
 from launcher.taskprocess import TaskProcess
 from launcher.trees import Trees, WalkTrees, children
 from launcher.warmpool import PoolRules, WarmPool
@@ -68,7 +70,8 @@ class Pool:
         )
 
     async def fork(self, warm: WarmProcess) -> TaskProcess:
-        return await TaskProcess.fork(warm, self.trees, max_log_bytes=1 << 20, max_frame=1 << 20)
+        open_log = partial(TaskLog, max_bytes=1 << 20, bytes_per_second=1 << 20, now_us=lambda: 0)
+        return await TaskProcess.fork(warm, self.trees, open_log=open_log, max_frame=1 << 20)
 
     async def take(self, profile: str = "standard") -> TaskProcess:
         self.taken.append(await self.warm.take(kind(profile)))

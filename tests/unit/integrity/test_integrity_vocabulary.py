@@ -265,8 +265,8 @@ def test_frames(content: dict[str, object], fds: int) -> None:
 def test_frames_over_their_limits() -> None:
     with pytest.raises(MalformedError, match="over the limit"):
         messages.encode("x", text="a" * messages.MAX_FRAME_BYTES)
-    with pytest.raises(MalformedError, match="5 descriptors"):
-        messages.decode(canonical.dump({"kind": "x", "fds": 5}))
+    with pytest.raises(MalformedError, match="6 descriptors"):
+        messages.decode(canonical.dump({"kind": "x", "fds": 6}))
     for header in (bytes(4), b"\xff" * 4):
         with pytest.raises(MalformedError, match="is announced"):
             messages.body_length(header)
