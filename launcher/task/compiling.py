@@ -48,7 +48,7 @@ def limit() -> None:
     for which, most in LIMITS:
         resource.setrlimit(which, (most, most))
     try:
-        os.close(os.dup(0))
+        os.pipe()
     except OSError as error:
         if error.errno == errno.EMFILE:
             return
@@ -74,7 +74,7 @@ def read(fd: int, archive: Digest) -> dict[bytes, bytes]:
     user and this interpreter, or was not written to its end."""
     if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & SEALS != SEALS:
         return {}
-    data = os.pread(fd, MAX_ENTRY_BYTES + 1, 0)
+    data = os.pread(fd, os.fstat(fd).st_size, 0)
     payload = memoryview(data)[_HASH_BYTES:]
     if data[:_HASH_BYTES] != _bound(payload, archive):
         return {}
