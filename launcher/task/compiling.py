@@ -32,7 +32,7 @@ from launcher.sealed import SEALS
 
 LIMITS = (
     (resource.RLIMIT_CPU, 10),
-    (resource.RLIMIT_AS, 2 << 30),
+    (resource.RLIMIT_AS, 1 << 30),
     (resource.RLIMIT_FSIZE, MAX_ENTRY_BYTES),
     (resource.RLIMIT_NPROC, 0),
     (resource.RLIMIT_NOFILE, 0),

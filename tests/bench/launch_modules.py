@@ -28,9 +28,27 @@ from tests.live import Live, running
 
 PACKAGE = "bench_library"
 TAKEN = (
-    "argparse bdb calendar cmd configparser csv difflib fractions gettext imaplib ipaddress locale mimetypes optparse pprint"
-    " shlex smtplib statistics tarfile textwrap"
-).split()
+    "bisect",
+    "calendar",
+    "cmd",
+    "colorsys",
+    "csv",
+    "filecmp",
+    "fileinput",
+    "fnmatch",
+    "getopt",
+    "gettext",
+    "graphlib",
+    "heapq",
+    "mimetypes",
+    "netrc",
+    "pprint",
+    "reprlib",
+    "shlex",
+    "string",
+    "textwrap",
+    "zipapp",
+)
 ATTEMPTS = 50
 _TIMED = re.compile(r"imported in (\d+) ns")
 _IMPORTS = "\n".join(f"import {PACKAGE}.{name}" for name in TAKEN)

@@ -1,8 +1,9 @@
 """`python -m tests.bench.launching`: how long it takes until code runs as somebody else, beside the other ways to do it.
 
 One run, everything interleaved: in each round every contender has one turn, in an order that changes, after a pause in
-which the one before may finish what it does behind its answer. `--stages` shows where a launch's time goes, `--count N`
-what N launches leave behind (exit code 1 when anything grew), `--modules` what a zip of 21 modules costs. As root, or as anybody else: then without what needs root.
+which the one before may finish what it does behind its answer. `--stages` shows where a launch's time goes, `--modules` what
+a zip of 21 modules costs, `--count N` what N launches leave behind (exit code 1 when anything grew). As root, or as anybody
+else: then without what needs root.
 """
 
 from __future__ import annotations
