@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from integrity.digests import Digest
 from integrity.errors import DagsealError
 from integrity.manifest import Manifest
+from launcher.channel import close_all
 from launcher.sealed import SEALS
 
 if TYPE_CHECKING:
@@ -60,11 +61,13 @@ class CodeCache:
 
     async def fill(self, pool: WarmPool, kind: Kind, job: dict[str, Any], digest: Digest, archive_fd: int) -> None:
         """Have a task process that gets no other job compile the archive. What it dies of is only its own."""
+        if self._filling or digest in self._kept:  # by who ended before us
+            return
         self._filling = True
-        fd = os.memfd_create("dagseal-code", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        cache, size = self, 0
+        cache, fd, size = self, -1, 0
         try:
-            with contextlib.suppress(DagsealError, EOFError, OSError, TimeoutError):
+            with contextlib.suppress(DagsealError, EOFError, OSError):  # a TimeoutError is one
+                fd = os.memfd_create("dagseal-code", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
                 task = await pool.take(kind)
                 cache = task.warm.codes
                 try:
@@ -79,19 +82,20 @@ class CodeCache:
         finally:
             self._filling = False
             if not 0 < size <= MAX_ENTRY_BYTES:
-                os.close(fd)
+                close_all([fd])
                 fd, size = -1, 0
             cache._keep(digest, fd, size)
 
     def _keep(self, digest: Digest, fd: int, size: int) -> None:
+        if digest in self._kept:
+            self._drop(digest)
         self._kept[digest] = fd, size
         while len(self._kept) > MAX_ENTRIES or sum(size for _, size in self._kept.values()) > MAX_BYTES:
             self._drop(next(iter(self._kept)))
 
     def _drop(self, digest: Digest) -> None:
         fd, _ = self._kept.pop(digest)
-        if fd >= 0:
-            os.close(fd)
+        close_all([fd])
 
     def close(self) -> None:
         for digest in list(self._kept):

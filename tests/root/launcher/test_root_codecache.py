@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from typing import Any
@@ -93,6 +94,16 @@ async def test_it_is_made_once_and_the_next_task_has_it(pool: Pool) -> None:
                     change()
         finally:
             os.close(again)
+
+
+async def test_launches_that_end_together_have_it_made_once(pool: Pool) -> None:
+    task = await pool.take()
+    await pool.spares()
+    before = task.warm.forks
+    await asyncio.gather(*(fill(pool, task, SOURCE) for _ in range(3)))
+    await pool.spares()
+    assert task.warm.forks == before + 1, "the spare that it took is replaced"
+    assert (await spent(task, SOURCE))["compile"] == 0
 
 
 async def test_of_another_warm_process_nobody_has_it(pool: Pool) -> None:
