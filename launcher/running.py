@@ -10,6 +10,7 @@ signed with the launcher's key and a line in its journal.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -29,6 +30,7 @@ from launcher.context import Context
 from launcher.describing import refusal
 from launcher.sealed import seal
 from launcher.taskprocess import TaskProcess
+from launcher.warmprocess import WarmProcess
 
 EXIT_REFUSED = 77
 EXIT_KILLED = 137
@@ -52,6 +54,7 @@ class Run:
     timings: dict[str, int] = field(default_factory=dict)
     _word: asyncio.Task[Message] | None = None
     _log_pump: asyncio.Task[None] | None = None
+    _uncompiled: tuple[WarmProcess, int, dict[str, Any]] | None = None
 
     @property
     def ticket(self) -> Ticket:
@@ -113,7 +116,10 @@ class Run:
             task = await context.pool.take(kind)
             self._mark("forked")
             try:
-                await task.ask(self._job(request), code.fd)
+                with task.warm.codes.lend(ticket.digest) as codes:
+                    await task.ask(self._job(request), code.fd, *codes)
+                if task.warm.codes.wants(request.manifest.manifest):
+                    self._uncompiled = task.warm, os.dup(code.fd), self._compile_job(request)
             except BaseException:
                 await context.pool.give_back(task)
                 raise
@@ -230,13 +236,19 @@ class Run:
             async for _ in task.log.pieces():
                 pass
 
-    def _job(self, request: VerifiedRequest) -> dict[str, Any]:
-        ticket = self.ticket
+    def _compile_job(self, request: VerifiedRequest) -> dict[str, Any]:
+        ticket, members = self.ticket, request.manifest.manifest.members
         return {
-            "job": "run",
+            "job": "compile",
             "name": ticket.archive,
             "digest": str(ticket.digest),
-            "members": [member.to_json() for member in request.manifest.manifest.members],
+            "members": [member.to_json() for member in members],
+        }
+
+    def _job(self, request: VerifiedRequest) -> dict[str, Any]:
+        ticket = self.ticket
+        return self._compile_job(request) | {
+            "job": "run",
             "dag_id": ticket.dag_id,
             "task_id": ticket.task_id,
             "run_id": ticket.run_id,
@@ -285,7 +297,15 @@ class Run:
             xcoms=(),
         )
 
+    async def compile(self) -> None:
+        """For the next launch, behind the result of this one. What could not be imported is not tried."""
+        if self._uncompiled is not None and "ready" in self.timings:
+            warm, fd, job = self._uncompiled
+            await warm.codes.fill(self.context.pool, warm.kind, job, self.ticket.digest, fd)
+
     async def close(self) -> None:
+        if self._uncompiled is not None:
+            os.close(self._uncompiled[1])
         if self._word is not None:
             self._word.cancel()
             await asyncio.gather(self._word, return_exceptions=True)
@@ -307,5 +327,7 @@ async def run(context: Context, caller: Channel, message: Message, fd: int) -> N
             log=str(result.log_digest),
         )  # fmt: skip
         await caller.send("result", envelope=to_base64(claims.sign_result(result, context.keys.signing)))
+        caller.close()
+        await job.compile()
     finally:
         await job.close()

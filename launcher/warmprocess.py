@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from integrity.errors import FetchError, MalformedError, SettingsError
 from launcher.accounts import Account
 from launcher.channel import Channel
+from launcher.codecache import CodeCache
 from launcher.isolation import Confinement
 from launcher.trees import children
 
@@ -49,6 +50,7 @@ class WarmProcess:
         self.tasks = 0
         self.forks = 0
         self._forked: set[int] = set()
+        self.codes = CodeCache()
 
     @classmethod
     async def start(
@@ -130,6 +132,7 @@ class WarmProcess:
 
     def end(self) -> None:
         """Kill it; its tasks die with it."""
+        self.codes.close()
         self._channel.close()
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
