@@ -50,9 +50,9 @@ class Told:
                 self.launches[launch_id] = entry
             case "grant":
                 self.granted.add(launch_id)
-            case "result" if (
-                launch_id not in self.granted or entry.get("state") != "refused"
-            ):  # else its ticket was tried again
+            case "result" if launch_id in self.granted and entry.get("state") == "refused":
+                pass  # its ticket was tried again
+            case "result":
                 self.launches[launch_id] = entry
 
     def __str__(self) -> str:
