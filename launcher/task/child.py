@@ -193,7 +193,6 @@ def _run(control: socket.socket, job: Fields, copy: str, more: list[int]) -> Non
     imported = ImportedArchive(archive, copy=copy)
     try:
         _begin(imported, ImportTimeComms(), secrets.watch_imports)
-        logs.begin_group()
         with _airflow_parsing_context_manager(dag_id=dag_id, task_id=task_id):
             dags = imported.load()
         if dag_id not in dags:

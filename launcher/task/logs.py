@@ -90,13 +90,6 @@ def configure() -> None:
         formatter.processors = (*formatter.processors[:-1], _as_json)
 
 
-def begin_group() -> None:
-    """The mark that Airflow's task runner prints in the part of it that is not run here; `::endgroup::` comes from it."""
-    import structlog
-
-    structlog.get_logger(logger_name="task").info("::group::Pre Execute")
-
-
 def _as_json(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
     """One event as one line, as structlog's last processor: whatever a task logs, its logging does not fail."""
     from structlog.processors import format_exc_info

@@ -112,6 +112,7 @@ def run(
         factory=stats_utils.get_stats_factory(), export_legacy_names=conf.getboolean("metrics", "legacy_names_on")
     )
     log = structlog.get_logger(logger_name="task")
+    log.info("::group::Pre Execute")  # printed by the part of Airflow's runner that is not run here; it prints the end
     task_runner._register_deserialization_allowed_classes(dag, log)
     try:
         context = ti.get_template_context()
