@@ -60,10 +60,11 @@ class CodeCache:
         return manifest.digest not in self._kept and not self._filling and source >= LEAST_SOURCE_BYTES
 
     async def fill(self, pool: WarmPool, kind: Kind, job: dict[str, Any], digest: Digest, archive_fd: int) -> None:
-        """Have a task process that gets no other job compile the archive. What it dies of is only its own."""
+        """Have a task process that gets no other job compile the archive of this one. What it dies of is only its own."""
         if self._filling or digest in self._kept:  # by who ended before us
             return
         self._filling = True
+        job = {key: job[key] for key in ("name", "digest", "members")} | {"job": "compile"}
         cache, fd, size = self, -1, 0
         try:
             with contextlib.suppress(DagsealError, EOFError, OSError):  # a TimeoutError is one

@@ -116,10 +116,11 @@ class Run:
             task = await context.pool.take(kind)
             self._mark("forked")
             try:
+                job = self._job(request)
                 with task.warm.codes.lend(ticket.digest) as codes:
-                    await task.ask(self._job(request), code.fd, *codes)
+                    await task.ask(job, code.fd, *codes)
                 if task.warm.codes.wants(request.manifest.manifest):
-                    self._uncompiled = task.warm, os.dup(code.fd), self._compile_job(request)
+                    self._uncompiled = task.warm, os.dup(code.fd), job
             except BaseException:
                 await context.pool.give_back(task)
                 raise
@@ -236,19 +237,13 @@ class Run:
             async for _ in task.log.pieces():
                 pass
 
-    def _compile_job(self, request: VerifiedRequest) -> dict[str, Any]:
-        ticket, members = self.ticket, request.manifest.manifest.members
-        return {
-            "job": "compile",
-            "name": ticket.archive,
-            "digest": str(ticket.digest),
-            "members": [member.to_json() for member in members],
-        }
-
     def _job(self, request: VerifiedRequest) -> dict[str, Any]:
         ticket = self.ticket
-        return self._compile_job(request) | {
+        return {
             "job": "run",
+            "name": ticket.archive,
+            "digest": str(ticket.digest),
+            "members": [member.to_json() for member in request.manifest.manifest.members],
             "dag_id": ticket.dag_id,
             "task_id": ticket.task_id,
             "run_id": ticket.run_id,

@@ -90,7 +90,7 @@ def test_a_task_that_has_the_code_compiles_nothing_and_sees_no_difference(warm: 
 
 def test_it_has_no_descriptor_of_the_code_when_the_archive_runs(warm: Warm, code: int) -> None:
     found = warm.run("d.zip", ARCHIVE, "d", "look", code=code).xcom()
-    assert found["at_import"] == sorted(["/dev/null", "pipe", "pipe", "socket", "/memfd", "pipe"])
+    assert found["at_import"] == sorted(["/dev/null", "pipe", "pipe", "socket", "/memfd", "pipe", "pipe"])
 
 
 def test_tracebacks_show_the_source(warm: Warm, code: int) -> None:
