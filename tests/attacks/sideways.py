@@ -1,8 +1,8 @@
 """What a hostile task tries against its neighbours, its keepers, the host and the kernel. The text of this file stands at the
 top of DAGs, behind that of `probes.py`: nothing but the standard library.
 
-`TRIES` has one attempt for each threat; what does not raise got through. `v` names the targets. An error is told by its number's
-name, `EPERM`, where it has one.
+`TRIES` has one attempt for each threat; what does not raise got through. `v` names the targets. An error is told by the name of
+its number, `EPERM`, where it has one.
 """
 # ruff: noqa: F821 - those names are of probes.py
 

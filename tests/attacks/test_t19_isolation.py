@@ -2,8 +2,8 @@
 agent, the host and its kernel.
 
 `promises.py` says what each isolation profile promises; every cell is tried for real, by a task of that profile while another
-one is its neighbour. That an attempt would work is shown by the same attempt of an unconfined process: of the task's user, or of
-root.
+one is its neighbour. That an attempt would work is shown by the same attempt of an unconfined process: of the task's user, or
+of root.
 
 Seen to fail when weakened: `isolation.confine` without its namespaces, its Landlock, its scope or its seccomp filter;
 `private_mounts` without /dev/shm; `harden` without NoNewPrivs or with dumpable processes; `CgroupTree.attach` that puts nobody

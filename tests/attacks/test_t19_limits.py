@@ -26,8 +26,8 @@ pytestmark = pytest.mark.root
 
 @pytest.mark.parametrize("then", ["signal.pause()", "os._exit(0)"], ids=["live", "zombies"])
 def test_processes(scene: Scene, then: str) -> None:
-    """A fork bomb that stays, alive or dead and never waited for: it ends at its limit, others go on, and all of it is gone with
-    its launch."""
+    """A fork bomb that stays, alive or dead and never waited for: it ends at its limit, others go on, and all of it is gone
+    with its launch."""
     word = f"bomb{os.urandom(4).hex()}"
     body = f"""
         forked = 0
