@@ -28,9 +28,10 @@ def private(*, keep: Collection[str], writable: Collection[str], tmp_bytes: int,
         for path in sorted({*keep, *writable})
         if any(path.startswith(f"{folder}/") for folder in PRIVATE_FOLDERS)
     ]
+    room = f"size={tmp_bytes},nr_inodes={tmp_bytes >> 12},mode=0700"
     for folder in PRIVATE_FOLDERS:
         if os.path.isdir(folder) and folder not in writable:
-            _mount("tmpfs", folder, "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={tmp_bytes},mode=0700")
+            _mount("tmpfs", folder, "tmpfs", _MS_NOSUID | _MS_NODEV, room)
     for path, fd in below:
         with contextlib.suppress(OSError):  # the mount says why
             os.makedirs(path, mode=0o700, exist_ok=True)

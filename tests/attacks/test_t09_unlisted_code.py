@@ -151,32 +151,6 @@ def test_bytecode_that_a_task_plants_in_its_copy(live: Live, traces: Traces) -> 
     assert set(traces.json("found").values()) == {"ModuleNotFoundError"}, traces.json("found")
 
 
-def test_bytecode_that_a_task_plants_for_a_listed_module(live: Live, traces: Traces) -> None:
-    """Beside the copy of a source that is not imported yet: by its time and size, and by a hash that nobody checks."""
-    body = """
-        import importlib, json, py_compile
-        root = os.path.dirname(os.path.abspath(__file__))
-        found = {}
-        for name, mode in (("t09timed", "TIMESTAMP"), ("t09hashed", "UNCHECKED_HASH")):
-            source, folder = f"{root}/{name}.py", f"{root}/__pycache__"
-            os.chmod(root, 0o700), os.makedirs(folder, exist_ok=True)
-            good, when = open(source).read(), os.stat(source)
-            os.chmod(source, 0o600)
-            open(source, "w").write(good.replace("good", "evil"))
-            os.utime(source, ns=(when.st_atime_ns, when.st_mtime_ns))
-            py_compile.compile(source, invalidation_mode=py_compile.PycInvalidationMode[mode], doraise=True)
-            found[name] = [os.listdir(folder) != [], importlib.import_module(name).VALUE]
-        trace("found", json.dumps(found))
-    """
-    value = "VALUE = 'good'\n"
-    top = traces.source()
-    data = zipped(**{"t09timed.py": value, "t09hashed.py": value, "t09forge.py": dag("t09forge", body, top=top)})
-    assert live.push("t09forge.zip", data).status == 201
-    ended = live.launch("t09forge", "t", "r")
-    assert ended["state"] == "success", live.log(ended["id"])
-    assert traces.json("found") == {"t09timed": [True, "good"], "t09hashed": [True, "good"]}
-
-
 PADDING = "#" * 99 + "\n"
 
 

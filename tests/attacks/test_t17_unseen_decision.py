@@ -92,7 +92,8 @@ def test_every_change_that_an_administrator_makes(live: Live) -> None:
     ]
     for method, path, body in changes:
         assert live.http(method, path, body).status in (200, 201, 204), path
-    found = [event["action"] for event in live.audit() if event["seq"] > last]
+    # A ticket of a launch before may run out meanwhile: the API's own decision.
+    found = [event["action"] for event in live.audit() if event["seq"] > last and event["action"] != "launch.requeue"]
     assert found == [
         "connection.write",
         "connection.import",
