@@ -71,7 +71,7 @@ def settled(launcher: int) -> Counts:
         found, now = count_all(launcher), time.monotonic()
         if _without_memory(found) != _without_memory(last):
             last, same_since = found, now
-        elif now - same_since >= _AT_REST_SECONDS or now - begin > _SETTLE_SECONDS:
+        if now - same_since >= _AT_REST_SECONDS or now - begin > _SETTLE_SECONDS:
             return found
 
 
