@@ -127,6 +127,8 @@ def test_when_its_time_is_over(live: Live, traces: Traces, meanwhile: str) -> No
     ended = live.wait(launch_id)
     assert (ended["state"], ended["error"], ended["exit_code"]) == ("failed", "timeout", 137)
     assert dead(pids)
+    said = {line["event"]: line["at"] for line in live.journal() if line.get("launch_id") == launch_id}
+    assert 2_000_000 <= said["result"] - said["grant"] < 4_000_000
 
 
 def test_when_the_agent_is_killed(fragile: Live, traces: Traces) -> None:

@@ -3,8 +3,9 @@
 What a task says of itself it can say by any code of it: that it succeeded, for one. What is not its word ends its launch, is
 about nobody else, and costs the launcher neither memory nor descriptors.
 
-Seen to fail when weakened: `TaskProcess.answer` that takes any word; `Channel` without its limit for frames of tasks, or
-that keeps descriptors it did not ask for; `Server._require` that goes by credentials in a message.
+Seen to fail when weakened: `TaskProcess.answer` that takes any word; `Run._finished` that takes the launcher's own states;
+`Channel` without its limit for frames of tasks, or that takes descriptors where none are wanted; `Server._require` that permits
+everybody.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ WORDS = {
     "over its limit": struct.pack(">I", (12 << 20) + 1) + b"{",
     "ready again": messages.encode("ready", task_digest=DIGEST),
     "hello again": messages.encode("hello", landlock_abi=7, seccomp_denied=70),
+    "its last word under another name": messages.encode("ready", **LIE),
     "a request": messages.encode("identity"),
     "a launch more": messages.encode("finished", **LIE, launch_id="0" * 32),
     "a state of the launcher's": messages.encode("finished", **LIE | {"state": "refused"}),
