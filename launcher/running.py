@@ -11,19 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from integrity import claims, grants
 from integrity.claims import MAX_RESULT_BYTES, MAX_XCOMS, Claim, Result, Xcom
 from integrity.digests import Digest
 from integrity.envelopes import MAX_ENVELOPE_BYTES
-from integrity.errors import ArchiveError, DagsealError, ExpiredError, MalformedError, SecurityError, UnauthorizedError
+from integrity.errors import ArchiveError, DagsealError, ExpiredError, SecurityError, UnauthorizedError
 from integrity.fields import Fields, to_base64
 from integrity.messages import Message
 from integrity.tickets import Ticket, VerifiedTicket
 from launcher.attestation import attest
+from launcher.callerword import CallerWord, Cancelled
 from launcher.channel import Channel
 from launcher.checks import VerifiedRequest, check_request, check_ticket
 from launcher.context import Context
@@ -36,11 +36,6 @@ EXIT_REFUSED = 77
 EXIT_KILLED = 137
 _MAX_TIMINGS = 50
 _RESULT_ROOM_BYTES = 64 * 1024  # for what a result holds besides
-T = TypeVar("T")
-
-
-class Cancelled(Exception):
-    """The caller asked for it, or went away."""
 
 
 @dataclass(slots=True)
@@ -52,7 +47,7 @@ class Run:
     verified: VerifiedTicket
     started_at: int
     timings: dict[str, int] = field(default_factory=dict)
-    _word: asyncio.Task[Message] | None = None
+    _word: CallerWord | None = None
     _log_pump: asyncio.Task[None] | None = None
     _uncompiled: tuple[WarmProcess, int, dict[str, Any]] | None = None
 
@@ -67,7 +62,8 @@ class Run:
         try:
             request = check_request(self.verified, manifest_envelope, self.context.policy.ring)
             task = await self._start(request, fd)
-            result = await self._converse(task, request)
+            self._word = CallerWord(self.caller)
+            result = await self._converse(task, request, self._word)
         except (SecurityError, ArchiveError) as error:
             # "refused" promises that no secret was given.
             state = "failed" if "granted" in self.timings else "refused"
@@ -125,13 +121,12 @@ class Run:
                 await context.pool.give_back(task)
                 raise
         self._mark("asked")
-        self._word = asyncio.create_task(self._caller_word())
         return task
 
-    async def _converse(self, task: TaskProcess, request: VerifiedRequest) -> Result:
+    async def _converse(self, task: TaskProcess, request: VerifiedRequest, word: CallerWord) -> Result:
         limits = self.context.policy.limits
         async with asyncio.timeout(limits.import_timeout_seconds):
-            ready = await self._unless_cancelled(task.answer("ready", "refused"))
+            ready = await word.unless_cancelled(task.answer("ready", "refused"))
         if ready.kind == "refused":
             raise refusal(ready.fields)
         reported = ready.fields.digest("task_digest")
@@ -143,14 +138,14 @@ class Run:
         claim, envelope = self._claim(task, reported)
         await self.caller.send("claim", envelope=to_base64(envelope))
         async with asyncio.timeout(limits.grant_timeout_seconds):
-            secrets = await self._granted(claim)
+            secrets = await self._granted(claim, word)
         self._log_pump = asyncio.create_task(self._pass_log_on(task))
         self._mark("granted")
         async with asyncio.timeout(limits.secrets_timeout_seconds):
-            await self._unless_cancelled(task.give_secrets(secrets))
+            await word.unless_cancelled(task.give_secrets(secrets))
         self._mark("secrets")
         async with asyncio.timeout(self.ticket.timeout_seconds):
-            finished = await self._unless_cancelled(task.answer("finished"))
+            finished = await word.unless_cancelled(task.answer("finished"))
         self._mark("finished")
         return self._finished(finished)
 
@@ -169,9 +164,9 @@ class Run:
         )
         return claim, claims.sign_claim(claim, self.context.keys.signing)
 
-    async def _granted(self, claim: Claim) -> bytes:
+    async def _granted(self, claim: Claim, word: CallerWord) -> bytes:
         """Check 12, and the record that a secret is about to be handed over."""
-        message = await self._next_word()
+        message = await word.about_the_claim()
         if message.kind == "deny":
             raise UnauthorizedError(f"the API refused the claim: {message.fields.text('detail', max_chars=4096)}")
         envelope = message.fields.binary("envelope", max_bytes=MAX_ENVELOPE_BYTES)
@@ -191,42 +186,6 @@ class Run:
             variables=sorted(delivered.variables),
         )
         return plaintext
-
-    async def _caller_word(self) -> Message:
-        return (await self.caller.receive()).message
-
-    async def _next_word(self) -> Message:
-        """`grant` or `deny`. Raises `Cancelled` for `cancel` and when the caller is gone."""
-        assert self._word is not None
-        try:
-            message = await self._word
-        except EOFError:
-            raise Cancelled("the agent went away") from None
-        self._word = asyncio.create_task(self._caller_word())
-        if message.kind == "cancel":
-            raise Cancelled("cancelled by request")
-        if message.kind not in ("grant", "deny"):
-            raise MalformedError(f"{message.kind!r} is not permitted while a claim is open")
-        return message
-
-    async def _unless_cancelled(self, work: Awaitable[T]) -> T:
-        """`work`, unless the caller says `cancel` or goes away first. Any other word ends the run too."""
-        assert self._word is not None
-        task = asyncio.ensure_future(work)
-        try:
-            await asyncio.wait({task, self._word}, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-            try:
-                kind = self._word.result().kind
-            except EOFError:
-                raise Cancelled("the agent went away") from None
-            if kind == "cancel":
-                raise Cancelled("cancelled by request")
-            raise MalformedError(f"{kind!r} is not permitted while the task runs")
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
     async def _pass_log_on(self, task: TaskProcess) -> None:
         """To the agent, as long as it listens; the log's digest covers every byte all the same."""
@@ -302,8 +261,7 @@ class Run:
         if self._uncompiled is not None:
             os.close(self._uncompiled[1])
         if self._word is not None:
-            self._word.cancel()
-            await asyncio.gather(self._word, return_exceptions=True)
+            await self._word.close()
 
 
 async def run(context: Context, caller: Channel, message: Message, fd: int) -> None:
