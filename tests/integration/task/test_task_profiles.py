@@ -104,7 +104,7 @@ def test_what_a_task_finds_around_it(confined: Warm) -> None:
     found = ran.xcom()
     uid = str(65534 if os.geteuid() == 0 else os.geteuid())
     gid = str(65534 if os.geteuid() == 0 else os.getegid())
-    assert found["fds"] == [0, 1, 2, 3, 4, 5]
+    assert found["fds"] == [0, 1, 2, 3, 4, 5, 6]
     assert found["before"] == EMPTY
     assert found["denied"] == [True] * 3
     assert found["pid"] == 1 and found["pids"] == ["1"]
