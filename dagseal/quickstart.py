@@ -17,7 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dagseal.stack import Stack, free_port
+from dagseal.footing import free_port
+from dagseal.stack import Stack
 from integrity.errors import SettingsError
 
 _DAG = Path(__file__).with_name("quickstart_dag.py")

@@ -10,11 +10,8 @@ import base64
 import json
 import os
 import pwd
-import secrets
 import shlex
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,35 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import launcher
+from dagseal.footing import Accounts, answers, confines, connects, service_environment
 from integrity.errors import SettingsError
 
-_API_ACCOUNTS = ("dagseal-api", "www-data", "daemon")
-_AGENT_ACCOUNTS = ("dagseal-agent", "proxy", "uucp")
-_PARSER_ACCOUNTS = ("dagseal-parser", "games", "irc")
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 WORKER = "quickstart"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accounts:
-    """Which existing account plays which part."""
-
-    api: str
-    agent: str
-    parser: str
-
-    @classmethod
-    def choose(cls) -> Accounts:
-        """Three different ones when root, else the invoking account for all. Raises `SettingsError`."""
-        if os.geteuid() != 0:
-            own = pwd.getpwuid(os.geteuid()).pw_name
-            return cls(api=own, agent=own, parser=own)
-        return cls(
-            api=_first_existing(_API_ACCOUNTS),
-            agent=_first_existing(_AGENT_ACCOUNTS),
-            parser=_first_existing(_PARSER_ACCOUNTS),
-        )
 
 
 @dataclass(slots=True)
@@ -93,7 +67,7 @@ class Stack:
         return os.geteuid() == 0
 
     def __post_init__(self) -> None:
-        if not self.privileged and not _confines():
+        if not self.privileged and not confines():
             self.profile = self.describe = "minimal"
 
     def missing(self) -> list[str]:
@@ -151,13 +125,13 @@ class Stack:
         main = Path(launcher.__file__).with_name("__main__.py")
         command = [sys.executable, "-s", "-P", "-S", str(main), "--config", str(self.folder / "launcher.toml")]
         self._spawn("launcher", command, None)
-        self._until("launcher", lambda: _connects(self.launcher_socket))
+        self._until("launcher", lambda: connects(self.launcher_socket))
 
     def start_api(self) -> None:
         self._spawn(
             "api", self._python("-m", "submit_api", "--config", str(self.folder / "api.toml")), self.accounts.api
         )
-        self._until("api", lambda: _answers(self.port))
+        self._until("api", lambda: answers(self.port))
 
     def start_agent(self) -> None:
         command = self._python("-m", "worker_cache", "--config", str(self.folder / "agent.toml"))
@@ -259,7 +233,7 @@ class Stack:
     def _as(self, account: str, command: list[str]) -> str:
         answer = subprocess.run(  # type: ignore[call-overload]
             command,
-            env=_service_environment(),
+            env=service_environment(),
             cwd="/",
             capture_output=True,
             text=True,
@@ -274,7 +248,7 @@ class Stack:
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(  # type: ignore[call-overload]
                 command,
-                env=_service_environment() | (self.launcher_environment if name == "launcher" else {}),
+                env=service_environment() | (self.launcher_environment if name == "launcher" else {}),
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -290,53 +264,3 @@ class Stack:
             if self.processes[name].poll() is not None or time.monotonic() > deadline:
                 raise SettingsError(f"{name} did not start; its log ends: {self.log_of(name)[-2000:]}")
             time.sleep(0.02)
-
-
-def free_port() -> int:
-    """A TCP port on loopback that is free now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-def new_folder(parent: Path) -> Path:
-    """A fresh name below `parent`."""
-    return parent / f"dagseal-{secrets.token_hex(4)}"
-
-
-def _service_environment() -> dict[str, str]:
-    return {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"}
-
-
-def _confines() -> bool:
-    """Whether this account may make the namespaces of a task: tried, in a child."""
-    tried = ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--mount-proc", "true"]
-    return (
-        shutil.which("unshare") is not None and subprocess.run(tried, capture_output=True, check=False).returncode == 0
-    )
-
-
-def _first_existing(names: tuple[str, ...]) -> str:
-    for name in names:
-        try:
-            pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return name
-    raise SettingsError(
-        f"none of the accounts {', '.join(names)} exists: create the first, or start the services by hand"
-    )
-
-
-def _connects(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as sock:
-        try:
-            sock.connect(str(path))
-        except OSError:
-            return False
-    return True
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", port)) == 0

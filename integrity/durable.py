@@ -84,12 +84,14 @@ def create_exclusive(dir_fd: int, name: str, data: bytes, *, mode: int = 0o600) 
     os.fsync(dir_fd)
 
 
-def append(fd: int, data: bytes) -> None:
-    """Append to a journal opened with O_APPEND by its only writer, and wait until it is on disk.
+def append(fd: int, data: bytes, *, size: int) -> None:
+    """Append to a journal opened with O_APPEND by its only writer, who knows its `size`, and wait until it is on disk.
 
-    When that fails the journal is as long as before, so that the next record does not follow half of this one.
+    When that fails the journal is as long as before, so that the next record does not follow half of this one. What a dead
+    disk did not let us cut off then is cut off now, or nothing is appended.
     """
-    size = os.fstat(fd).st_size
+    if os.fstat(fd).st_size != size:
+        os.ftruncate(fd, size)
     try:
         write_all(fd, [data])
         os.fdatasync(fd)

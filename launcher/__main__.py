@@ -40,7 +40,6 @@ from launcher import policy as policies
 from launcher.accounts import Account
 from launcher.isolation import profile
 from launcher.journal import Journal
-from launcher.replay import UsedTickets
 from launcher.server import Server, log
 from launcher.tasklog import TaskLog
 from launcher.taskprocess import TaskProcess
@@ -76,8 +75,7 @@ def build(policy: policies.Policy, owner: Account | None) -> contexts.Context:
     return contexts.Context(
         policy=policy,
         keys=contexts.load_keys(contexts.open_folder(state_fd, "keys")),
-        journal=Journal(contexts.open_folder(state_fd, "journal"), "journal.jsonl", now_us=now_us),
-        used=UsedTickets(contexts.open_folder(state_fd, "used-tickets")),
+        journal=Journal(contexts.open_folder(state_fd, "journal"), now_us=now_us),
         pool=WarmPool(
             privileged=privileged,
             rules=PoolRules(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from launcher.channel import close_all
 from launcher.controllers import (
     Limits,
     OwnCgroup,
@@ -32,7 +34,7 @@ from launcher.controllers import (
     told,
     write,
 )
-from launcher.trees import _alive, _until
+from launcher.trees import _until
 
 __all__ = ["CgroupTree", "CgroupTrees", "Limits"]
 
@@ -45,13 +47,15 @@ class CgroupTrees:
     def __init__(self, shared: dict[OwnCgroup, dict[str, int]]) -> None:
         """Make them. Raises `PrivilegeError`; then nothing is left."""
         self._places: dict[Path, tuple[int, dict[str, int]]] = {}  # v2 first
+        self._locks: list[int] = []
         try:
             for own, asked in shared.items():
                 folder = own.folder / f"dagseal-{os.getpid()}"
                 if asked or (own.version == 2 and os.access(own.folder, os.W_OK)):
                     with refusing(f"limits {asked}"):
-                        folder.mkdir()
+                        folder.mkdir(mode=0o700)
                         self._places[folder] = own.version, asked
+                        self._locks.append(_locked(folder))
                         if own.version == 2 and asked:
                             share_out(folder, set(asked))
             self.folder = next(iter(self._places), None)
@@ -68,8 +72,12 @@ class CgroupTrees:
         owns = own_cgroups(read(Path("/proc/self/cgroup")), read(Path("/proc/self/mountinfo")))
         for own in owns:
             for folder in own.folder.glob("dagseal-*") if os.access(own.folder, os.W_OK) else ():
-                number = folder.name.partition("-")[2]
-                if number.isdecimal() and (int(number) == os.getpid() or not _alive(int(number))):
+                if not folder.name.partition("-")[2].isdecimal():
+                    continue
+                with contextlib.suppress(
+                    BlockingIOError, FileNotFoundError
+                ):  # alive, or removed by another that starts now
+                    os.close(_locked(folder))
                     _remove_whole(folder)
         trees = cls(share(limits, owns))
         if trees.kills or limits != Limits():
@@ -116,6 +124,7 @@ class CgroupTrees:
                 take_back(folder, set(asked))
             with contextlib.suppress(OSError):
                 folder.rmdir()
+        close_all(self._locks)
 
 
 @dataclass(slots=True)
@@ -159,6 +168,18 @@ class CgroupTree:
 
     def _first(self, *names: str) -> str:
         return next((text for folder in self.folders for name in names if (text := read(folder / name))), "")
+
+
+def _locked(folder: Path) -> int:
+    """A descriptor whose lock says that its launcher lives, to others in any pid namespace, until it is closed (flock(2)).
+    Raises `BlockingIOError` when another holds it."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _remove_whole(folder: Path) -> None:

@@ -16,7 +16,6 @@ from launcher.isolation import Confinement, profile
 from launcher.journal import Journal
 from launcher.policy import Policy
 from launcher.privileges import Identity
-from launcher.replay import UsedTickets
 from launcher.trees import Trees
 from launcher.warmpool import WarmPool
 from launcher.warmprocess import Kind
@@ -52,7 +51,6 @@ class Context:
     policy: Policy
     keys: Keys
     journal: Journal
-    used: UsedTickets
     pool: WarmPool
     trees: Trees
     privileged: bool

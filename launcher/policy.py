@@ -179,6 +179,10 @@ def _isolation(section: _Section) -> Isolation:
     for path in (*found.readable, *found.writable):
         if not os.path.isabs(path) or os.path.realpath(path) != path or not os.path.isdir(path):
             section.refuse(f"isolation: {path!r} is to be a folder, by its absolute path without symbolic links")
+    if "/" in found.writable:
+        section.refuse(
+            "isolation.writable: '/' takes the meaning from a profile: name the folders, or choose profile minimal"
+        )
     return found
 
 

@@ -10,35 +10,32 @@ signed with the launcher's key and a line in its journal.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import os
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from integrity import claims, grants
 from integrity.claims import MAX_RESULT_BYTES, MAX_XCOMS, Claim, Result, Xcom
 from integrity.digests import Digest
 from integrity.envelopes import MAX_ENVELOPE_BYTES
-from integrity.errors import ArchiveError, DagsealError, ExpiredError, MalformedError, SecurityError, UnauthorizedError
+from integrity.errors import ArchiveError, DagsealError, ExpiredError, SecurityError, UnauthorizedError
 from integrity.fields import Fields, to_base64
 from integrity.messages import Message
 from integrity.tickets import Ticket, VerifiedTicket
 from launcher.attestation import attest
+from launcher.callerword import CallerWord, Cancelled
 from launcher.channel import Channel
 from launcher.checks import VerifiedRequest, check_request, check_ticket
 from launcher.context import Context
 from launcher.describing import refusal
 from launcher.sealed import seal
 from launcher.taskprocess import TaskProcess
+from launcher.warmprocess import WarmProcess
 
 EXIT_REFUSED = 77
 EXIT_KILLED = 137
 _MAX_TIMINGS = 50
 _RESULT_ROOM_BYTES = 64 * 1024  # for what a result holds besides
-T = TypeVar("T")
-
-
-class Cancelled(Exception):
-    """The caller asked for it, or went away."""
 
 
 @dataclass(slots=True)
@@ -50,8 +47,9 @@ class Run:
     verified: VerifiedTicket
     started_at: int
     timings: dict[str, int] = field(default_factory=dict)
-    _word: asyncio.Task[Message] | None = None
+    _word: CallerWord | None = None
     _log_pump: asyncio.Task[None] | None = None
+    _uncompiled: tuple[WarmProcess, int, dict[str, Any]] | None = None
 
     @property
     def ticket(self) -> Ticket:
@@ -64,7 +62,8 @@ class Run:
         try:
             request = check_request(self.verified, manifest_envelope, self.context.policy.ring)
             task = await self._start(request, fd)
-            result = await self._converse(task, request)
+            self._word = CallerWord(self.caller)
+            result = await self._converse(task, request, self._word)
         except (SecurityError, ArchiveError) as error:
             # "refused" promises that no secret was given.
             state = "failed" if "granted" in self.timings else "refused"
@@ -108,31 +107,26 @@ class Run:
             self._mark("verified")
             if context.now() >= ticket.expires_at:
                 raise ExpiredError("the ticket expired while its archive was verified: launch again")
-            context.used.use(ticket)
-            context.journal.write(
-                "launch",
-                launch_id=ticket.launch_id,
-                ticket=str(self.verified.digest),
-                digest=str(ticket.digest),
-                user=account.name,
-                profile=kind.confinement.profile.name,
-            )
+            context.journal.use(self.verified, user=account.name, profile=kind.confinement.profile.name)
             self._mark("recorded")
             task = await context.pool.take(kind)
             self._mark("forked")
             try:
-                await task.ask(self._job(request), code.fd)
+                job = self._job(request)
+                with task.warm.codes.lend(ticket.digest) as codes:
+                    await task.ask(job, code.fd, *codes)
+                if task.warm.codes.wants(request.manifest.manifest):
+                    self._uncompiled = task.warm, os.dup(code.fd), job
             except BaseException:
                 await context.pool.give_back(task)
                 raise
         self._mark("asked")
-        self._word = asyncio.create_task(self._caller_word())
         return task
 
-    async def _converse(self, task: TaskProcess, request: VerifiedRequest) -> Result:
+    async def _converse(self, task: TaskProcess, request: VerifiedRequest, word: CallerWord) -> Result:
         limits = self.context.policy.limits
         async with asyncio.timeout(limits.import_timeout_seconds):
-            ready = await self._unless_cancelled(task.answer("ready", "refused"))
+            ready = await word.unless_cancelled(task.answer("ready", "refused"))
         if ready.kind == "refused":
             raise refusal(ready.fields)
         reported = ready.fields.digest("task_digest")
@@ -144,14 +138,14 @@ class Run:
         claim, envelope = self._claim(task, reported)
         await self.caller.send("claim", envelope=to_base64(envelope))
         async with asyncio.timeout(limits.grant_timeout_seconds):
-            secrets = await self._granted(claim)
+            secrets = await self._granted(claim, word)
         self._log_pump = asyncio.create_task(self._pass_log_on(task))
         self._mark("granted")
         async with asyncio.timeout(limits.secrets_timeout_seconds):
-            await self._unless_cancelled(task.give_secrets(secrets))
+            await word.unless_cancelled(task.give_secrets(secrets))
         self._mark("secrets")
         async with asyncio.timeout(self.ticket.timeout_seconds):
-            finished = await self._unless_cancelled(task.answer("finished"))
+            finished = await word.unless_cancelled(task.answer("finished"))
         self._mark("finished")
         return self._finished(finished)
 
@@ -170,9 +164,9 @@ class Run:
         )
         return claim, claims.sign_claim(claim, self.context.keys.signing)
 
-    async def _granted(self, claim: Claim) -> bytes:
+    async def _granted(self, claim: Claim, word: CallerWord) -> bytes:
         """Check 12, and the record that a secret is about to be handed over."""
-        message = await self._next_word()
+        message = await word.about_the_claim()
         if message.kind == "deny":
             raise UnauthorizedError(f"the API refused the claim: {message.fields.text('detail', max_chars=4096)}")
         envelope = message.fields.binary("envelope", max_bytes=MAX_ENVELOPE_BYTES)
@@ -192,42 +186,6 @@ class Run:
             variables=sorted(delivered.variables),
         )
         return plaintext
-
-    async def _caller_word(self) -> Message:
-        return (await self.caller.receive()).message
-
-    async def _next_word(self) -> Message:
-        """`grant` or `deny`. Raises `Cancelled` for `cancel` and when the caller is gone."""
-        assert self._word is not None
-        try:
-            message = await self._word
-        except EOFError:
-            raise Cancelled("the agent went away") from None
-        self._word = asyncio.create_task(self._caller_word())
-        if message.kind == "cancel":
-            raise Cancelled("cancelled by request")
-        if message.kind not in ("grant", "deny"):
-            raise MalformedError(f"{message.kind!r} is not permitted while a claim is open")
-        return message
-
-    async def _unless_cancelled(self, work: Awaitable[T]) -> T:
-        """`work`, unless the caller says `cancel` or goes away first. Any other word ends the run too."""
-        assert self._word is not None
-        task = asyncio.ensure_future(work)
-        try:
-            await asyncio.wait({task, self._word}, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-            try:
-                kind = self._word.result().kind
-            except EOFError:
-                raise Cancelled("the agent went away") from None
-            if kind == "cancel":
-                raise Cancelled("cancelled by request")
-            raise MalformedError(f"{kind!r} is not permitted while the task runs")
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
     async def _pass_log_on(self, task: TaskProcess) -> None:
         """To the agent, as long as it listens; the log's digest covers every byte all the same."""
@@ -293,10 +251,17 @@ class Run:
             xcoms=(),
         )
 
+    async def compile(self) -> None:
+        """For the next launch, behind the result of this one. What could not be imported is not tried."""
+        if self._uncompiled is not None and "ready" in self.timings:
+            warm, fd, job = self._uncompiled
+            await warm.codes.fill(self.context.pool, warm.kind, job, self.ticket.digest, fd)
+
     async def close(self) -> None:
+        if self._uncompiled is not None:
+            os.close(self._uncompiled[1])
         if self._word is not None:
-            self._word.cancel()
-            await asyncio.gather(self._word, return_exceptions=True)
+            await self._word.close()
 
 
 async def run(context: Context, caller: Channel, message: Message, fd: int) -> None:
@@ -315,5 +280,7 @@ async def run(context: Context, caller: Channel, message: Message, fd: int) -> N
             log=str(result.log_digest),
         )  # fmt: skip
         await caller.send("result", envelope=to_base64(claims.sign_result(result, context.keys.signing)))
+        caller.close()
+        await job.compile()
     finally:
         await job.close()

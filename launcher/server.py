@@ -244,10 +244,7 @@ class Server:
         while True:
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
             await self._context.pool.retire_idle()
-            try:
-                self._context.used.forget_expired(now=self._context.now())
-            except OSError as error:
-                log("housekeeping-failed", detail=str(error))
+            self._context.journal.forget_expired()
 
 
 def account_name(uid: int) -> str:

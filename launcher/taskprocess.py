@@ -113,9 +113,9 @@ class TaskProcess:
     def alive(self) -> bool:
         return not has_ended(self._pidfd)
 
-    async def ask(self, job: dict[str, Any], code_fd: int) -> None:
-        """Its job, and the verified bytes. Raises `EOFError` when it died."""
-        await self.channel.send("job", pass_fds=[code_fd], **job)
+    async def ask(self, job: dict[str, Any], *fds: int) -> None:
+        """Its job, the verified bytes, and where their modules' code is, or is to be put. Raises `EOFError` when it died."""
+        await self.channel.send("job", pass_fds=fds, **job)
 
     async def answer(self, *kinds: str) -> Message:
         """The task's next word, one of `kinds`. Raises `EOFError` when it died, `MalformedError` for any other word."""

@@ -15,9 +15,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from integrity.errors import MalformedError, SettingsError
+from integrity.errors import FetchError, MalformedError, SettingsError
 from launcher.accounts import Account
 from launcher.channel import Channel
+from launcher.codecache import CodeCache
 from launcher.isolation import Confinement
 from launcher.trees import children
 
@@ -49,6 +50,7 @@ class WarmProcess:
         self.tasks = 0
         self.forks = 0
         self._forked: set[int] = set()
+        self.codes = CodeCache()
 
     @classmethod
     async def start(
@@ -99,18 +101,21 @@ class WarmProcess:
         return self._process.poll() is None and not self._out_of_step
 
     async def fork(self, fds: Sequence[int]) -> int:
-        """Fork a task that gets these descriptors; its pid, as the warm process sees it. Raises `EOFError` when it died."""
+        """Fork a task that gets these descriptors; its pid, as the warm process sees it. Raises `FetchError` when the host has
+        no room for one more, `EOFError` when the warm process died."""
         async with self._lock:
             try:
                 await self._channel.send("fork", pass_fds=fds)
                 answer = (await self._channel.receive()).message
                 if answer.kind != "forked":
                     raise MalformedError(f"the warm process said {answer.kind!r}, expected is forked")
-                pid = answer.fields.integer("pid", least=1)
+                pid, detail = answer.fields.integer("pid"), answer.fields.text("detail", max_chars=1000)
                 answer.fields.done()
             except BaseException:
                 self._out_of_step = True
                 raise
+            if pid < 1:
+                raise FetchError(f"no task can be forked for unix user {self.kind.account.name}: {detail}; try again")
             self.forks += 1
             self._forked.add(pid)
             return pid
@@ -127,6 +132,7 @@ class WarmProcess:
 
     def end(self) -> None:
         """Kill it; its tasks die with it."""
+        self.codes.close()
         self._channel.close()
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dagseal.footing import free_port
 from dagseal.quickstart import default_user
-from dagseal.stack import Stack, free_port
+from dagseal.stack import Stack
 
 ENDED = (
     "success",
@@ -130,8 +131,12 @@ class Live:
 
     def journal(self) -> list[dict[str, Any]]:
         """The launcher's own record."""
-        path = self.stack.folder / "launcher" / "journal" / "journal.jsonl"
-        return [json.loads(line) for line in path.read_bytes().splitlines()]
+        files = sorted(self.journal_folder.glob("journal.*.jsonl"))
+        return [json.loads(line) for path in files for line in path.read_bytes().splitlines()]
+
+    @property
+    def journal_folder(self) -> Path:
+        return self.stack.folder / "launcher" / "journal"
 
     def cli(self, *arguments: str, stdin: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
         """One command of the command line, against this server."""

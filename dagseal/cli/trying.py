@@ -20,10 +20,12 @@ from typing import NoReturn
 
 from dagseal.cli.diagnoses import Diagnosis, failed, ok, warning
 from integrity.errors import DagsealError
-from launcher import cgroups, controllers, landlock, namespaces, privileges, rootless
-from launcher.isolation import PROFILES, Confinement, confine
+from launcher import cgroups, controllers, namespaces, privileges, rootless
+from launcher.isolation import PROFILES, Confinement
 from launcher.policy import Limits
 from launcher.privileges import CAP_KILL, CAP_SETGID, CAP_SETUID, Identity
+from launcher.task import landlock
+from launcher.task.confining import confine
 
 ROOT, CAPABILITIES, SUDO, ROOTLESS = "(a) root", "(b) capabilities", "(c) sudo", "(d) rootless"
 _PR_SET_KEEPCAPS = 8

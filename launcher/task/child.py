@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 from integrity import archives
 from integrity.archives import Archive
 from integrity.digests import Digest
+from integrity.durable import write_all
 from integrity.errors import (
     ArchiveError,
     DagsealError,
@@ -33,11 +34,11 @@ from integrity.errors import (
 from integrity.fields import Fields
 from integrity.grants import MAX_SECRET_BYTES, Secrets
 from integrity.manifest import MAX_MEMBERS, Member
-from launcher import isolation, privileges
+from launcher import privileges
 from launcher.isolation import Confinement
 from launcher.privileges import Identity
 from launcher.sealed import SEALS
-from launcher.task import clock, frames, logs, refusals, rehearsal
+from launcher.task import clock, compiling, confining, frames, logs, refusals, rehearsal
 
 CONTROL_FD, ARCHIVE_FD, SECRETS_FD = 3, 4, 5
 _FIRST_FREE_FD = logs.LOG_FD + 1
@@ -69,7 +70,7 @@ def main(fds: list[int], birth: Birth) -> NoReturn:
             signal.signal(number, signal.SIG_IGN if number == signal.SIGPIPE else signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         arrange(fds)
-        own_word = isolation.confine(birth.confinement, birth.identity, packages=birth.packages)
+        own_word = confining.confine(birth.confinement, birth.identity, packages=birth.packages)
         _serve(socket.socket(fileno=CONTROL_FD), birth, own_word)
         code = 0
     except EOFError:
@@ -99,18 +100,23 @@ def _serve(control: socket.socket, birth: Birth, own_word: dict[str, int]) -> No
     logs.configure()
     rehearsal.rehearse(birth.purpose)
     frames.send(control, "hello", **own_word)
-    message, (archive,) = frames.receive(control, fds=1)
+    message, (archive, *more) = frames.receive(control, fds=1, more=1)
     if archive != ARCHIVE_FD:
         os.dup2(archive, ARCHIVE_FD, inheritable=False)
         os.close(archive)
     if message.kind != "job":
         raise MalformedError(f"a job is expected, not {message.kind!r}")
     job = message.fields
-    kind = job.choice("job", ("run", "describe"))
-    if kind != birth.purpose:
+    kind = job.choice("job", ("run", "describe", "compile"))
+    if ("run" if kind == "compile" else kind) != birth.purpose:
         raise MalformedError(f"this process was started to {birth.purpose}, not to {kind}")
     try:
-        _run(control, job, birth.copy) if kind == "run" else _describe(control, job, birth.copy)
+        if kind == "run":
+            _run(control, job, birth.copy, more)
+        elif kind == "compile":
+            _compile(control, job, more)
+        else:
+            _describe(control, job, birth.copy)
     except DagsealError as error:
         _refuse(control, error)
     sys.stdout.flush()
@@ -152,7 +158,19 @@ def _describe(control: socket.socket, job: Fields, copy: str) -> None:
     frames.send(control, "described", **answer)
 
 
-def _run(control: socket.socket, job: Fields, copy: str) -> None:
+def _compile(control: socket.socket, job: Fields, more: list[int]) -> None:
+    """For tasks to come, in a process that will never have another job; `more` is where to."""
+    name, digest, members = job.name("name", "archive"), job.digest("digest"), _members(job)
+    job.done()
+    (code,) = more
+    os.close(SECRETS_FD)
+    compiling.limit()
+    archive = _verified(name, digest, members)
+    write_all(code, [compiling.compiled(archive.members, digest)])
+    frames.send(control, "compiled")
+
+
+def _run(control: socket.socket, job: Fields, copy: str, more: list[int]) -> None:
     name, digest = job.name("name", "archive"), job.digest("digest")
     members = _members(job)
     dag_id, task_id, run_id = job.name("dag_id", "dag_id"), job.name("task_id", "task_id"), job.name("run_id", "run_id")
@@ -166,10 +184,12 @@ def _run(control: socket.socket, job: Fields, copy: str) -> None:
 
     from airflow.sdk.definitions._internal.dag_parsing_context import _airflow_parsing_context_manager
 
-    from launcher.task import describe, runner, secrets
+    from launcher.task import describe, loader, runner, secrets
     from launcher.task.comms import ImportTimeComms
     from launcher.task.discover import ImportedArchive
 
+    loader.expect({key: code for fd in more for key, code in compiling.read(fd, digest).items()})
+    frames.close_all(more)
     imported = ImportedArchive(archive, copy=copy)
     try:
         _begin(imported, ImportTimeComms(), secrets.watch_imports)
@@ -210,7 +230,8 @@ def _run(control: socket.socket, job: Fields, copy: str) -> None:
         exit_code=outcome.exit_code,
         detail=outcome.detail,
         xcoms=outcome.xcoms,
-        timings_us={step: (end - begin) // 1000 for step, begin, end in steps},
+        timings_us={step: (end - begin) // 1000 for step, begin, end in steps}
+        | {step: spent // 1000 for step, spent in loader.spent_ns.items()},
     )
 
 

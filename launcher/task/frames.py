@@ -26,14 +26,14 @@ def send(sock: socket.socket, kind: str, **fields: Any) -> None:
         raise EOFError("the other end closed the socket") from None
 
 
-def receive(sock: socket.socket, *, fds: int = 0) -> tuple[Message, list[int]]:
-    """The next frame, which is to bring exactly `fds` descriptors: the caller's to close. Raises `EOFError` at the end,
-    `MalformedError` for anything else than one such frame; descriptors that came are closed then."""
+def receive(sock: socket.socket, *, fds: int = 0, more: int = 0) -> tuple[Message, list[int]]:
+    """The next frame, which is to bring `fds` descriptors, or up to so many more: the caller's to close. Raises `EOFError` at
+    the end, `MalformedError` for anything else than one such frame; descriptors that came are closed then."""
     got: list[int] = []
     try:
         header = _take(sock, messages.HEADER_BYTES, got)
         message = messages.decode(_take(sock, messages.body_length(header), got))
-        if message.fds != len(got) or len(got) != fds:
+        if message.fds != len(got) or not fds <= len(got) <= fds + more:
             raise MalformedError(f"frame {message.kind!r}: {fds} descriptors are expected, {len(got)} came")
     except BaseException:
         close_all(got)

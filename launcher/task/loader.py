@@ -1,6 +1,7 @@
 """Imports an archive's modules from its verified bytes, and from nowhere else.
 
-Promise: every module below the archive's root is compiled from a member of the verified archive. `zipimport` is not used
+Promise: every module below the archive's root is compiled from a member of the verified archive, or was so by another process
+that never ran it (`expect`), found by the SHA-512 of the member's own bytes. `zipimport` is not used
 (it loads what `zipfile` refuses), no `.pyc` is read or written, and a file that appears below the root later cannot be
 imported: the hook answers for every path there, also where a DAG puts one on `sys.path` itself. Packages, namespace
 packages (PEP 420), `inspect.getsource` and tracebacks work; `__file__` is a path below the root.
@@ -8,12 +9,16 @@ packages (PEP 420), `inspect.getsource` and tracebacks work; `__file__` is a pat
 
 from __future__ import annotations
 
+import _imp
+import hashlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import marshal
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from importlib.readers import FileReader
@@ -22,12 +27,32 @@ from types import CodeType, ModuleType
 from integrity.archives import Archive
 from integrity.errors import UnsafeArchiveError
 
+spent_ns = {"compile": 0, "unmarshal": 0}
 _compiled: dict[str, CodeType] = {}
+_marshalled: dict[bytes, bytes] = {}
+
+
+def expect(codes: dict[bytes, bytes]) -> None:
+    """Take these (`launcher.task.compiling`) instead of compiling, for the life of this process. What was spent counts anew."""
+    _marshalled.update(codes)
+    spent_ns.update(compile=0, unmarshal=0)
 
 
 def compile_ahead(path: str, data: bytes) -> None:
     """For the import that follows, so that what the compiler raises is told from what the source raises."""
-    _compiled[path] = compile(data, path, "exec", dont_inherit=True)
+    _compiled[path] = _code_of(path, data)
+
+
+def _code_of(path: str, data: bytes) -> CodeType:
+    begin = time.perf_counter_ns()
+    marshalled = _marshalled.get(hashlib.sha512(data).digest()) if _marshalled else None
+    if marshalled is None:
+        code = compile(data, path, "exec", dont_inherit=True)
+    else:
+        code = marshal.loads(marshalled)  # noqa: S302 - from our own fork, by `compiling.read`
+        _imp._fix_co_filename(code, path)  # type: ignore[attr-defined]  # in place and all within it: so does importlib
+    spent_ns["compile" if marshalled is None else "unmarshal"] += time.perf_counter_ns() - begin
+    return code
 
 
 class MemberLoader(importlib.abc.InspectLoader):
@@ -56,7 +81,7 @@ class MemberLoader(importlib.abc.InspectLoader):
             return file.read()
 
     def get_code(self, fullname: str) -> CodeType:
-        return _compiled.pop(self.path, None) or compile(self._data, self.path, "exec", dont_inherit=True)
+        return _compiled.pop(self.path, None) or _code_of(self.path, self._data)
 
     def get_resource_reader(self, fullname: str) -> FileReader:
         return FileReader(self)  # type: ignore[arg-type]  # it wants `.path`, which the stubs call a FileLoader

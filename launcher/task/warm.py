@@ -21,11 +21,11 @@ import threading
 import warnings
 from typing import TYPE_CHECKING, NoReturn
 
-from integrity.errors import MalformedError
-from launcher import namespaces, privileges, seccomp
+from integrity.errors import MalformedError, PrivilegeError
+from launcher import namespaces, privileges
 from launcher.isolation import Confinement
 from launcher.privileges import Identity
-from launcher.task import environment, files, frames
+from launcher.task import environment, files, frames, seccomp
 
 if TYPE_CHECKING:  # it imports Airflow, which is to find `environment.prepare` done
     from launcher.task import child
@@ -186,9 +186,14 @@ def _fork(control: socket.socket, birth: child.Birth, own_pids: int | None, copi
         raise MalformedError(f"a warm process forks and does nothing else: {message.kind!r}")
     message.fields.done()
     birth = dataclasses.replace(birth, copy=files.fresh_path())
-    if own_pids is not None:
-        namespaces.next_pid_namespace(own_pids)
-    pid = os.fork()
+    try:
+        if own_pids is not None:
+            namespaces.next_pid_namespace(own_pids)
+        pid = os.fork()
+    except (PrivilegeError, OSError) as error:  # too many processes or namespaces: the tasks that there are go on
+        frames.close_all(fds)
+        frames.send(control, "forked", pid=0, detail=str(error)[:1000])
+        return
     if pid == 0:
         from launcher.task import child
 
@@ -197,7 +202,7 @@ def _fork(control: socket.socket, birth: child.Birth, own_pids: int | None, copi
         child.main(fds, birth)
     copies[pid] = birth.copy
     frames.close_all(fds)
-    frames.send(control, "forked", pid=pid)
+    frames.send(control, "forked", pid=pid, detail="")
 
 
 def _packages() -> tuple[str, ...]:

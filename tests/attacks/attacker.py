@@ -197,6 +197,10 @@ class Peer:
         if data:  # the launcher may have answered and closed by now
             self._sock.sendall(data)
 
+    def ancillary(self, data: bytes, beside: Sequence[tuple[int, int, bytes]]) -> None:
+        """One sendmsg(2) with what is not for `raw`."""
+        assert self._sock.sendmsg([data], beside) == len(data)
+
     def send(self, kind: str, *, pass_fds: Sequence[int] = (), **fields: Any) -> None:
         self.raw(messages.encode(kind, fds=len(pass_fds), **fields), pass_fds)
 
@@ -461,7 +465,8 @@ def is_alive(pid: int) -> bool:
 
 
 def used_tickets(live: Live) -> set[str]:
-    return {path.name for path in (live.stack.folder / "launcher" / "used-tickets").iterdir()}
+    """The ids that the launcher recorded, before it gave away their job."""
+    return {line["ticket_id"] for line in live.journal() if line["event"] == "launch"}
 
 
 def _text(raw: bytes) -> str:

@@ -6,13 +6,14 @@ A module that says `PROFILES = (...)` is run once for each of these isolation pr
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.attacks.attacker import LyingAgent, Traces, new_traces, require_traces
+from tests.attacks.scene import Scene
 from tests.live import Live, running
 
 # Profile of the tasks -> that of the descriptions: the defaults, and so that each profile is used for both somewhere.
@@ -90,3 +91,22 @@ def traces(stacks: Stacks, profile: str, request: pytest.FixtureRequest) -> Iter
     fragile = "fragile" in request.fixturenames and "live" not in request.fixturenames
     with new_traces(stacks.get(profile, fragile=fragile)) as fresh:
         yield fresh
+
+
+@pytest.fixture(scope="session")
+def scenes(stacks: Stacks) -> Iterator[Callable[[str], Scene]]:
+    """One for each profile, made when it is first asked for."""
+    made: dict[str, Scene] = {}
+    with ExitStack() as ending:
+
+        def scene(profile: str) -> Scene:
+            if profile not in made:
+                made[profile] = Scene(stacks.get(profile, fragile=True), ending)
+            return made[profile]
+
+        yield scene
+
+
+@pytest.fixture
+def scene(scenes: Callable[[str], Scene], profile: str) -> Scene:
+    return scenes(profile)

@@ -5,9 +5,11 @@ Each attempt gives the name of the error that stopped it (`PermissionError`), or
 
 import ctypes
 import os
+import signal
 
 libc = ctypes.CDLL(None, use_errno=True)
-PTRACE_ATTACH, PTRACE_SEIZE, PTRACE_DETACH, WALL = 16, 0x4206, 17, 0x40000000
+PTRACE_CONT, PTRACE_ATTACH, PTRACE_DETACH, PTRACE_SEIZE, PTRACE_INTERRUPT = 7, 16, 17, 0x4206, 0x4207
+WALL = 0x40000000
 PIDFD_OPEN, PIDFD_GETFD, PROCESS_VM_READV = 434, 438, 310
 PR_GET_DUMPABLE = 3
 
@@ -28,13 +30,24 @@ def syscall(number, *arguments):
 
 
 def ptrace(request, pid):
-    libc.ptrace.restype = ctypes.c_long
-    if libc.ptrace(ctypes.c_long(request), ctypes.c_long(pid), ctypes.c_long(0), ctypes.c_long(0)) < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    if request == PTRACE_ATTACH:
-        os.waitpid(pid, WALL)
-        libc.ptrace(ctypes.c_long(PTRACE_DETACH), ctypes.c_long(pid), ctypes.c_long(0), ctypes.c_long(0))
+    """Attach and let go again. A signal that came to the victim meanwhile is handed on: if it were taken for the stop that was
+    asked for, this one would come after the detach, and the victim stay stopped."""
+    ask(request, pid)
+    if request == PTRACE_SEIZE:
+        ask(PTRACE_INTERRUPT, pid)
+    while True:
+        status = os.waitpid(pid, WALL)[1]
+        if status >> 16 or (os.WSTOPSIG(status) == signal.SIGSTOP and request == PTRACE_ATTACH):
+            break
+        ask(PTRACE_CONT, pid, os.WSTOPSIG(status))
+    ask(PTRACE_DETACH, pid)
     return "attached"
+
+
+def ask(request, pid, number=0):
+    libc.ptrace.restype = ctypes.c_long
+    if libc.ptrace(ctypes.c_long(request), ctypes.c_long(pid), ctypes.c_long(0), ctypes.c_long(number)) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def read_some(path):
@@ -100,10 +113,10 @@ def me():
     return {"status": lines, "fds": fds, "dumpable": libc.prctl(PR_GET_DUMPABLE, 0, 0, 0, 0), "cwd": os.getcwd()}
 
 
-def wait_for(path):
+def wait_for(path, seconds=60):
     import time
 
-    for _ in range(6000):
+    for _ in range(seconds * 100):
         if os.path.exists(path):
             return
         time.sleep(0.01)

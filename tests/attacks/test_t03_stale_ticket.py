@@ -1,6 +1,6 @@
 """T03 stale-ticket: a genuine ticket is used twice, too late, too early, or at another launcher.
 
-Seen to fail when weakened: `UsedTickets.use` that does not raise, or keeps the ids in memory only; `tickets.verify`
+Seen to fail when weakened: `Journal.use` that does not raise, or forgets at a restart; `tickets.verify`
 without the comparison of the audience, or without that of `expires_at`.
 """
 

@@ -238,7 +238,7 @@ def test_nobody_elses_files(live: Live, traces: Traces) -> None:
         str(folder / "launcher.toml"),
     )
     names = {path.name for path in wanted}
-    assert {"signing.key", "sealing.key", "journal.jsonl", "token", "admin.token"} <= names
+    assert {"signing.key", "sealing.key", "journal.000000000001.jsonl", "token", "admin.token"} <= names
     assert any(name.endswith(".db") or "sqlite" in name for name in names), names
     body = f"""
         import json

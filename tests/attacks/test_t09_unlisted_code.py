@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import os
 import py_compile
 import secrets
 import shutil
 import sys
 import tempfile
+import textwrap
 import zipfile
 from pathlib import Path
 
@@ -26,11 +28,14 @@ from tests.attacks.attacker import (
     LyingAgent,
     Traces,
     dag,
+    descendants,
     manifest_of,
     other_manifest,
     other_ticket,
     slug_of,
     traced_dag,
+    until,
+    warm_pids,
 )
 from tests.live import Live
 
@@ -144,6 +149,99 @@ def test_bytecode_that_a_task_plants_in_its_copy(live: Live, traces: Traces) -> 
     ended = live.launch("t09plant", "t", "r")
     assert ended["state"] == "success", live.log(ended["id"])
     assert set(traces.json("found").values()) == {"ModuleNotFoundError"}, traces.json("found")
+
+
+PADDING = "#" * 99 + "\n"
+
+
+def launched_until_kept(live: Live, dag_id: str) -> None:
+    """Until a launch compiled nothing."""
+
+    def kept() -> bool:
+        ended = live.launch(dag_id, "t", secrets.token_hex(8))
+        assert ended["state"] == "success", live.log(ended["id"])
+        return not ended["timings_us"]["task_compile"]
+
+    until("its code is kept", kept)
+
+
+def test_code_that_a_task_would_leave_to_the_next(live: Live, traces: Traces) -> None:
+    """What it changes of its own process stays there, and it has nothing of what is kept: no descriptor and no mapping."""
+    top = traces.source() + textwrap.dedent(
+        """
+        import hashlib, json, marshal
+        from launcher.task import compiling, loader
+        names = [os.path.join("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
+        there = [os.readlink(name) for name in names if os.path.lexists(name)] + open("/proc/self/maps").read().split()
+        trace("there", json.dumps([name for name in there if "dagseal-code" in name]))
+        trace("import", json.dumps(loader.spent_ns["compile"]))
+        evil = marshal.dumps(compile("VALUE = 'evil'", "evil", "exec"))
+        for path in [os.path.join(os.path.dirname(__file__), "t09mod.py")]:
+            loader._marshalled[hashlib.sha512(open(path, "rb").read()).digest()] = evil
+        marshal.dumps = compiling.compiled = lambda *_: evil
+        """
+    )
+    data = zipped(
+        **{
+            "t09leave.py": dag("t09leave", "import t09mod\ntrace(t09mod.VALUE)", top=top) + PADDING * 90,
+            "t09mod.py": "VALUE = 'good'\n",
+        }
+    )
+    assert live.push("t09leave.zip", data).status == 201
+    launched_until_kept(live, "t09leave")
+    before = len(traces.of("good"))
+    assert before == 0 and traces.of("evil"), "each task deceives itself"
+    assert {json.loads(path.read_text()) == [] for path in traces.of("there")} == {True}
+    assert 0 in {json.loads(path.read_text()) for path in traces.of("import")}
+
+
+def test_code_that_is_kept_for_another_archive(live: Live, traces: Traces) -> None:
+    """Of the same user, with modules of the same names and sizes."""
+    for word in ("one", "two"):
+        top = traces.source() + f"import t09same\ntrace('{word}', t09same.VALUE)\n"
+        members = {
+            f"t09{word}.py": dag(f"t09{word}", "pass", top=top) + PADDING * 90,
+            "t09same.py": f"VALUE = '{word}'\n",
+        }
+        assert live.push(f"t09{word}.zip", zipped(**members)).status == 201
+    for word in ("one", "two", "one"):
+        launched_until_kept(live, f"t09{word}")
+    for word in ("one", "two"):
+        assert {path.read_text() for path in traces.of(word)} == {word}
+
+
+def test_a_source_that_the_compiler_does_not_survive(live: Live) -> None:
+    """In modules that nothing imports, so that only who compiles ahead meets them: it dies of it, and launches go on."""
+    nested = "".join(f"{' ' * deep}try: a()\n{' ' * deep}finally:\n" for deep in range(17)) + " " * 17
+    bombs = {f"t09bomb{number}.py": f"{nested}b({number})\n" for number in range(40)}
+    assert (
+        live.push("t09bombs.zip", zipped(**{"t09bombs.py": dag("t09bombs", "pass") + PADDING * 90}, **bombs)).status
+        == 201
+    )
+
+    def compiles() -> list[int]:
+        warm = warm_pids(live, "run")
+        found = set().union(*(descendants(pid) for pid in warm))
+        return [pid for pid in found if "Max open files            0 " in limits_of(pid)]
+
+    assert live.launch("t09bombs", "t", "r0")["state"] == "success"
+    until("it is compiled", compiles)
+    meanwhile = 0
+    while compiles():
+        ended = live.launch("t09bombs", "t", f"r{secrets.token_hex(8)}")
+        assert ended["state"] == "success" and ended["timings_us"]["task_compile"] > 0
+        meanwhile += 1
+    assert meanwhile
+    ended = live.launch("t09bombs", "t", "last")
+    assert ended["state"] == "success" and ended["timings_us"]["task_compile"] > 0
+    assert not compiles(), "it is not tried again"
+
+
+def limits_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/limits").read_text()
+    except OSError:
+        return ""
 
 
 def test_a_member_that_the_manifest_does_not_list(live: Live, agent: LyingAgent, traces: Traces) -> None:

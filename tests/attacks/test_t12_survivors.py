@@ -121,11 +121,14 @@ def test_when_it_is_cancelled(fragile: Live, traces: Traces) -> None:
             assert dead(pids)
 
 
-def test_when_its_time_is_over(live: Live, traces: Traces) -> None:
-    launch_id, pids = start(live, traces, "t12time", "time.sleep(1000)", timeout_seconds=2)
+@pytest.mark.parametrize("meanwhile", ["time.sleep(1000)", "while True: pass"], ids=["sleeps", "busy"])
+def test_when_its_time_is_over(live: Live, traces: Traces, meanwhile: str) -> None:
+    launch_id, pids = start(live, traces, "t12time", meanwhile, run_id=meanwhile[:4], timeout_seconds=2)
     ended = live.wait(launch_id)
     assert (ended["state"], ended["error"], ended["exit_code"]) == ("failed", "timeout", 137)
     assert dead(pids)
+    said = {line["event"]: line["at"] for line in live.journal() if line.get("launch_id") == launch_id}
+    assert 2_000_000 <= said["result"] - said["grant"] < 4_000_000
 
 
 def test_when_the_agent_is_killed(fragile: Live, traces: Traces) -> None:

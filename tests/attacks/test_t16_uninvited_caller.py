@@ -3,7 +3,7 @@
 After everything the launcher answers as before, has the descriptors that it had, and no more memory.
 
 Seen to fail when weakened: `Server._require` that permits everybody; `_answer` that does not count descriptors;
-`body_length` without its limit; `Channel.receive` that keeps the descriptors of a refused frame; `Run._next_word`
+`body_length` without its limit; `Channel.receive` that keeps the descriptors of a refused frame; `CallerWord.about_the_claim`
 that takes any word.
 """
 

@@ -1,21 +1,36 @@
 """T17 unseen-decision: something is decided and recorded nowhere, or what is recorded is changed afterwards.
 
 Seen to fail when weakened: `_audit_refusal` that returns; `claiming._grant` without the events of its secrets; no
-`launch` line in the journal; `journal.verify` that does not compare `prev`.
+`launch` line in the journal; `journal.verify` that does not compare `prev`, or `seq`; `audit verify` that does not compare
+the ends of launches, or does not ask for the claims that the server has.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import secrets
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from integrity import canonical
 from integrity.errors import MalformedError
-from launcher.journal import verify
-from tests.attacks.attacker import LyingAgent, Traces, dag, opened, other_ticket, ticket_of, traced_dag
+from launcher.journal import Journal, verify
+from tests.attacks.attacker import (
+    LyingAgent,
+    Traces,
+    dag,
+    opened,
+    other_ticket,
+    slug_of,
+    ticket_of,
+    traced_dag,
+    until,
+)
 from tests.live import Live
 
 
@@ -77,7 +92,8 @@ def test_every_change_that_an_administrator_makes(live: Live) -> None:
     ]
     for method, path, body in changes:
         assert live.http(method, path, body).status in (200, 201, 204), path
-    found = [event["action"] for event in live.audit() if event["seq"] > last]
+    # A ticket of a launch before may run out meanwhile: the API's own decision.
+    found = [event["action"] for event in live.audit() if event["seq"] > last and event["action"] != "launch.requeue"]
     assert found == [
         "connection.write",
         "connection.import",
@@ -157,8 +173,7 @@ def test_a_journal_that_was_changed(live: Live, traces: Traces) -> None:
     """Any bit of any line but the last breaks the chain; so does every line that is taken out, doubled or moved."""
     assert live.push("t17chain.py", traced_dag("t17chain", traces)).status == 201
     live.launch("t17chain", "t", "r")
-    path = live.stack.folder / "launcher" / "journal" / "journal.jsonl"
-    true = path.read_bytes().splitlines()[:40]
+    true = (live.journal_folder / "journal.000000000001.jsonl").read_bytes().splitlines()[:40]
     assert len(list(verify(true))) == len(true) >= 5
 
     def broken(changed: list[bytes]) -> None:
@@ -175,3 +190,119 @@ def test_a_journal_that_was_changed(live: Live, traces: Traces) -> None:
         broken([*true[:number], true[number + 1], line, *true[number + 2 :]])
         entry = json.loads(line) | {"event": "something else"}
         broken([*true[:number], canonical.dump(entry), *true[number + 1 :]])
+
+
+Folder = Callable[[], Path]
+
+
+@pytest.fixture
+def since(live: Live, tmp_path: Path) -> Iterator[Folder]:
+    """The journal as a launcher would have it that was started when the test began."""
+    count = len(live.journal())
+
+    def folder() -> Path:
+        made = tmp_path / secrets.token_hex(4)
+        made.mkdir()
+        fd = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
+        lines = live.journal()[count:]
+        times = iter(line["at"] for line in lines)
+        journal = Journal(fd, now_us=lambda: 0)
+        journal._now_us = lambda: next(times)
+        for line in lines:
+            journal.write(**line)
+        journal.close()
+        os.close(fd)
+        return made
+
+    yield folder
+
+
+def audited(live: Live, folder: Path) -> subprocess.CompletedProcess[str]:
+    return live.cli("-o", "json", "audit", "verify", "--journal", str(folder))
+
+
+def findings(answer: subprocess.CompletedProcess[str]) -> list[tuple[str, str, str, str]]:
+    """What is said of each launch. The first line is the chain's."""
+    assert answer.stdout.startswith("ok     "), answer
+    rows = json.loads(answer.stdout.partition("\n")[2] or "[]")
+    assert answer.returncode == (1 if rows else 0), answer
+    assert not rows or f"the server knows {len(rows)} launches otherwise" in answer.stderr
+    return [(row["launch_id"], row["journal"], row["server"], row["finding"]) for row in rows]
+
+
+def test_honest_launches_are_found_in_order(live: Live, traces: Traces, since: Folder) -> None:
+    """Also one that failed."""
+    assert live.push("t17fair.py", traced_dag("t17fair", traces)).status == 201
+    assert live.push("t17fails.py", dag("t17fails", "raise ValueError")).status == 201
+    assert live.launch("t17fair", "t", "r")["state"] == "success"
+    assert live.launch("t17fails", "t", "r")["state"] == "failed"
+    assert findings(audited(live, since())) == []
+
+
+def test_a_result_that_the_agent_swallows(live: Live, agent: LyingAgent, traces: Traces, since: Folder) -> None:
+    assert live.push("t17gulp.py", traced_dag("t17gulp", traces)).status == 201
+    offer = agent.offer("t17gulp")
+    result, _ = agent.run_honestly(offer)
+    assert result.state == "success"
+    swallowed = (offer.launch_id, "success", "running", "the server was not told")
+    assert findings(audited(live, since())) == [swallowed]
+    # That its ticket is tried again, or with other bytes, does not make it look like a refusal.
+    for data in (offer.blob, b"other bytes"):
+        with agent.connect() as peer, opened(data) as fd:
+            assert slug_of(live, peer.run(offer.ticket, offer.manifest, fd)) in ("replay", "digest-mismatch")
+    assert findings(audited(live, since())) == [swallowed]
+
+
+def test_a_result_that_the_agent_forges(live: Live, agent: LyingAgent, traces: Traces, since: Folder) -> None:
+    """Without a claim the agent's word counts, not the launcher's: it says refused of what it broke off itself."""
+    assert live.push("t17forge.py", traced_dag("t17forge", traces)).status == 201
+    offer = agent.offer("t17forge")
+    with agent.connect() as peer, opened(offer.blob) as fd:
+        assert peer.run(offer.ticket, offer.manifest, fd).kind == "claim"
+    until("the launcher wrote its end", lambda: "result" in lines(live, offer.launch_id))
+    lie = {"state": "refused", "error": "privilege", "detail": "the launcher would not"}
+    told = live.http("POST", f"/v1/launches/{offer.launch_id}/state", lie, token=agent.token)
+    assert (told.status, told.json["state"]) == (200, "refused")
+    assert findings(audited(live, since())) == [
+        (offer.launch_id, "cancelled", "refused", "the server was told otherwise")
+    ]
+
+
+def test_lines_that_were_cut_off_its_end(live: Live, traces: Traces, since: Folder) -> None:
+    """No file can tell that; the server can, as it has the claim and the result that they were written for."""
+    assert live.push("t17cut.py", traced_dag("t17cut", traces)).status == 201
+    for run_id in ("first", "second"):
+        launch = live.launch("t17cut", "t", run_id)
+        assert launch["state"] == "success"
+    end, claim = "the journal lost its end", "the journal lost its claim"
+    for cut, finding, said in ((1, end, "claimed"), (2, end, "claimed"), (3, claim, "nothing"), (4, claim, "nothing")):
+        folder = since()
+        (path,) = folder.iterdir()
+        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-cut]))
+        (found,) = findings(audited(live, folder))
+        assert (found[0], found[1], found[3]) == (launch["id"], said, finding), cut
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    answer = audited(live, folder)
+    assert answer.returncode == 3
+    assert "the server knows no launch of this journal" in answer.stderr
+
+
+def test_lines_that_were_touched(live: Live, traces: Traces, since: Folder) -> None:
+    """Found out before any server is asked, and named by file and line."""
+    assert live.push("t17touch.py", traced_dag("t17touch", traces)).status == 201
+    assert live.launch("t17touch", "t", "r")["state"] == "success"
+    folder = since()
+    (path,) = folder.iterdir()
+    true = path.read_bytes().splitlines(keepends=True)
+    (grant,) = [at for at, line in enumerate(true) if b'"event":"grant"' in line]
+    lied = canonical.dump(json.loads(true[grant]) | {"connections": ["other"]}) + b"\n"
+    for changed, line in (
+        ([*true[:grant], *true[grant + 1 :]], grant + 1),
+        ([*true[:grant], lied, *true[grant + 1 :]], grant + 2),
+        ([*true[:grant], true[grant + 1], true[grant], *true[grant + 2 :]], grant + 1),
+        (true[1:], 1),
+    ):
+        path.write_bytes(b"".join(changed))
+        answer = audited(live, folder)
+        assert (answer.returncode, answer.stdout) == (1, "")
+        assert f"{path}: verification FAILED: journal: line {line} does not follow the line before it" in answer.stderr

@@ -17,15 +17,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import launcher
+from dagseal.footing import Accounts
 from dagseal.quickstart import default_user
-from dagseal.stack import Accounts
 from integrity.digests import Digest
 from integrity.errors import DagsealError
 from integrity.fields import to_base64
@@ -89,7 +89,7 @@ def as_account(name: str) -> dict[str, Any]:
 
 
 @contextmanager
-def daemon(profile: str = "") -> Iterator[Daemon]:
+def daemon(profile: str = "", environment: Mapping[str, str] = _ENVIRONMENT) -> Iterator[Daemon]:
     """Start it; end it, by its pid, and remove its folder afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="dagseal-bench-"))
     folder.chmod(0o755)
@@ -111,7 +111,7 @@ def daemon(profile: str = "") -> Iterator[Daemon]:
         with (folder / "launcher.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-s", "-P", "-S", str(main), "--config", str(config)],
-                env=_ENVIRONMENT,
+                env=dict(environment),
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -1,7 +1,7 @@
 """What many launches leave behind in a launcher and in the processes below it: nothing may grow.
 
 Counted after a first few launches, which fill caches and allocate what is kept, and again after all: once everything that
-ends by itself has ended, twice the same count in a row.
+ends by itself has ended: the same count for a second.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ CLIENTS = 2
 FIRST_CLIENTS = 6  # more than later, so that every thread and buffer that two clients can need is there by then
 _SETTLE_SECONDS = 30.0
 _APART_SECONDS = 0.2
+_AT_REST_SECONDS = 1.0
 _RSS = "RSS KiB, each"
 _LAUNCHER_THREADS = 1 + min(32, (os.cpu_count() or 1) + 4)
 Counts = dict[tuple[str, str], int]
@@ -62,14 +63,16 @@ def _most(role: str, what: str, was: int) -> float:
 
 
 def settled(launcher: int) -> Counts:
-    """Two counts in a row that differ in nothing but memory, or the last after half a minute."""
-    deadline, last = time.monotonic() + _SETTLE_SECONDS, count_all(launcher)
+    """Counts for a second that differ in nothing but memory, or the last after half a minute."""
+    begin, last = time.monotonic(), count_all(launcher)
+    same_since = begin
     while True:
         time.sleep(_APART_SECONDS)  # between two looks at processes that tell nobody when they are at rest
-        found = count_all(launcher)
-        if _without_memory(found) == _without_memory(last) or time.monotonic() > deadline:
+        found, now = count_all(launcher), time.monotonic()
+        if _without_memory(found) != _without_memory(last):
+            last, same_since = found, now
+        if now - same_since >= _AT_REST_SECONDS or now - begin > _SETTLE_SECONDS:
             return found
-        last = found
 
 
 def count_all(launcher: int) -> Counts:

@@ -1,8 +1,9 @@
 """`python -m tests.bench.launching`: how long it takes until code runs as somebody else, beside the other ways to do it.
 
 One run, everything interleaved: in each round every contender has one turn, in an order that changes, after a pause in
-which the one before may finish what it does behind its answer. `--stages` shows where a launch's time goes, `--count N`
-what N launches leave behind (exit code 1 when anything grew). As root, or as anybody else: then without what needs root.
+which the one before may finish what it does behind its answer. `--stages` shows where a launch's time goes, `--modules` what
+a zip of 21 modules costs, `--count N` what N launches leave behind (exit code 1 when anything grew). As root, or as anybody
+else: then without what needs root.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tests.bench.launch_caller import Timed
 from tests.bench.launch_client import Client, client, clients
 from tests.bench.launch_daemon import Daemon, daemon, profiles, usual
 from tests.bench.launch_leaks import grown_by
+from tests.bench.launch_modules import modules
 from tests.bench.launch_peers import BWRAP, FORK, FORK_EXIT, SETPRIV, SUDO, Peers, peers
 from tests.bench.launch_stages import stages
 from tests.bench.launch_table import Goal, Row, goals, median, ms, p99, table
@@ -42,11 +44,15 @@ def main() -> int:
     parser.add_argument("--profiles", default=",".join(known), help="isolation profiles, with commas between")
     parser.add_argument("--stages", action="store_true", help="only where our time goes")
     parser.add_argument("--count", type=int, help="only what this many launches leave behind")
+    parser.add_argument("--modules", action="store_true", help="only a zip of 21 modules, through a whole dagseal")
     arguments = parser.parse_args()
     chosen = tuple(arguments.profiles.split(","))
     print(_machine(), flush=True)
     if arguments.count:
         return _leaks(arguments.count, usual(chosen))
+    if arguments.modules:
+        print("\n" + modules(arguments.rounds, usual(chosen)), flush=True)
+        return 0
     with ExitStack() as stack:
         daemons = {name: stack.enter_context(daemon(name)) for name in chosen}
         callers = {name: stack.enter_context(client(one)) for name, one in daemons.items()}

@@ -18,7 +18,7 @@ from pathlib import Path
 import airflow
 import pytest
 
-from dagseal.stack import free_port
+from dagseal.footing import free_port
 
 COMMAND = [sys.executable, "-s", "-P", "-m", "dagseal.cli.app", "quickstart"]
 TUTORIAL = Path(airflow.__file__).with_name("example_dags") / "tutorial.py"

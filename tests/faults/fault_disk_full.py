@@ -21,6 +21,7 @@ from typing import Any
 from dagseal.stack import Stack
 from launcher import journal
 from submit_api import fsck, settings
+from tests.attacks.attacker import Peer, opened
 from tests.faults.fault_workload import ONCE, SMALL
 from tests.faults.test_f01_kill9 import marker_file
 from tests.live import Live, running
@@ -148,8 +149,19 @@ def agent() -> None:
         print(f"agent: with a full spool the launch ended as {ended['state']}, its task ran {ran} times")
 
 
+def _fill_last_page(live: Live) -> None:
+    """A full disk still has room for lines in the journal's last page: until not even that of a refusal is taken."""
+    for _ in range(_PAGE // 100):
+        with Peer(live, live.stack.accounts.agent) as peer, opened(b"") as fd:
+            try:
+                assert peer.run(b"{}", b"{}", fd).kind == "refused"
+            except EOFError:
+                return
+    raise AssertionError("the disk is not full")
+
+
 def launcher() -> None:
-    """What cannot be recorded does not happen: no task runs while tickets or journal cannot be written; then it does, once."""
+    """What cannot be recorded does not happen: no task runs while the journal cannot be written; then it does, once."""
     with small_disk("launcher") as live:
         marker, folder = marker_file(live), live.stack.folder / "launcher"
         assert live.push("once.py", ONCE.format(marker=str(marker))).status == 201
@@ -157,6 +169,8 @@ def launcher() -> None:
         for pages in range(3):
             run_id = f"full-{pages}"
             with full(folder, but_pages=pages):
+                if not pages:
+                    _fill_last_page(live)
                 start = len(live.stack.log_of("agent"))
                 launch = _asked(live, run_id)
                 seen = _logged(live, "agent", start, launch, "launch not started or lost", "result delivered")
@@ -164,14 +178,17 @@ def launcher() -> None:
                 if seen == "launch not started or lost":
                     events = [entry["event"] for entry in live.journal() if entry.get("launch_id") == launch]
                     assert runs == 0 or "grant" in events, events
-                assert pages or runs == 0, "a task ran with no room for its ticket"
+                    assert pages or events == [], "a ticket was used with no room for its line"
+                assert pages or (runs, seen) == (0, "launch not started or lost"), (
+                    "a task ran with no room for its ticket"
+                )
             ended = live.wait(launch)
             assert _runs(marker, run_id) <= 1
             assert ended["state"] != "success" or _runs(marker, run_id) == 1
             print(f"launcher: with {pages} pages left: {seen}, ran {runs} times; ended as {ended['state']}")
         assert live.wait(_asked(live, "after"))["state"] == "success"
         live.stack.stop()
-        lines = (folder / "journal" / "journal.jsonl").read_bytes().split(b"\n")[:-1]
+        lines = (folder / "journal" / "journal.000000000001.jsonl").read_bytes().split(b"\n")[:-1]
         assert len(list(journal.verify(lines))) == len(lines)
 
 

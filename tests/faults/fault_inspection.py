@@ -9,13 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from integrity import canonical
 from integrity.digests import Digest
 from integrity.errors import DagsealError, ReplayError
-from integrity.tickets import Ticket
+from integrity.tickets import Ticket, VerifiedTicket
 from launcher import journal
 from launcher.journal import Journal
-from launcher.replay import UsedTickets
 from submit_api import fsck as api_fsck
 from submit_api import settings as api_settings
 from submit_api.registry import archives, ledger
@@ -83,25 +81,28 @@ def spooled_result(folder: Path, launch_id: str) -> bytes | None:
 def journal_events(folder: Path) -> list[dict[str, object]]:
     """The launcher's journal, as a restarted launcher takes it up. Raises `MalformedError` when it is broken."""
     with _opened(folder) as fd:
-        Journal(fd, "journal.jsonl", now_us=lambda: 0).close()
-    lines = (folder / "journal.jsonl").read_bytes().split(b"\n")[:-1]
-    assert len(list(journal.verify(lines))) == len(lines)
-    return [canonical.load(line, max_bytes=journal.MAX_LINE_BYTES) for line in lines]
+        Journal(fd, now_us=lambda: 0).close()
+        lines = [line for name in journal.names(fd) for line in (folder / name).read_bytes().split(b"\n")[:-1]]
+    return [entry for entry, _ in journal.verify(lines)]
 
 
 def refuses_again(folder: Path, ticket_id: str) -> bool:
     """Whether a restarted launcher refuses this ticket as used."""
     with _opened(folder) as fd:
+        restarted = Journal(fd, now_us=lambda: 0)
         try:
-            UsedTickets(fd).use(_ticket(ticket_id))
+            restarted.use(used(ticket_id))
         except ReplayError:
             return True
+        finally:
+            restarted.close()
     return False
 
 
-def _ticket(ticket_id: str) -> Ticket:
+def used(ticket_id: str) -> VerifiedTicket:
+    """Any ticket with this id."""
     nothing = Digest.of(b"")
-    return Ticket(
+    ticket = Ticket(
         ticket_id=ticket_id,
         launch_id="0" * 32,
         audience="x",
@@ -123,6 +124,7 @@ def _ticket(ticket_id: str) -> Ticket:
         expires_at=1,
         timeout_seconds=1,
     )
+    return VerifiedTicket(ticket=ticket, digest=Digest.of(ticket_id.encode()))
 
 
 @contextmanager

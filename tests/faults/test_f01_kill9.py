@@ -220,7 +220,7 @@ def check_state(live: Live) -> None:
         found = json.loads(answer.stdout)
         print(f"fsck: clean, {len(found['findings'])} leftovers")
         assert found["clean"], found
-    lines = (folder / "launcher" / "journal" / "journal.jsonl").read_bytes().split(b"\n")
+    lines = (folder / "launcher" / "journal" / "journal.000000000001.jsonl").read_bytes().split(b"\n")
     assert lines.pop() == b"", "the journal ends with a whole line"
     assert len(list(journal.verify(lines))) == len(lines)
     assert json.loads(lines[-1])["event"] == "stop", "the last launcher did not end by itself"

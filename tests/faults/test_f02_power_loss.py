@@ -24,8 +24,9 @@ from pathlib import Path
 import pytest
 
 import dagseal.stack
+from dagseal.footing import free_port
 from dagseal.quickstart import default_user
-from dagseal.stack import Stack, free_port
+from dagseal.stack import Stack
 from integrity import zipwriter
 from integrity.digests import Digest
 from tests.faults import fault_inspection, fault_replay, test_f01_kill9
@@ -106,9 +107,9 @@ def recorded(more_api_toml: str = "") -> Iterator[Recorded]:
     record = recording(
         parent / "recorder", api=stack.folder / "api", agent=stack.folder / "agent", launcher=stack.folder / "launcher"
     )
-    plain = dagseal.stack._service_environment
+    plain = dagseal.stack.service_environment
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dagseal.stack, "_service_environment", lambda: plain() | record.environment())
+        patch.setattr(dagseal.stack, "service_environment", lambda: plain() | record.environment())
         try:
             stack.prepare()
             stack.start()
@@ -255,8 +256,8 @@ def test_f02_a_result_is_on_disk_before_it_is_sent(story: Story) -> None:
 
 def look_at_launcher(story: Story) -> Look:
     def look(folder: Path, promises: Promises) -> list[str]:
-        if not (folder / "journal" / "journal.jsonl").is_file() or not (folder / "used-tickets").is_dir():
-            return ["the journal or the folder of used tickets is gone"]
+        if not (folder / "journal" / "journal.000000000001.jsonl").is_file():
+            return ["the journal is gone"]
         wrong = [
             f"{name} is not whole" for name in ("signing.key", "sealing.key") if _size(folder / "keys" / name) != 32
         ]
@@ -265,7 +266,7 @@ def look_at_launcher(story: Story) -> Look:
             if events.count(event) < told:
                 wrong.append(f"{told} of event {event}, the journal has {events.count(event)}")
         for ticket_id in story.tickets[: max(promises.jobs, events.count("launch"))]:
-            if not fault_inspection.refuses_again(folder / "used-tickets", ticket_id):
+            if not fault_inspection.refuses_again(folder / "journal", ticket_id):
                 wrong.append(f"ticket {ticket_id} could be used again")
         return wrong
 
@@ -278,7 +279,7 @@ def _size(path: Path) -> int:
 
 @pytest.mark.parametrize("names_first", [False, True])
 def test_f02_no_launch_runs_again(story: Story, names_first: bool) -> None:
-    """A task that was given its job has its ticket among the used ones, and its line in an unbroken journal."""
+    """A task that was given its job has its line in an unbroken journal, and its ticket is refused from then on."""
     assert losses(story, "launcher", look_at_launcher(story), names_first=names_first) == []
 
 
@@ -386,7 +387,7 @@ acknowledge(log, ["newest", "new and longer"])
 journal = os.open("journal", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600, dir_fd=fd)
 os.fsync(fd)
 for text in ("a", "ab", "abc"):
-    durable.append(journal, text[-1].encode())
+    durable.append(journal, text[-1].encode(), size=len(text) - 1)
     acknowledge(log, ["journal", text])
 """
 _MAY_BE = {
@@ -447,6 +448,44 @@ def test_f02_each_verb_of_durable_keeps_its_promise(verbs: Recording, names_firs
 @pytest.mark.parametrize(("deaf", "names_first"), [("files", False), ("files", True), ("folders", False)])
 def test_f02_a_verb_without_its_fsync_is_found_out(verbs: Recording, deaf: str, names_first: bool) -> None:
     assert verb_losses(verbs, names_first=names_first, deaf=frozenset({deaf}))
+
+
+_LAUNCHES = """
+import os, sys
+from pathlib import Path
+from integrity.tickets import VerifiedTicket
+from launcher.journal import Journal
+from tests.faults.fault_inspection import used
+from tests.faults.fault_replay import acknowledge
+
+log, fd = Path(sys.argv[1]), os.open(sys.argv[2], os.O_RDONLY)
+journal = Journal(fd, now_us=lambda: 0, max_bytes=1500)
+for number in range(12):
+    journal.use(used(f"{number:032x}"))
+    acknowledge(log, [f"{number:032x}"])
+"""
+
+
+@pytest.mark.parametrize("names_first", [False, True])
+def test_f02_a_journal_that_is_continued_in_another_file_forgets_no_ticket(names_first: bool) -> None:
+    """Of a ticket that was told as used nobody can make a second use, whatever was being written when the power failed."""
+    with tempfile.TemporaryDirectory(prefix="dagseal-continued-") as folder:
+        (Path(folder) / "root").mkdir()
+        record = recording(Path(folder), root=Path(folder) / "root")
+        command = [sys.executable, "-c", _LAUNCHES, str(record.log), f"{folder}/root"]
+        environment = {**os.environ, **record.environment()}
+        subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], check=True)
+        disk, told, most = record.disk(), list[str](), 0
+        for at, entry in enumerate(record.records()):
+            disk.apply(entry)
+            if entry.kind == ACKNOWLEDGED:
+                told += entry.about
+            if entry.kind in (ACKNOWLEDGED, FSYNC) and told:
+                left = disk.materialise("root", Path(folder, str(at)), names_first=names_first)
+                most = max(most, len(list(left.glob("journal.*.jsonl"))))
+                fault_inspection.journal_events(left)
+                assert [one for one in told if not fault_inspection.refuses_again(left, one)] == []
+        assert (len(told), most) == (12, 4)
 
 
 _AGAIN = """

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
+from dagseal.footing import free_port
 from dagseal.quickstart import default_user
-from dagseal.stack import Stack, free_port
+from dagseal.stack import Stack
 from integrity.fields import to_base64
 from integrity.keys import SealingKey, SigningKey
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from confining import DEVICES, NOBODY, ROOT, SYSTEM, owned_folder
 
-from launcher.seccomp import LEVELS
+from launcher.task.seccomp import LEVELS
 
 SCRIPT = """
 import json, os, subprocess, sys
@@ -22,8 +22,8 @@ from airflow.providers.standard.operators.python import PythonOperator
 from airflow.sdk import DAG
 from integrity.digests import Digest
 from integrity.grants import Secrets
-from launcher import landlock, privileges, seccomp
-from launcher.task import runner
+from launcher import privileges
+from launcher.task import landlock, runner, seccomp
 
 read, write, outside = json.loads(sys.argv[1])
 

@@ -20,8 +20,9 @@ import pytest
 from confining import DEVICES, NOBODY, SYSTEM, confined, give, owned_folder
 
 from integrity.errors import PrivilegeError
-from launcher import landlock, privileges
-from launcher.landlock import Access, restrict
+from launcher import privileges
+from launcher.task import landlock
+from launcher.task.landlock import Access, restrict
 
 NEWEST = 7
 

@@ -19,8 +19,9 @@ import pytest
 from confining import DEVICES, NOBODY, SYSTEM, confined, owned_folder
 
 from integrity.errors import PrivilegeError
-from launcher import landlock, privileges, seccomp
-from launcher.seccomp import LEVELS, install, program
+from launcher import privileges
+from launcher.task import landlock, seccomp
+from launcher.task.seccomp import LEVELS, install, program
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "launcher" / "syscalls.txt"
 MACHINE = os.uname().machine
@@ -313,7 +314,8 @@ def test_every_thread_is_filtered() -> None:
     """Denied in a thread that was there before."""
     code = """
 import ctypes, sys, threading
-from launcher import privileges, seccomp
+from launcher import privileges
+from launcher.task import seccomp
 privileges.prctl(38, 1)
 go, found = threading.Event(), []
 def wait():

@@ -188,10 +188,10 @@ class Task:
         ((_, _, credentials),) = ancillary
         return int(struct.unpack("3i", credentials)[0])
 
-    def ask(self, data: bytes, *, seals: int = SEALS, **job: Any) -> None:
-        """The job, with the archive beside it."""
+    def ask(self, data: bytes, *, seals: int = SEALS, code: int | None = None, **job: Any) -> None:
+        """The job, with the archive beside it, and where code was given to that too."""
         archive = sealed(data, seals=seals)
-        send(self.control, "job", fds=(archive,), **job)
+        send(self.control, "job", fds=(archive,) if code is None else (archive, code), **job)
         os.close(archive)
 
     def _read_log(self, fd: int, into: bytearray) -> None:
@@ -291,10 +291,11 @@ class Warm:
         dag_id: str,
         task_id: str,
         grant: Grant | None = Grant(),  # noqa: B008 - never changed
+        code: int | None = None,
         **changes: Any,
     ) -> Answer:
         task = Task(self)
-        task.ask(data, **run_job(name, data, dag_id, task_id, **changes))
+        task.ask(data, code=code, **run_job(name, data, dag_id, task_id, **changes))
         try:
             kind, fields = receive(task.control)
         except EOFError:
@@ -305,6 +306,14 @@ class Warm:
         answer = _last(task)
         answer.task_digest = fields["task_digest"]
         return answer
+
+    def compile(self, name: str, data: bytes) -> tuple[Answer, int]:
+        """What it says, and the sealed memfd into which it wrote."""
+        task, code = Task(self), os.memfd_create("code", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        task.ask(data, code=code, job="compile", name=name, digest=str(Digest.of(data)), members=None)
+        answer = _last(task)
+        fcntl.fcntl(code, fcntl.F_ADD_SEALS, SEALS)
+        return answer, code
 
 
 def run_job(name: str, data: bytes, dag_id: str, task_id: str, **changes: Any) -> dict[str, Any]:

@@ -146,7 +146,14 @@ def test_the_task_waits_to_be_killed_after_its_last_word(runner: Warm) -> None:
     assert receive(task.control)[0] == "ready"
     task.send_secrets(Grant().to_bytes())
     kind, fields = receive(task.control)
-    assert kind == "finished" and set(fields["timings_us"]) == {"import", "digest", "secrets", "run"}
+    assert kind == "finished" and set(fields["timings_us"]) == {
+        "import",
+        "digest",
+        "secrets",
+        "run",
+        "compile",
+        "unmarshal",
+    }
     os.kill(task.pid, 0)
     task.close()
 

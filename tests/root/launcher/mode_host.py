@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import launcher
-from dagseal.stack import Accounts
+from dagseal.footing import Accounts
 from integrity.fields import to_base64
 from integrity.keys import SigningKey
 

@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 
 from integrity.errors import PrivilegeError
-from launcher import namespaces, privileges, seccomp
+from launcher import namespaces, privileges
 from launcher.accounts import Account
 from launcher.attestation import attest
 from launcher.channel import Channel
-from launcher.isolation import PROFILES, Confinement, confine
+from launcher.isolation import PROFILES, Confinement
 from launcher.privileges import Identity, drop, empty_bounding_set, harden, shed_capabilities
+from launcher.task import seccomp
+from launcher.task.confining import confine
 from launcher.tasklog import SOURCES, TaskLog
 from launcher.taskprocess import TaskProcess
 from launcher.trees import InitTree

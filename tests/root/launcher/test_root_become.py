@@ -85,7 +85,7 @@ def test_at_the_drop_nothing_third_party_is_loaded(profile: str) -> None:
         "integrity",
         "integrity.errors",
         "launcher",
-        *(f"launcher.{name}" for name in ("isolation", "landlock", "namespaces", "privileges", "seccomp")),
+        *(f"launcher.{name}" for name in ("isolation", "namespaces", "privileges")),
     ]
 
 

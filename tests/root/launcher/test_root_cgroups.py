@@ -283,12 +283,12 @@ LAUNCHER = """
 import os, signal, sys
 from launcher.cgroups import CgroupTrees
 from launcher.controllers import Limits
-trees = CgroupTrees.find(Limits(memory_max_bytes=1 << 26, pids_max=12, cpu_percent=20))
 pid = os.fork()
 if pid == 0:
     os.setsid()
     while True:
         signal.pause()
+trees = CgroupTrees.find(Limits(memory_max_bytes=1 << 26, pids_max=12, cpu_percent=20))
 trees.adopt(pid, "left")
 print(pid, *trees._places, flush=True)
 sys.stdin.read()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from launcher import trees
 from launcher.cgroups import CgroupTrees, Limits
+from launcher.channel import close_all
 
 pytestmark = pytest.mark.root
 
@@ -130,12 +132,13 @@ async def test_two_trees_are_apart(cgroups: CgroupTrees) -> None:
 LAUNCHER = """
 import os, signal, sys
 from launcher.cgroups import CgroupTrees, Limits
-trees = CgroupTrees.find(Limits())
+from launcher.channel import close_all
 pid = os.fork()
 if pid == 0:
     os.setsid()
     while True:
         signal.pause()
+trees = CgroupTrees.find(Limits())
 trees.adopt(pid, "left")
 print(trees.folder, pid, flush=True)
 sys.stdin.read()
@@ -157,29 +160,55 @@ def killed_launcher() -> tuple[Path, int]:
     return Path(folder), int(pid)
 
 
+def start_another() -> None:
+    """What the next launcher does first."""
+    program = "from launcher.cgroups import *; CgroupTrees.find(Limits()).close()"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_what_a_dead_launcher_left_is_removed(cgroups: CgroupTrees) -> None:
     folder, pid = killed_launcher()
     assert alive(pid) and (folder / "left").exists()
-    again = CgroupTrees.find(Limits())
-    assert again is not None
+    start_another()
     assert not alive(pid) and not folder.exists()
 
 
-def test_what_a_dead_launcher_of_the_same_pid_left_is_removed(cgroups: CgroupTrees) -> None:
+def test_what_a_dead_launcher_of_the_same_pid_left_is_removed() -> None:
     member = Member(lambda say: say())
-    cgroups.adopt(member.pid, "left")
+    first = CgroupTrees.find(Limits())
+    if first is None:
+        pytest.skip("needs cgroup v2 that may be written")
+    first.adopt(member.pid, "left")
     member.start(1)
+    close_all(first._locks)  # as its death does
     again = CgroupTrees.find(Limits())
-    assert again is not None and again.folder == cgroups.folder
+    assert again is not None and again.folder == first.folder
     assert not alive(member.pid) and not (again.folder / "left").exists()
     member.reap()
+    again.close()
+
+
+def test_a_launcher_in_another_pid_namespace_is_not_taken_for_dead() -> None:
+    """Its folder is called after a number that is nobody's here."""
+    number = next(number for number in itertools.count(20_000) if not Path(f"/proc/{number}").exists())
+    shell = f'echo {number - 1} >/proc/sys/kernel/ns_last_pid; {sys.executable} -c "$0"; exit'
+    words = ["unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", shell, LAUNCHER]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        folder = Path(process.stdout.readline().split()[0])
+        assert folder.name == f"dagseal-{number}" and not Path(f"/proc/{number}").exists()
+        start_another()
+        assert (folder / "left").exists()
+        process.stdin.close()
+    start_another()
+    assert not folder.exists()
 
 
 def test_a_folder_that_is_no_launchers_is_left_alone(cgroups: CgroupTrees) -> None:
     other = cgroups.folder.parent / "dagseal-agent.service"
     other.mkdir()
     try:
-        assert CgroupTrees.find(Limits()) is not None
+        start_another()
         assert other.exists()
     finally:
         other.rmdir()

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from launcher import privileges
-from launcher.landlock import Access, restrict
 from launcher.privileges import Identity
+from launcher.task.landlock import Access, restrict
 
 pytestmark = pytest.mark.root
 

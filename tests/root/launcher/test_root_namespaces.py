@@ -22,9 +22,11 @@ from typing import Any
 import pytest
 
 from launcher import namespaces, privileges
-from launcher.isolation import PROFILES, Confinement, confine
-from launcher.namespaces import enter_user_namespace, next_pid_namespace, private_mounts, unshare
+from launcher.isolation import PROFILES, Confinement
+from launcher.namespaces import enter_user_namespace, next_pid_namespace, unshare
 from launcher.privileges import Identity, die_with, drop, harden, status_of
+from launcher.task import mounts
+from launcher.task.confining import confine
 from launcher.trees import has_ended
 
 pytestmark = pytest.mark.root
@@ -296,8 +298,8 @@ def test_a_mount_that_forbids_to_execute_can_be_kept(in_child: InChild, inside: 
 
     def body() -> str:
         unshare(namespaces.CLONE_NEWNS)
-        namespaces._mount(None, "/", None, namespaces._MS_REC | namespaces._MS_PRIVATE)
-        namespaces._mount("tmpfs", str(place), "tmpfs", namespaces._MS_NOEXEC | namespaces._MS_NOSUID, "mode=0755")
+        mounts._mount(None, "/", None, mounts._MS_REC | mounts._MS_PRIVATE)
+        mounts._mount("tmpfs", str(place), "tmpfs", mounts._MS_NOEXEC | mounts._MS_NOSUID, "mode=0755")
         (place / "file").write_text("on noexec")
         (place / "file").chmod(0o644)
         return inside((place / "file").read_text, readable=(str(place),))
@@ -558,7 +560,7 @@ def test_what_cannot_be_mounted_is_refused(inside: Inside, place: Path) -> None:
 def test_without_power_over_the_namespace_nothing_is_mounted(in_child: InChild) -> None:
     def body() -> None:
         drop(NOBODY)
-        private_mounts(keep=(), writable=(), tmp_bytes=MIB, only_own_pids=False)
+        mounts.private(keep=(), writable=(), tmp_bytes=MIB, only_own_pids=False)
 
     assert in_child(body).startswith("PrivilegeError: mount on / failed: Operation not permitted")
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -15,7 +18,7 @@ from typing import Any
 import pytest
 
 from integrity.digests import Digest
-from integrity.errors import SettingsError
+from integrity.errors import FetchError, SettingsError
 from integrity.grants import Secrets
 from launcher.accounts import Account
 from launcher.attestation import attest
@@ -240,18 +243,58 @@ async def test_a_warm_process_that_died_is_replaced(pools: Callable[..., Pool], 
     assert pool.warm._retired == []
 
 
+def forker(warm: WarmProcess) -> int:
+    """Who forks the tasks: with namespaces it is process 2 of its own, below two that wait for its end."""
+    pid = warm._process.pid
+    for _ in range(2 if warm.kind.confinement.profile.namespaces else 0):
+        (pid,) = children(pid)
+    return pid
+
+
+def most_processes(pid: int, most: int) -> None:
+    """Of that process's user, as far as it is concerned; said by this user, as root needs CAP_SYS_RESOURCE for it."""
+    program = f"import resource as r; r.prlimit({pid}, r.RLIMIT_NPROC, ({most}, r.prlimit({pid}, r.RLIMIT_NPROC)[1]))"
+    subprocess.run([sys.executable, "-c", program], check=True, user=NOBODY.uid, group=NOBODY.gid, extra_groups=[])
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+async def test_without_room_for_one_more_the_tasks_that_there_are_go_on(
+    pools: Callable[..., Pool], profile: str
+) -> None:
+    pool = pools(spares=1)
+    task = await pool.take(profile)
+    warm = task.warm
+    for spare in await pool.spares(profile):
+        await kill(spare)
+    most_processes(forker(warm), 0)
+    with pytest.raises(FetchError) as raised:
+        await pool.take(profile)
+    assert str(raised.value) == (
+        "no task can be forked for unix user nobody: [Errno 11] Resource temporarily unavailable; try again"
+    )
+    assert await ran(task) == "success"
+    assert warm.alive
+
+    most_processes(forker(warm), resource.getrlimit(resource.RLIMIT_NPROC)[1])
+    after = await pool.take(profile)
+    assert after.warm is warm
+    assert await ran(after) == "success"
+
+
 async def test_one_that_answers_out_of_step_is_replaced(pools: Callable[..., Pool]) -> None:
     """A fork that was broken off: its answer would be taken for the next one's."""
     pool = pools(spares=1)
     task = await pool.take()
     old = task.warm
     await pool.spares()
+    os.kill(forker(old), signal.SIGSTOP)  # it does not answer meanwhile
     forking = asyncio.create_task(pool.fork(old))
     while not old._lock.locked():
         await asyncio.sleep(0)
     forking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await forking
+    os.kill(forker(old), signal.SIGCONT)
     again = await pool.take()
     assert again.warm is not old and await ran(again) == "success"
     assert await ran(task) == "success"  # what runs already runs to its end

@@ -15,7 +15,7 @@ import pytest
 
 from launcher import namespaces, privileges
 from launcher.privileges import Identity, status_of
-from launcher.seccomp import LEVELS, install
+from launcher.task.seccomp import LEVELS, install
 
 pytestmark = pytest.mark.root
 

@@ -61,7 +61,7 @@ def folder(tmp_path: pathlib.Path) -> Iterator[int]:
 def journal_append(folder: int) -> None:
     fd = os.open("journal", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600, dir_fd=folder)
     try:
-        durable.append(fd, NEW)
+        durable.append(fd, NEW, size=len(OLD))
     finally:
         os.close(fd)
 

@@ -113,6 +113,12 @@ def test_a_folder_is_named_by_its_own_path(tmp_path: Path, key: str, case: str) 
     )
 
 
+def test_not_everything_is_opened_to_tasks_at_once() -> None:
+    with pytest.raises(SettingsError) as raised:
+        policy.parse(text_of(isolation='writable = ["/"]'), "launcher.toml")
+    assert "isolation.writable: '/' takes the meaning from a profile" in str(raised.value)
+
+
 REFUSED: dict[str, tuple[dict[str, str | None], str]] = {
     "no trust": ({"trust": None}, "trust is missing"),
     "no peers": ({"peers": None}, "peers is missing"),

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from integrity.errors import PrivilegeError
-from launcher import seccomp
-from launcher.seccomp import LEVELS, program
+from launcher.task import seccomp
+from launcher.task.seccomp import LEVELS, program
 
 MACHINES = ("x86_64", "aarch64")
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7, "i386": 0x40000003, "arm": 0x40000028}

@@ -5,7 +5,7 @@ is called in a process that has one thread, after no_new_privs and after every m
 
 Not covered up to ABI 7, and so the business of namespaces, of the seccomp filter or of file modes: descriptors that are open
 already; stat, chdir, chmod, chown, utime and xattrs; unix sockets that have a path; UDP; listening on a port the kernel picks;
-TCP by MPTCP or Fast Open, which `launcher.seccomp` denies.
+TCP by MPTCP or Fast Open, which `launcher.task.seccomp` denies.
 """
 
 from __future__ import annotations

@@ -1,0 +1,68 @@
+"""What the caller says while its run lasts: heard at once, beside whatever the run waits for.
+
+A caller may say `grant` or `deny` once, about the claim, and `cancel` at any time; hanging up is a cancel too. Any other word
+ends the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from integrity.errors import MalformedError
+from integrity.messages import Message
+from launcher.channel import Channel
+
+T = TypeVar("T")
+
+
+class Cancelled(Exception):
+    """The caller asked for it, or went away."""
+
+
+class CallerWord:
+    """The next word of this caller. Nobody else receives from it until `close`."""
+
+    def __init__(self, caller: Channel) -> None:
+        self._caller = caller
+        self._word = asyncio.create_task(self._receive())
+
+    async def _receive(self) -> Message:
+        return (await self._caller.receive()).message
+
+    async def about_the_claim(self) -> Message:
+        """`grant` or `deny`. Raises `Cancelled` for `cancel` and when the caller is gone."""
+        try:
+            message = await self._word
+        except EOFError:
+            raise Cancelled("the agent went away") from None
+        self._word = asyncio.create_task(self._receive())
+        if message.kind == "cancel":
+            raise Cancelled("cancelled by request")
+        if message.kind not in ("grant", "deny"):
+            raise MalformedError(f"{message.kind!r} is not permitted while a claim is open")
+        return message
+
+    async def unless_cancelled(self, work: Awaitable[T]) -> T:
+        """`work`, unless the caller says `cancel` or goes away first. Any other word ends the run too."""
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({task, self._word}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            try:
+                kind = self._word.result().kind
+            except EOFError:
+                raise Cancelled("the agent went away") from None
+            if kind == "cancel":
+                raise Cancelled("cancelled by request")
+            raise MalformedError(f"{kind!r} is not permitted while the task runs")
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Hear no more."""
+        self._word.cancel()
+        await asyncio.gather(self._word, return_exceptions=True)
