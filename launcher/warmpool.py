@@ -117,6 +117,7 @@ class WarmPool:
 
     async def _fill(self, place: _Place) -> None:
         with contextlib.suppress(DagsealError):  # the next request meets it, and says so
+            await self._bury(place)
             while (warm := place.warm) is not None and warm.alive and len(place.spares) < self._rules.spares:
                 spare = await self._fork(warm)
                 if place.warm is not warm:  # retired meanwhile
@@ -129,6 +130,13 @@ class WarmPool:
                         fresh.end()
                         return
                     await self._retire(place, fresh)
+
+    async def _bury(self, place: _Place) -> None:
+        """Spares that died while they waited: another process of their user may have killed them."""
+        dead = [spare for spare in place.spares if not spare.alive]
+        place.spares = deque(spare for spare in place.spares if spare.alive)
+        for spare in dead:
+            await spare.end()
 
     async def _retire(self, place: _Place, successor: WarmProcess | None = None) -> None:
         warm, place.warm = place.warm, successor

@@ -25,7 +25,7 @@ from integrity.errors import MalformedError, PrivilegeError
 from launcher import namespaces, privileges
 from launcher.isolation import Confinement
 from launcher.privileges import Identity
-from launcher.task import environment, files, frames, seccomp
+from launcher.task import environment, files, frames, hugepages, seccomp
 
 if TYPE_CHECKING:  # it imports Airflow, which is to find `environment.prepare` done
     from launcher.task import child
@@ -121,6 +121,7 @@ def warm_up() -> str:
         _load_secrets_backends()
     gc.collect()
     gc.freeze()
+    hugepages.collapse()
     return str(airflow.__version__)
 
 

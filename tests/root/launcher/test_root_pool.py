@@ -213,6 +213,16 @@ async def test_a_spare_that_was_killed_is_passed_over(pools: Callable[..., Pool]
     assert len(spares) == 2 and all(spare.alive for spare in spares)
 
 
+async def test_a_spare_that_was_killed_is_replaced_behind_the_next_task(pools: Callable[..., Pool]) -> None:
+    pool = pools(spares=2)
+    await pool.give_back(await pool.take())
+    _, last = await pool.spares()
+    await kill(last)
+    await pool.give_back(await pool.take())
+    found = await pool.spares()
+    assert len(found) == 2 and all(spare.alive for spare in found) and last not in found
+
+
 async def test_when_all_spares_were_killed_one_is_forked(pools: Callable[..., Pool]) -> None:
     pool = pools(spares=3)
     await pool.give_back(await pool.take())
