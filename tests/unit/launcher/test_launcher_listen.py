@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from integrity.errors import SettingsError
-from launcher.server import listen
+from launcher.listening import listen
 
 
 def test_it_listens_for_anyone_as_the_table_decides(tmp_path: Path) -> None:
