@@ -5,6 +5,8 @@ Each change and its audit event are one transaction. A value of a secret enters 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from integrity import names
 from integrity.errors import ConflictError, MalformedError, NotFoundError
 from integrity.fields import from_base64
@@ -154,6 +156,7 @@ async def create_token(service: Service, caller: Caller, wanted: TokenRequest) -
             kind=identity.USER,
             admin=wanted.admin,
             expires_at=wanted.expires_at,
+            scopes=sorted(set(wanted.scopes)),
         )
 
 
@@ -166,6 +169,7 @@ async def issue(
     kind: str,
     admin: bool,
     expires_at: int | None = None,
+    scopes: Sequence[str] = (),
 ) -> NewToken:
     """A new token, recorded by its hash."""
     made = identity.create(service.randomness)
@@ -179,9 +183,11 @@ async def issue(
         created_by=caller.principal,
         expires_at=expires_at,
         revoked_at=None,
+        scopes=list(scopes),
     )
     await people.add_token(tx, token)
-    detail = f"for {kind} {principal}{', admin' if admin else ''}"
+    limits = f", only {', '.join(scopes)}" if scopes else ""
+    detail = f"for {kind} {principal}{', admin' if admin else ''}{limits}"
     await _note(tx, service, caller, "token.create", f"token:{made.token_id}", detail)
     return made
 

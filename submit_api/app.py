@@ -33,6 +33,7 @@ _HEADERS = {
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
 }
+_USE_IS_NEWS_US = 60_000_000  # a write for every request would be the dearest part of most
 _log = structlog.get_logger("submit_api")
 
 
@@ -56,6 +57,9 @@ async def authenticate(service: Service, request: web.Request) -> Caller:
     async with service.database.read() as tx:
         token = identity.check(await people.token(tx, token_id), secret, service.now_us())
         groups = await people.groups_of(tx, token.principal) if token.kind == identity.USER else frozenset()
+    if service.now_us() - (token.last_used_at or 0) >= _USE_IS_NEWS_US:
+        async with service.database.write() as tx:
+            await people.note_use(tx, token.token_id, service.now_us())
     return Caller(
         principal=token.principal,
         kind=token.kind,
@@ -63,6 +67,7 @@ async def authenticate(service: Service, request: web.Request) -> Caller:
         token_id=token.token_id,
         address=request.remote or "",
         groups=groups,
+        scopes=tuple(token.scopes),
     )
 
 

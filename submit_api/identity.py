@@ -27,7 +27,8 @@ USER, WORKER = "user", "worker"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """An authenticated caller. `kind` is `user` or `worker`; a worker's principal is the worker's name."""
+    """An authenticated caller. `kind` is `user` or `worker`; a worker's principal is the worker's name. Without `scopes` the
+    token has no limit (`submit_api.scopes`)."""
 
     principal: str
     kind: str
@@ -35,6 +36,7 @@ class Caller:
     token_id: str
     address: str
     groups: frozenset[str]
+    scopes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

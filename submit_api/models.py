@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from integrity import names
 from integrity.errors import MalformedError
+from submit_api import scopes
 
 
 def _named(kind: str) -> AfterValidator:
@@ -23,6 +24,12 @@ def _named(kind: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _scope(value: str) -> str:
+    if not scopes.is_scope(value):
+        raise ValueError(f"{value!r} is no scope: write archive:push:PREFIX, launch:GLOB, audit:read or admin")
+    return value
+
+
 DagId = Annotated[str, _named("dag_id")]
 TaskId = Annotated[str, _named("task_id")]
 RunId = Annotated[str, _named("run_id")]
@@ -31,6 +38,7 @@ UnixUser = Annotated[str, _named("unix user")]
 Principal = Annotated[str, _named("principal")]
 WorkerName = Annotated[str, _named("worker")]
 Glob = Annotated[str, Field(min_length=1, max_length=250, pattern=r"^[\w.*?\[\]!-]+$")]
+Scope = Annotated[str, AfterValidator(_scope)]
 Kind = Literal["connection", "variable"]
 SubjectKind = Literal["principal", "group"]
 Profile = Literal["minimal", "standard", "strict"]  # integrity.claims.PROFILES
@@ -100,6 +108,7 @@ class GroupRequest(In):
 class TokenRequest(In):
     principal: Principal
     admin: bool = False
+    scopes: list[Scope] = Field(default=[], max_length=100)
     expires_at: int | None = Field(default=None, ge=1)
 
 
@@ -284,10 +293,12 @@ class TokenView(Out):
     principal: str
     kind: str
     admin: bool
+    scopes: list[str]
     created_at: int
     created_by: str
     expires_at: int | None
     revoked_at: int | None
+    last_used_at: int | None
 
 
 class TokenList(Out):

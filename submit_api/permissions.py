@@ -7,6 +7,7 @@ an administrator. Workers only do worker actions: they never submit, read or adm
 from __future__ import annotations
 
 from integrity.errors import NotOwnerError, OutOfScopeError
+from submit_api import scopes
 from submit_api.identity import USER, WORKER, Caller
 
 PUBLIC, USERS, MEMBER, ADMIN, WORKERS, FETCHERS = "public", "users", "member", "admin", "workers", "fetchers"
@@ -71,6 +72,14 @@ def require_action(action: str, caller: Caller) -> None:
     if not allowed:
         need = {ADMIN: "an administrator's token", WORKERS: "a worker's token"}.get(who, "a user's token")
         raise OutOfScopeError(f"{action} needs {need}; this one is of {caller.kind} {caller.principal}")
+    if not scopes.permit(caller.scopes, action):
+        raise OutOfScopeError(f"{action} is outside this token's scopes, {', '.join(caller.scopes)}: use another token")
+
+
+def require_scope(caller: Caller, kind: str, name: str) -> None:
+    """Raises `OutOfScopeError` where the token is limited to other archives or dags."""
+    if not scopes.cover(caller.scopes, kind, name):
+        raise OutOfScopeError(f"{name} is outside this token's scopes, {', '.join(caller.scopes)}: use another token")
 
 
 def is_member(caller: Caller, owner: str, group: str) -> bool:

@@ -10,7 +10,7 @@ import asyncio
 
 from integrity.errors import ConflictError, NotFoundError
 from integrity.manifest import TaskEntry
-from submit_api import audit, launches, permissions
+from submit_api import audit, launches, permissions, scopes
 from submit_api.identity import Caller
 from submit_api.models import LaunchRequest
 from submit_api.registry import archives, ledger, people, secrets
@@ -79,6 +79,7 @@ async def resolve(tx: Transaction, caller: Caller, dag_id: str, number: int | No
     if archive is None:
         raise NotFoundError(f"no release defines dag {dag_id!r}: push its file first")
     permissions.require_member(caller, archive.owner, archive.group, f"dag {dag_id} of archive {archive.name}")
+    permissions.require_scope(caller, scopes.LAUNCH, dag_id)
     chosen = number if number is not None else archive.active
     if chosen is None:
         raise ConflictError(f"archive {archive.name} has no active release: activate one, or push a new one")
@@ -108,6 +109,7 @@ async def find(service: Service, caller: Caller, launch_id: str) -> Launch:
     if launch is None:
         raise NotFoundError(f"there is no launch {launch_id}")
     permissions.require_member(caller, launch.owner, launch.group, f"launch {launch.id}")
+    permissions.require_scope(caller, scopes.LAUNCH, launch.dag_id)
     return launch
 
 

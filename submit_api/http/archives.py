@@ -10,8 +10,9 @@ from aiohttp import web
 
 from integrity.digests import Digest
 from integrity.errors import ConflictError, NotFoundError
-from submit_api import audit, bodies, permissions, submissions, views
+from submit_api import audit, bodies, permissions, scopes, submissions, views
 from submit_api.http.routes import BYTES, DSSE, Call, answer
+from submit_api.identity import WORKER, Caller
 from submit_api.models import ArchiveDetail, ArchiveList, ArchiveView, ReleaseList, ReleaseView
 from submit_api.refusals import RangeError
 from submit_api.registry import archives
@@ -50,6 +51,7 @@ async def listed(call: Call) -> web.Response:
             await _summary(tx, archive)
             for archive in await archives.listed(tx)
             if permissions.is_member(call.caller, archive.owner, archive.group)
+            and scopes.cover(call.caller.scopes, scopes.ARCHIVE, archive.name)
         ]
     return answer(ArchiveList(archives=found))
 
@@ -125,7 +127,7 @@ async def blob(call: Call) -> web.StreamResponse:
     digest = Digest(call.part("hex"))
     async with call.service.database.read() as tx:
         found = await archives.releases_of_digest(tx, str(digest))
-    if not any(call.caller.kind == "worker" or permissions.is_member(call.caller, r.owner, r.group) for r in found):
+    if not any(_may_fetch(call.caller, release) for release in found):
         raise NotFoundError(f"there is no blob {digest}")
     headers = {
         "ETag": f'"{digest}"',
@@ -147,6 +149,13 @@ async def blob(call: Call) -> web.StreamResponse:
     if data is not None:
         return web.Response(status=status, body=data[first : last + 1], headers=headers)
     return await _stream(call, digest, first, last, status, headers)
+
+
+def _may_fetch(caller: Caller, release: Release) -> bool:
+    if caller.kind == WORKER:
+        return True
+    covered = scopes.cover(caller.scopes, scopes.ARCHIVE, release.archive)
+    return covered and permissions.is_member(caller, release.owner, release.group)
 
 
 async def _stream(
@@ -190,6 +199,7 @@ async def _archive(tx: Transaction, call: Call, name: str) -> Archive:
     if found is None:
         raise NotFoundError(f"there is no archive {name!r}")
     permissions.require_member(call.caller, found.owner, found.group, f"archive {name}")
+    permissions.require_scope(call.caller, scopes.ARCHIVE, name)
     return found
 
 

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from integrity import logrecords, names
 from integrity.claims import MAX_CLAIM_BYTES, MAX_RESULT_BYTES
-from submit_api import bodies, claiming, dispatching, launches, reserving, views
+from submit_api import bodies, claiming, dispatching, launches, reserving, scopes, views
 from submit_api.http.routes import BYTES, DSSE, Call, answer
 from submit_api.models import Heartbeat, LaunchList, LaunchRequest, OffsetView, RefusedByWorker, StateView, TakeRequest
 from submit_api.refusals import InvalidRequestError
@@ -38,7 +38,8 @@ async def listed(call: Call) -> web.Response:
             limit=call.number("limit", 100, most=MAX_LISTED),
             seen_by=None if caller.admin else (caller.principal, caller.groups),
         )
-    return answer(LaunchList(launches=[views.launch(launch) for launch in found]))
+    seen = [launch for launch in found if scopes.cover(caller.scopes, scopes.LAUNCH, launch.dag_id)]
+    return answer(LaunchList(launches=[views.launch(launch) for launch in seen]))
 
 
 async def one(call: Call) -> web.Response:

@@ -24,6 +24,10 @@ async def add_token(tx: Transaction, found: Token) -> None:
     await tx.session.flush()
 
 
+async def note_use(tx: Transaction, token_id: str, now_us: int) -> None:
+    await tx.session.execute(update(TokenRow).where(TokenRow.token_id == token_id).values(last_used_at=now_us))
+
+
 async def revoke_tokens(
     tx: Transaction, now_us: int, *, token_id: str | None = None, worker: str | None = None
 ) -> None:

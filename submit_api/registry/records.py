@@ -21,6 +21,8 @@ class Token:
     created_by: str
     expires_at: int | None
     revoked_at: int | None
+    scopes: list[str] = field(default_factory=list)
+    last_used_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,6 +44,8 @@ class TokenRow(Base):
     created_by: Mapped[str] = mapped_column(String(100))
     expires_at: Mapped[int | None]
     revoked_at: Mapped[int | None]
+    scopes: Mapped[list[str]] = mapped_column(server_default="[]")
+    last_used_at: Mapped[int | None]
 
 
 class GroupRow(Base):

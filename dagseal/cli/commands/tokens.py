@@ -8,7 +8,9 @@ from dagseal.cli import printing
 from dagseal.cli.context import run_of
 from dagseal.cli.exits import UsageError
 
-_COLUMNS = ("token_id", "principal", "kind", "admin", "created_at", "created_by", "expires_at", "revoked_at")
+_WHEN = ("created_at", "expires_at", "revoked_at", "last_used_at")
+_COLUMNS = ("token_id", "principal", "kind", "admin", "scopes", "created_by", *_WHEN)
+_SCOPE = "archive:push:PREFIX, launch:GLOB, audit:read or admin; again for more. Without: no limit."
 
 
 def register(app: typer.Typer) -> None:
@@ -27,6 +29,7 @@ def create(
     ctx: typer.Context,
     principal: str = typer.Argument(..., metavar="PRINCIPAL"),
     admin: bool = typer.Option(False, "--admin"),
+    scope: list[str] = typer.Option([], "--scope", metavar="SCOPE", help=_SCOPE),
     expires_in: str | None = typer.Option(None, "--expires-in", metavar="DURATION", help="Such as 12h or 90d."),
     out: str | None = typer.Option(None, "--out", metavar="FILE", help="Write it to a new file, 0600, not to stdout."),
 ) -> None:
@@ -37,7 +40,7 @@ def create(
     from dagseal.cli.commands.launches import seconds
 
     run = run_of(ctx)
-    body: dict[str, object] = {"principal": principal, "admin": admin}
+    body: dict[str, object] = {"principal": principal, "admin": admin, "scopes": scope}
     if expires_in is not None:
         body["expires_at"] = (int(time.time()) + seconds(expires_in)) * 1_000_000
     if out is not None:

@@ -280,6 +280,21 @@ def test_import_takes_what_airflow_exports(shell: Shell) -> None:
     assert "x" in bad.err
 
 
+def test_a_pipelines_token_pushes_its_own_archives_only(shell: Shell) -> None:
+    made = shell(
+        "token", "create", "pipeline", "--scope", "archive:push:team_a", "--expires-in", "90d", "-o", "json"
+    ).json
+    token = shell.folder / "pipeline.token"
+    token.write_text(made["token"] + "\n")
+    token.chmod(0o600)
+    listed = shell("token", "list", "-o", "json").json
+    assert next(one["scopes"] for one in listed if one["token_id"] == made["token_id"]) == ["archive:push:team_a"]
+    assert shell("list", token=token).code == 0
+    assert shell("audit", token=token).code == 4
+    refused = shell("token", "create", "x", "--scope", "push:team_a")
+    assert refused.code != 0 and "write archive:push:PREFIX" in refused.err
+
+
 def test_tokens_groups_and_rules(shell: Shell, bob: Path) -> None:
     made = shell("token", "create", "carl", "-o", "json").json
     token = shell.folder / "carl.token"
