@@ -290,7 +290,7 @@ def test_a_pipelines_token_pushes_its_own_archives_only(shell: Shell) -> None:
     listed = shell("token", "list", "-o", "json").json
     assert next(one["scopes"] for one in listed if one["token_id"] == made["token_id"]) == ["archive:push:team_a"]
     assert shell("list", token=token).code == 0
-    assert shell("audit", token=token).code == 4
+    assert shell("audit", "list", token=token).code == 4
     refused = shell("token", "create", "x", "--scope", "push:team_a")
     assert refused.code != 0 and "write archive:push:PREFIX" in refused.err
 
