@@ -33,6 +33,7 @@ class _Place:
 
     starting: asyncio.Lock = field(default_factory=asyncio.Lock)
     filling: asyncio.Task[None] | None = None
+    renewing: asyncio.Task[None] | None = None
     warm: WarmProcess | None = None
     stamp: object = None
     spares: deque[TaskProcess] = field(default_factory=deque)
@@ -124,12 +125,18 @@ class WarmPool:
                     await spare.end()
                     return
                 place.spares.append(spare)
-                if warm.forks >= self._rules.max_tasks:  # worn: its successor is made before it goes
-                    fresh = await self._start(warm.kind)
-                    if place.warm is not warm:
-                        fresh.end()
-                        return
-                    await self._retire(place, fresh)
+                if warm.forks >= self._rules.max_tasks and (place.renewing is None or place.renewing.done()):
+                    place.renewing = asyncio.create_task(self._renew(place, warm))
+
+    async def _renew(self, place: _Place, worn: WarmProcess) -> None:
+        """Its successor is made before it goes, which takes seconds; meanwhile it forks as ever."""
+        with contextlib.suppress(DagsealError):
+            fresh = await self._start(worn.kind)
+            if place.warm is not worn:
+                fresh.end()
+                return
+            await self._retire(place, fresh)
+            self._refill(place)
 
     async def _bury(self, place: _Place) -> None:
         """Spares that died while they waited: another process of their user may have killed them."""
@@ -163,10 +170,11 @@ class WarmPool:
 
     async def end(self) -> None:
         """End all; the tasks that were taken are ended before."""
-        filling = [place.filling for place in self._places.values() if place.filling is not None]
-        for task in filling:
+        places = self._places.values()
+        under_way = [task for place in places for task in (place.filling, place.renewing) if task is not None]
+        for task in under_way:
             task.cancel()
-        await asyncio.gather(*filling, return_exceptions=True)
+        await asyncio.gather(*under_way, return_exceptions=True)
         for place in self._places.values():
             await self._retire(place)
         self._end_retired()

@@ -30,7 +30,9 @@ Counts = dict[tuple[str, str], int]
 
 def grown_by(count: int, *, profile: str = "", say: Callable[[str], None] = print) -> list[str]:
     """Make `count` launches, a fifth of which are denied or abandoned, and print before and after; what grew, in words."""
-    first = max(60, count // 20)
+    # For ten thousand more than a minute of load, after which as many used tickets expire as come; and not near a thousand
+    # launches, after which a warm process is replaced: its successor imports for seconds, and looks like rest.
+    first = max(60, count // 8 + 50)
     with daemon(profile) as started, clients(started, FIRST_CLIENTS) as callers:
         pid = started.process.pid
         _launch(callers, first)

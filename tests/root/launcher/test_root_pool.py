@@ -89,8 +89,8 @@ class Pool:
     async def spares(self, profile: str = "standard") -> list[TaskProcess]:
         """Those that wait, once no more are on their way."""
         place = self.warm._places[kind(profile)]
-        while place.filling is not None and not place.filling.done():
-            await asyncio.wait({place.filling})
+        while under_way := {task for task in (place.filling, place.renewing) if task is not None and not task.done()}:
+            await asyncio.wait(under_way)
         return list(place.spares)
 
 
@@ -334,6 +334,21 @@ async def retires(pool: Pool, wear: Callable[[], object], *, takes: int) -> None
 
 async def test_after_so_many_tasks_it_is_retired(pools: Callable[..., Pool]) -> None:
     await retires(pools(spares=1, max_tasks=4), lambda: None, takes=4)
+
+
+async def test_while_its_successor_starts_it_forks_as_ever(pools: Callable[..., Pool]) -> None:
+    pool = pools(spares=1, max_tasks=2)
+    old = (await pool.take()).warm
+    await pool.take()
+    place = pool.warm._places[kind()]
+    while place.renewing is None:
+        assert place.filling is not None
+        await asyncio.wait({place.filling})
+    assert (await pool.take()).warm is old
+    assert place.filling is not None
+    await asyncio.wait({place.filling})
+    assert [spare.warm for spare in place.spares] == [old] and not place.renewing.done()
+    assert [spare.warm is old for spare in await pool.spares()] == [False]
 
 
 async def test_when_the_packages_change_it_is_retired_at_once(pools: Callable[..., Pool]) -> None:
