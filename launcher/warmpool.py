@@ -121,9 +121,9 @@ class WarmPool:
             await self._bury(place)
             while (warm := place.warm) is not None and warm.alive and len(place.spares) < self._rules.spares:
                 spare = await self._fork(warm)
-                if place.warm is not warm:  # retired meanwhile
+                if place.warm is not warm:  # retired meanwhile: its successor wants spares too
                     await spare.end()
-                    return
+                    continue
                 place.spares.append(spare)
                 if warm.forks >= self._rules.max_tasks and (place.renewing is None or place.renewing.done()):
                     place.renewing = asyncio.create_task(self._renew(place, warm))
