@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from integrity.errors import PrivilegeError
 from launcher.privileges import Identity
@@ -31,6 +31,30 @@ def unshare(flags: int) -> None:
         raise PrivilegeError(f"unshare({flags:#x}) failed: {_reason()}; run dagseal doctor, or choose a lesser profile")
 
 
+def unshare_mapped(flags: int, write_maps: Callable[[], object]) -> bool:
+    """unshare(2), with a user namespace whose maps a fork writes that stays outside, where its privileges mean something;
+    whether it could. Raises `PrivilegeError`."""
+    go_read, go_write = os.pipe()
+    mapper = os.fork()
+    if mapper == 0:
+        code = 1
+        try:
+            os.close(go_write)
+            if os.read(go_read, 1):
+                write_maps()
+                code = 0
+        finally:
+            os._exit(code)
+    os.close(go_read)
+    try:
+        unshare(flags)
+        os.write(go_write, b"g")
+    finally:
+        os.close(go_write)
+        _, status = os.waitpid(mapper, 0)
+    return status == 0
+
+
 def enter_user_namespace(identity: Identity | None) -> None:
     """Into a user namespace that maps this identity, and one for the pids of what is forked next.
 
@@ -43,26 +67,9 @@ def enter_user_namespace(identity: Identity | None) -> None:
         _write("/proc/self/setgroups", "deny")
         _write_maps("self", uid, [gid])
         return
-    go_read, go_write = os.pipe()
     process = os.getpid()
-    mapper = os.fork()
-    if mapper == 0:
-        code = 1
-        try:
-            os.close(go_write)
-            if os.read(go_read, 1):
-                _write_maps(str(process), identity.uid, sorted({identity.gid, *identity.groups}))
-                code = 0
-        finally:
-            os._exit(code)
-    os.close(go_read)
-    try:
-        unshare(CLONE_NEWUSER | CLONE_NEWPID)
-        os.write(go_write, b"g")
-    finally:
-        os.close(go_write)
-        _, status = os.waitpid(mapper, 0)
-    if status != 0:
+    groups = sorted({identity.gid, *identity.groups})
+    if not unshare_mapped(CLONE_NEWUSER | CLONE_NEWPID, lambda: _write_maps(str(process), identity.uid, groups)):
         raise PrivilegeError(
             "the user namespace could not be given its ids: the launcher needs CAP_SETUID and CAP_SETGID, or to be root"
         )

@@ -28,27 +28,13 @@ def enter() -> Account:
     starts = {program: first_of(path, owner) for program, path in _PROGRAMS.items()}
     own = {"newuidmap": owner.uid, "newgidmap": owner.gid}
     process = os.getpid()
-    go_read, go_write = os.pipe()
-    mapper = os.fork()
-    if mapper == 0:  # it stays outside, where the two programs mean something
-        code = 1
-        try:
-            os.close(go_write)
-            if os.read(go_read, 1):
-                for program, start in starts.items():
-                    words = [program, str(process), "0", str(own[program]), "1", "1", str(start), str(IDS)]
-                    subprocess.run(words, env=_ENVIRONMENT, stdin=subprocess.DEVNULL, check=True)
-                code = 0
-        finally:
-            os._exit(code)
-    os.close(go_read)
-    try:
-        namespaces.unshare(namespaces.CLONE_NEWUSER)
-        os.write(go_write, b"g")
-    finally:
-        os.close(go_write)
-        _, status = os.waitpid(mapper, 0)
-    if status != 0:
+
+    def write_maps() -> None:
+        for program, start in starts.items():
+            words = [program, str(process), "0", str(own[program]), "1", "1", str(start), str(IDS)]
+            subprocess.run(words, env=_ENVIRONMENT, stdin=subprocess.DEVNULL, check=True)
+
+    if not namespaces.unshare_mapped(namespaces.CLONE_NEWUSER, write_maps):
         raise PrivilegeError(
             "newuidmap and newgidmap gave no ids: install them (Debian: uidmap), setuid root or with file capabilities;"
             " NoNewPrivileges=yes and a mount with nosuid keep them from working"

@@ -25,6 +25,7 @@ import pytest
 from integrity.errors import SettingsError
 from launcher import journal
 from launcher.trees import descendants
+from tests.attacks.attacker import is_alive
 from tests.faults.fault_workload import Workload
 from tests.live import ENDED, Live, running
 
@@ -250,14 +251,6 @@ def command_of(pid: int) -> list[str]:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return []
-
-
-def is_alive(pid: int) -> bool:
-    """A zombie runs nothing any more."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
-    except OSError:
-        return False
 
 
 @pytest.mark.timeout(240)

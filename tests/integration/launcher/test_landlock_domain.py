@@ -23,21 +23,13 @@ from integrity.errors import PrivilegeError
 from launcher import privileges
 from launcher.task import landlock
 from launcher.task.landlock import Access, restrict
+from tests.forked import refusal
 
 NEWEST = 7
 
 
 def access(*, read: tuple[str, ...] = (), write: tuple[str, ...] = (), **others: object) -> Access:
     return Access(**{"read": read, "write": write, "connect_ports": None, "scope": False} | others)
-
-
-def refusal(action: Callable[[], object]) -> str:
-    """The errno's name; empty when it was done."""
-    try:
-        action()
-    except OSError as error:
-        return errno.errorcode[error.errno or 0]
-    return ""
 
 
 @pytest.fixture

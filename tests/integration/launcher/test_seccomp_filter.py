@@ -22,6 +22,7 @@ from integrity.errors import PrivilegeError
 from launcher import privileges
 from launcher.task import landlock, seccomp
 from launcher.task.seccomp import LEVELS, install, program
+from tests.forked import refusal
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "launcher" / "syscalls.txt"
 MACHINE = os.uname().machine
@@ -44,14 +45,6 @@ def syscall(name: str, *arguments: int) -> str:
     libc.syscall.restype = ctypes.c_long
     answer = libc.syscall(ctypes.c_long(NUMBERS[name]), *(ctypes.c_ulong(argument) for argument in arguments))
     return errno.errorcode[ctypes.get_errno()] if answer == -1 else ""
-
-
-def refusal(action: Callable[[], object]) -> str:
-    try:
-        action()
-    except OSError as error:
-        return errno.errorcode[error.errno or 0]
-    return ""
 
 
 def denied_whole(level: str) -> list[str]:

@@ -19,10 +19,10 @@ from launcher import cgroups
 from launcher.cgroups import CgroupTrees
 from launcher.controllers import Limits, OwnCgroup, own_cgroups, share
 from launcher.trees import _alive
+from tests.forked import InChild
 
 pytestmark = pytest.mark.root
 
-InChild = Callable[[Callable[[], object]], str]
 
 MIB = 1024 * 1024
 LIMITS = Limits(memory_max_bytes=64 * MIB, pids_max=12, cpu_percent=20)

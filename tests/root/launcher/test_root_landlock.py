@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import signal
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ import pytest
 from launcher import privileges
 from launcher.privileges import Identity
 from launcher.task.landlock import Access, restrict
+from tests.forked import InChild, called, refusal
 
 pytestmark = pytest.mark.root
 
@@ -22,25 +21,10 @@ NOBODY = Identity(65534, 65534, (65534,))
 READ = ("/usr", "/bin", "/lib", "/lib64", "/proc")
 MS_BIND = 0x1000
 
-InChild = Callable[[Callable[[], object]], str]
-
 
 def access(*, read: tuple[str, ...] = READ, write: tuple[str, ...] = (), scope: bool = True) -> Access:
     present = tuple(path for path in read if os.path.exists(path))
     return Access(read=present, write=write, connect_ports=(), scope=scope)
-
-
-def refusal(action: Callable[[], object]) -> str:
-    try:
-        action()
-    except OSError as error:
-        return errno.errorcode[error.errno or 0]
-    return ""
-
-
-def called(name: str, *arguments: object) -> str:
-    libc = ctypes.CDLL(None, use_errno=True)
-    return errno.errorcode[ctypes.get_errno()] if getattr(libc, name)(*arguments) == -1 else ""
 
 
 def test_root_reads_and_writes_no_more_than_the_listed(in_child: InChild, tmp_path: Path) -> None:

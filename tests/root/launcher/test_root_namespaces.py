@@ -28,10 +28,10 @@ from launcher.privileges import Identity, die_with, drop, harden, status_of
 from launcher.task import mounts
 from launcher.task.confining import confine
 from launcher.trees import has_ended
+from tests.forked import InChild
 
 pytestmark = pytest.mark.root
 
-InChild = Callable[[Callable[[], object]], str]
 Inside = Callable[..., str]
 
 NOBODY = Identity(65534, 65534, (65534,))

@@ -22,6 +22,7 @@ from launcher.privileges import (
     shed_capabilities,
     status_of,
 )
+from tests.forked import InChild
 
 pytestmark = pytest.mark.root
 
@@ -31,8 +32,6 @@ NO_GROUPS = Identity(65534, 65534, ())
 PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, PR_SET_KEEPCAPS = 28, 4, 8
 PR_GET_DUMPABLE, PR_GET_NO_NEW_PRIVS, PR_GET_CHILD_SUBREAPER, PR_GET_PDEATHSIG = 3, 39, 37, 2
 CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
-
-InChild = Callable[[Callable[[], object]], str]
 
 
 @pytest.mark.parametrize("identity", [NOBODY, TWO_GROUPS, NO_GROUPS])

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import socket
 import stat
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,26 +14,12 @@ import pytest
 from launcher import namespaces, privileges
 from launcher.privileges import Identity, status_of
 from launcher.task.seccomp import LEVELS, install
+from tests.forked import InChild, called, refusal
 
 pytestmark = pytest.mark.root
 
 NOBODY = Identity(65534, 65534, (65534,))
 ALL_NAMESPACES = 0x7E020000
-
-InChild = Callable[[Callable[[], object]], str]
-
-
-def refusal(action: Callable[[], object]) -> str:
-    try:
-        action()
-    except OSError as error:
-        return errno.errorcode[error.errno or 0]
-    return ""
-
-
-def called(name: str, *arguments: object) -> str:
-    libc = ctypes.CDLL(None, use_errno=True)
-    return errno.errorcode[ctypes.get_errno()] if getattr(libc, name)(*arguments) == -1 else ""
 
 
 # By libc's own names, so that no number of ours is trusted. Each would be granted to root, or fail otherwise than by EPERM.
