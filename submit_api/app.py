@@ -58,8 +58,7 @@ async def authenticate(service: Service, request: web.Request) -> Caller:
         token = identity.check(await people.token(tx, token_id), secret, service.now_us())
         groups = await people.groups_of(tx, token.principal) if token.kind == identity.USER else frozenset()
     if service.now_us() - (token.last_used_at or 0) >= _USE_IS_NEWS_US:
-        async with service.database.write() as tx:
-            await people.note_use(tx, token.token_id, service.now_us())
+        await _note_use(service, token.token_id)
     return Caller(
         principal=token.principal,
         kind=token.kind,
@@ -69,6 +68,15 @@ async def authenticate(service: Service, request: web.Request) -> Caller:
         groups=groups,
         scopes=tuple(token.scopes),
     )
+
+
+async def _note_use(service: Service, token_id: str) -> None:
+    """A full disk must not keep anybody from reading: that it was not noted is for the operator."""
+    try:
+        async with service.database.write() as tx:
+            await people.note_use(tx, token_id, service.now_us())
+    except SQLAlchemyError as failure:
+        _log.error("use_not_noted", token_id=token_id, error=type(failure).__name__)
 
 
 def _endpoint(service: Service, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from api_rig import Api
+from sqlalchemy import text
 
 SOURCE = b"from airflow.sdk import DAG\n"
 
@@ -104,3 +105,15 @@ async def test_when_a_token_was_last_used(api: Api) -> None:
     api.clock.at += 1_000_000
     await api.call("GET", "/v1/archives", token=token)
     assert await last_used() == first + 60_000_000
+
+
+async def test_a_use_that_cannot_be_noted_keeps_nobody_from_reading(api: Api) -> None:
+    token = await api.token("alice")
+    full = "CREATE TRIGGER full BEFORE UPDATE ON tokens BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+    async with api.service.database.write() as tx:
+        await tx.session.execute(text(full))
+    assert (await api.call("GET", "/v1/archives", token=token)).status == 200
+    async with api.service.database.write() as tx:
+        await tx.session.execute(text("DROP TRIGGER full"))
+    tokens = (await api.call("GET", "/v1/tokens", token=api.admin)).json["tokens"]
+    assert next(found["last_used_at"] for found in tokens if found["principal"] == "alice") is None
