@@ -20,7 +20,8 @@ setup: .venv/.ready
 	    fi; \
 	fi
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --require-hashes -r requirements/dev.txt
+	@# Also as constraints: without, pip before 23.3 takes the newest release for a requirement that names an extra.
+	$(BIN)/pip install -q --require-hashes -r requirements/dev.txt -c requirements/dev.txt
 	$(BIN)/pip install -q --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
 	$(BIN)/python -m compileall -q integrity submit_api worker_cache launcher dagseal
 	@touch $@
