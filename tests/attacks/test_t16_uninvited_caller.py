@@ -53,8 +53,15 @@ def fds(live: Live) -> int:
     return len(os.listdir(f"/proc/{live.stack.processes['launcher'].pid}/fd"))
 
 
+def connections(live: Live) -> int:
+    """How many the launcher has open at its socket: all sockets of that path but the listening one (proc_net_unix(5))."""
+    path = str(live.stack.launcher_socket)
+    lines = Path("/proc/net/unix").read_text().splitlines()
+    return sum(line.endswith(f" {path}") for line in lines) - 1
+
+
 def settled_fds(live: Live) -> int:
-    """When every warm process has its two spares, each of which keeps some."""
+    """When nobody is connected and every warm process has its two spares, each of which keeps some."""
 
     def settled() -> int:
         spares = [spares_of(warm) for purpose in ("run", "describe") for warm in warm_pids(live, purpose)]
@@ -62,8 +69,7 @@ def settled_fds(live: Live) -> int:
             return 0
         if any(not status_of(pid)["State"].startswith("S") for two in spares for pid in two):
             return 0  # it does not wait yet, so the launcher has not opened all of its descriptors
-        before = fds(live)
-        return before if alive(live) and fds(live) == before else 0
+        return 0 if connections(live) else fds(live)
 
     return until("all spares are there", settled)
 
