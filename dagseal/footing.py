@@ -15,6 +15,7 @@ from integrity.errors import SettingsError
 
 _API_ACCOUNTS = ("dagseal-api", "www-data", "daemon")
 _AGENT_ACCOUNTS = ("dagseal-agent", "proxy", "uucp")
+_NOTARY_ACCOUNTS = ("dagseal-launcher", "list", "news")
 _PARSER_ACCOUNTS = ("dagseal-parser", "games", "irc")
 
 
@@ -25,17 +26,19 @@ class Accounts:
     api: str
     agent: str
     parser: str
+    notary: str
 
     @classmethod
     def choose(cls) -> Accounts:
-        """Three different ones when root, else the invoking account for all. Raises `SettingsError`."""
+        """Four different ones when root, else the invoking account for all. Raises `SettingsError`."""
         if os.geteuid() != 0:
             own = pwd.getpwuid(os.geteuid()).pw_name
-            return cls(api=own, agent=own, parser=own)
+            return cls(api=own, agent=own, parser=own, notary=own)
         return cls(
             api=_first_existing(_API_ACCOUNTS),
             agent=_first_existing(_AGENT_ACCOUNTS),
             parser=_first_existing(_PARSER_ACCOUNTS),
+            notary=_first_existing(_NOTARY_ACCOUNTS),
         )
 
 

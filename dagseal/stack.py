@@ -101,7 +101,7 @@ class Stack:
             raise SettingsError(f"{self.folder} is not empty: choose a new folder with --dir")
         self._make_folder("", 0o755, None)
         self._make_folder("run", 0o755, None)
-        self._make_folder("launcher", 0o700, None)
+        self._make_folder("launcher", 0o700, self.accounts.notary)
         self._make_folder("api", 0o700, self.accounts.api)
         self._make_folder("agent", 0o700, self.accounts.agent)
         self._write("api.toml", self._api_toml(), owner=self.accounts.api)
@@ -184,6 +184,7 @@ class Stack:
             f'[trust]\napi_keys = ["{self._api_key()}"]\n'
             f'[peers]\nrun = ["{accounts.agent}"]\ndescribe = ["{accounts.api}"]\n'
             f'[users]\nallowed = ["{self.task_user}"]\nbanned = ["root"]\nparser = "{accounts.parser}"\n'
+            f'notary = "{accounts.notary}"\n'
             f'[paths]\nsocket = "{self.launcher_socket}"\nstate_dir = "{self.folder}/launcher"\n'
             f'[isolation]\nprofile = "{self.profile}"\ndescribe = "{self.describe}"\n'
             f"unsafe_no_cgroup_limits = {'false' if self.privileged else 'true'}\n"

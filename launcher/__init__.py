@@ -1,5 +1,5 @@
-"""The privileged part: verify, drop, run as somebody else, kill.
+"""The launcher: verify, drop, run as somebody else, kill. Three folders, three privileges.
 
-Outside `launcher.task` nothing here imports anything but the standard library and `integrity`: no third-party code but
-`cryptography` is ever loaded by a process that could still become another user.
+What lies here keeps the launcher's privileges (the monitor) or gives them up (`become`): the standard library and a few words
+of `integrity`, nothing else. `launcher.notary` has dropped to an account of its own, `launcher.task` to the task's.
 """

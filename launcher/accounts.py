@@ -51,9 +51,9 @@ class AccountRules:
 def resolve(name: str, rules: AccountRules, *, now: int) -> Account:
     """The account of that name, if a task may run as it. Raises `PrivilegeError` or `MalformedError`, naming the rule."""
     account = look_up(name)
-    if account.name in rules.banned or account.uid in _uids(rules.banned):
+    if account.name in rules.banned or account.uid in uids_of(rules.banned):
         raise PrivilegeError(f"unix user {name} is banned by the launcher's policy (users.banned)")
-    if account.name in rules.reserved or account.uid in _uids(rules.reserved):
+    if account.name in rules.reserved or account.uid in uids_of(rules.reserved):
         raise PrivilegeError(f"unix user {name} is one of dagseal's own accounts: choose another for tasks")
     if account.uid < rules.min_uid:
         raise PrivilegeError(
@@ -118,7 +118,8 @@ def shadow_expiry(name: str) -> int | None:
     return None
 
 
-def _uids(user_names: frozenset[str]) -> set[int]:
+def uids_of(user_names: frozenset[str]) -> set[int]:
+    """Of those that exist."""
     found = set()
     for name in user_names:
         with contextlib.suppress(KeyError):

@@ -22,7 +22,9 @@ from pathlib import Path
 
 from launcher.channel import close_all
 from launcher.controllers import (
-    Limits,
+    Limits as Limits,
+)
+from launcher.controllers import (
     OwnCgroup,
     limit,
     own_cgroups,
@@ -35,8 +37,6 @@ from launcher.controllers import (
     write,
 )
 from launcher.trees import _until
-
-__all__ = ["CgroupTree", "CgroupTrees", "Limits"]
 
 
 class CgroupTrees:
@@ -156,18 +156,13 @@ class CgroupTree:
         for folder in self.folders:
             _remove_whole(folder)
 
-    def peak_memory_bytes(self) -> int | None:
-        """The most it held, before it is removed. None without a memory limit, or with v2 before Linux 5.19."""
-        text = self._first("memory.peak", "memory.max_usage_in_bytes")
-        return int(text) if text else None
-
     def oom_kills(self) -> int:
         """Not 0 if the memory limit killed it, before it is removed; v2 counts who set it off twice (`memory.oom.group`)."""
-        found = re.search(r"^oom_kill (\d+)$", self._first("memory.events", "memory.oom_control"), re.MULTILINE)
+        told = "\n".join(
+            read(folder / name) for folder in self.folders for name in ("memory.events", "memory.oom_control")
+        )
+        found = re.search(r"^oom_kill (\d+)$", told, re.MULTILINE)
         return int(found[1]) if found else 0
-
-    def _first(self, *names: str) -> str:
-        return next((text for folder in self.folders for name in names if (text := read(folder / name))), "")
 
 
 def _locked(folder: Path) -> int:

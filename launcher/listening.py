@@ -1,4 +1,5 @@
-"""The launcher's socket file: whose folder it lies in, and that one launcher answers there."""
+"""The launcher's socket file: whose folder it lies in, and that one launcher answers there. Made by the monitor, which may;
+heard by the notary."""
 
 from __future__ import annotations
 
@@ -10,8 +11,9 @@ import stat
 from integrity.errors import SettingsError
 
 
-def listen(path: str) -> socket.socket:
-    """Bind, replacing the socket of a launcher that is gone. Anyone may connect; the table says who is heard.
+def bind(path: str) -> socket.socket:
+    """Replacing the socket of a launcher that is gone. Nobody can connect before the notary listens; then anyone may, and the
+    table says who is heard.
 
     Raises `SettingsError` when another launcher answers there, or when its folder could be written by others.
     """
@@ -26,13 +28,12 @@ def listen(path: str) -> socket.socket:
         try:
             sock.bind(path)
             os.chmod(path, 0o666)  # noqa: S103 - the permission table decides, not the mode
-            sock.listen(128)
             sock.setblocking(False)
         except OSError:
             sock.close()
             raise
     except OSError as error:
-        raise SettingsError(f"{path}: {error.strerror}: cannot listen there") from None
+        raise SettingsError(f"{path}: {error.strerror}: cannot bind there") from None
     return sock
 
 
@@ -44,10 +45,9 @@ def _remove_stale(path: str) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(1)
             try:
-                probe.connect(path)
+                with contextlib.suppress(TimeoutError):
+                    probe.connect(path)
             except ConnectionRefusedError:
                 os.unlink(path)
-            except TimeoutError:
-                raise SettingsError(f"{path}: another launcher is listening there; stop it first") from None
-            else:
-                raise SettingsError(f"{path}: another launcher is answering there; stop it first")
+                return
+        raise SettingsError(f"{path}: another launcher is listening there; stop it first")

@@ -1,4 +1,4 @@
-"""The ways to be privileged: what each cannot do, said at start and in `identity`, or refused before anything is served.
+"""The ways to be privileged: what each cannot do is refused before anything is served, or said (`launcher.notary.unpromised`).
 
     root          a daemon, or started by its caller through sudo (`--on-stdin`)
     capabilities  another account with CAP_SETUID, CAP_SETGID and CAP_KILL; no less to be trusted, as it can become root
@@ -13,27 +13,22 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from typing import Literal
 
 from integrity.errors import MalformedError, SettingsError
-from launcher import privileges
+from launcher import accounts, privileges
 from launcher.accounts import Account, invoking_account
-from launcher.context import NOT_PROMISED_ALONE, Context
 from launcher.isolation import profile
 from launcher.policy import Policy
-from launcher.privileges import CAP_KILL, CAP_SETGID, CAP_SETUID
+from launcher.privileges import CAP_KILL, CAP_SETGID, CAP_SETUID, Identity
 from launcher.trees import Trees
 
 _ON_STDIN = "it is for a launcher that sudo starts with one end of its caller's socket pair as stdin"
-_NOT_PROMISED_ROOTLESS = (
-    "this launcher is rootless: a task runs as a subordinate id of the launcher's account, another for each unix user, and"
-    " never as the real account: it owns none of its files",
-    "not promised: that the agent cannot read a grant or sign for the launcher: it has the launcher's account, and so its keys",
-    "not promised: that expired accounts are refused, as /etc/shadow cannot be read (users.unsafe_no_expiry_check)",
-)
 _NEEDED = {"CAP_SETUID": CAP_SETUID, "CAP_SETGID": CAP_SETGID, "CAP_KILL": CAP_KILL}
+Mode = Literal["root", "capabilities", "rootless", "alone"]
 
 
-def mode(owner: Account | None) -> str:
+def mode(owner: Account | None) -> Mode:
     """Which of them this process is; a rootless one has an `owner`. Raises `SettingsError` where it holds but a part."""
     held = {name: privileges.holds(number) for name, number in _NEEDED.items()}
     if not any(held.values()):
@@ -52,6 +47,7 @@ def mode(owner: Account | None) -> str:
 def require(policy: Policy, trees: Trees, owner: Account | None) -> None:
     """What the policy asks for and this mode cannot do is refused here, not at the first launch. Raises `SettingsError`."""
     mine = mode(owner)
+    notary_identity(policy, mine)
     if owner is not None:
         if policy.may_run | policy.may_describe != {owner.name}:
             raise SettingsError(
@@ -79,26 +75,25 @@ def require(policy: Policy, trees: Trees, owner: Account | None) -> None:
         )
 
 
-def warnings(context: Context) -> list[str]:
-    """What is not promised here."""
-    isolation = context.policy.isolation
-    match mode(context.owner):
-        case "alone":
-            lines = [line.format(user=invoking_account().name) for line in NOT_PROMISED_ALONE]
-            if not profile(isolation.describe).namespaces:
-                lines.append(
-                    "not promised: a description has the network, which only a user namespace or root can take away"
-                )
-            return lines
-        case "rootless":
-            return list(_NOT_PROMISED_ROOTLESS)
-        case "capabilities" if not all(
-            profile(name).namespaces for name in {isolation.profile, *isolation.queues.values()}
-        ):
-            return [
-                "profile minimal keeps its capability bounding set here: only no_new_privs keeps it from being used"
-            ]
-    return []
+def notary_identity(policy: Policy, mine: Mode) -> Identity | None:
+    """Whom the notary becomes; None where it keeps the account of the launcher, and only gives up its capabilities. Raises
+    `SettingsError` or `PrivilegeError`."""
+    name = policy.notary
+    if mine != "root":
+        if name not in ("", invoking_account().name):
+            raise SettingsError(
+                f"users.notary is {name}, and a launcher in mode {mine} keeps its own account: remove it"
+            )
+        return None
+    if not name:
+        raise SettingsError(
+            "users.notary is missing: name an account that nothing else runs as, which the launcher's keys and journal"
+            " belong to (useradd --system --no-create-home dagseal-launcher)"
+        )
+    account = accounts.look_up(name)
+    if account.uid in accounts.uids_of(policy.may_run | policy.may_describe | {policy.parser}):
+        raise SettingsError(f"users.notary {name} is a peer or the parser too: it is to be the notary's alone")
+    return Identity(account.uid, account.gid, ())
 
 
 def made_by(sock: socket.socket) -> int:

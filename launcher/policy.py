@@ -3,6 +3,7 @@
     [trust]        api_keys = ["<base64 of a public Ed25519 key>"]
     [peers]        run = ["dagseal-agent"]   describe = ["dagseal-api"]      # who may ask for what, by account
     [users]        allowed = ["etl"]  allowed_groups = []  banned = []  min_uid = 1000  parser = "dagseal-parser"
+                   notary = "dagseal-launcher"             # of a launcher that is root: whom its unprivileged half runs as
                    unsafe_no_expiry_check = false          # true where /etc/shadow cannot be read: a rootless launcher
     [paths]        socket = "/run/dagseal/launcher.sock"   state_dir = "/var/lib/dagseal/launcher"
     [environment]  pass = ["AIRFLOW_CONN_LEGACY"]          # from the launcher's own environment, by name
@@ -27,11 +28,11 @@ from typing import Any, NoReturn
 
 from integrity.errors import MalformedError, SettingsError
 from integrity.fields import from_base64
-from integrity.keys import KeyRing, VerifyKey
 from launcher.accounts import AccountRules
 from launcher.isolation import profile
 
 MAX_FILE_BYTES = 64 * 1024
+_KEY_BYTES = 32
 DEFAULT_BANNED = ("bin", "daemon", "nobody", "root", "sys")
 _ENVIRONMENT_NAME = re.compile(r"[A-Z][A-Z0-9_]{0,250}")
 _PASSABLE = ("AIRFLOW_CONN_", "AIRFLOW_VAR_")
@@ -78,11 +79,12 @@ class Isolation:
 class Policy:
     """The file, valid by construction."""
 
-    ring: KeyRing
+    api_keys: tuple[bytes, ...]
     may_run: frozenset[str]
     may_describe: frozenset[str]
     users: AccountRules
     parser: str
+    notary: str  # empty: it keeps the launcher's own account
     socket: str
     state_dir: str
     pass_environment: tuple[str, ...]
@@ -109,26 +111,28 @@ def parse(text: str, path: str) -> Policy:
     section.done()
 
     try:
-        ring = KeyRing(
-            [VerifyKey(from_base64(key, "trust.api_keys", max_bytes=32)) for key in trust.strings("api_keys")]
-        )
+        api_keys = tuple(from_base64(key, "trust.api_keys", max_bytes=_KEY_BYTES) for key in trust.strings("api_keys"))
     except MalformedError as error:
         raise SettingsError(f"{path}: trust.api_keys: {error}") from None
+    for key in api_keys:  # whether it is a good point the notary finds out: no cryptography is loaded here
+        if len(key) != _KEY_BYTES:
+            raise SettingsError(f"{path}: trust.api_keys: a key is {_KEY_BYTES} bytes, not {len(key)}")
     may_run, may_describe = frozenset(peers.strings("run")), frozenset(peers.strings("describe"))
-    parser = users.string("parser")
+    parser, notary = users.string("parser"), users.optional("notary")
     policy = Policy(
-        ring=ring,
+        api_keys=api_keys,
         may_run=may_run,
         may_describe=may_describe,
         users=AccountRules(
             allowed=frozenset(users.strings("allowed", [])),
             allowed_groups=frozenset(users.strings("allowed_groups", [])),
             banned=frozenset(users.strings("banned", list(DEFAULT_BANNED))),
-            reserved=may_run | may_describe | {parser},
+            reserved=may_run | may_describe | {parser} | ({notary} if notary else set()),
             min_uid=users.integer("min_uid", 1000),
             check_expiry=not users.flag("unsafe_no_expiry_check"),
         ),
         parser=parser,
+        notary=notary,
         socket=paths.string("socket"),
         state_dir=paths.string("state_dir"),
         pass_environment=tuple(environment.strings("pass", [])),
@@ -213,6 +217,9 @@ class _Section:
         if not value:
             self.refuse(f"{self._prefix}{key} is empty")
         return value
+
+    def optional(self, key: str) -> str:
+        return self.string(key) if key in self._left else ""
 
     def flag(self, key: str) -> bool:
         value = self._left.pop(key, False)

@@ -27,7 +27,6 @@ PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_SYS_ADMIN = 5, 6, 7, 8, 21
-MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4
 _CAPABILITY_VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -89,12 +88,6 @@ def shed_capabilities() -> None:
 def holds(capability: int) -> bool:
     """Whether this process may use that capability now."""
     return bool(int(status_of("self")["CapEff"], 16) >> capability & 1)
-
-
-def lock_memory() -> bool:
-    """Keep this process's memory out of swap (mlockall(2)), page by page as it is used; False where the host does not permit
-    it. Forks and what they exec do not inherit it."""
-    return bool(_libc.mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0)
 
 
 def prove_dropped(identity: Identity) -> None:

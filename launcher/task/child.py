@@ -36,8 +36,8 @@ from integrity.grants import MAX_SECRET_BYTES, Secrets
 from integrity.manifest import MAX_MEMBERS, Member
 from launcher import privileges
 from launcher.isolation import Confinement
+from launcher.notary.sealed import SEALS
 from launcher.privileges import Identity
-from launcher.sealed import SEALS
 from launcher.task import clock, compiling, confining, frames, logs, refusals, rehearsal
 
 CONTROL_FD, ARCHIVE_FD, SECRETS_FD = 3, 4, 5

@@ -27,8 +27,8 @@ from collections.abc import Iterable
 from integrity.archives import ArchiveMember
 from integrity.digests import Digest
 from integrity.errors import PrivilegeError
-from launcher.codecache import MAX_ENTRY_BYTES
-from launcher.sealed import SEALS
+from launcher.notary.codecache import MAX_ENTRY_BYTES
+from launcher.notary.sealed import SEALS
 
 LIMITS = (
     (resource.RLIMIT_CPU, 10),

@@ -396,6 +396,17 @@ def warm_pids(live: Live, purpose: str) -> list[int]:
     return [_innermost(pid) for pid in started]
 
 
+def notary_pid(live: Live) -> int:
+    """The launcher's unprivileged half."""
+    return notary_pid_of(live.stack.processes["launcher"].pid)
+
+
+def notary_pid_of(launcher: int) -> int:
+    """The child that is no warm process."""
+    (found,) = [pid for pid in children_of(launcher) if b"become.py" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return found
+
+
 def _innermost(pid: int) -> int:
     """Down to the last that is one pid namespace deep; where there is none, itself."""
     for child in children_of(pid):

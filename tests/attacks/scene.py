@@ -25,6 +25,7 @@ from tests.attacks.attacker import (
     depth,
     is_alive,
     new_traces,
+    notary_pid,
     outer_pid,
     spares_of,
     status_of,
@@ -159,6 +160,7 @@ class Scene:
             "warm": warm,
             "waiter": warm if depth(warm) == 1 else int(status_of(warm)["PPid"]),
             "launcher": self.live.stack.processes["launcher"].pid,
+            "notary": notary_pid(self.live),
             "agent": self.live.stack.processes["agent"].pid,
         }
         self.targets |= victims | {"cgroups": cgroups_of(neighbour)}

@@ -49,7 +49,7 @@ def forbidden(live: Live) -> dict[str, str]:
     if os.geteuid() != 0:
         return dict.fromkeys(users, "cannot be become")
     accounts = live.stack.accounts
-    own = {accounts.api, accounts.agent, accounts.parser}
+    own = {accounts.api, accounts.agent, accounts.parser, accounts.notary}
     users |= dict.fromkeys(own, "one of dagseal's own accounts")
     for entry in pwd.getpwall():
         if entry.pw_name in users or entry.pw_name == live.user or 0 in (entry.pw_uid, entry.pw_gid):

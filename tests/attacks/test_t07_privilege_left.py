@@ -11,6 +11,7 @@ NoNewPrivs, or with dumpable processes; `child.arrange` without `closerange`; `c
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -173,7 +174,11 @@ def test_descriptors_of_those_who_wait(live: Live, traces: Traces) -> None:
 
 
 def kinds_of_fds(pid: int) -> list[str]:
-    return sorted(os.readlink(path).partition(":")[0] for path in Path(f"/proc/{pid}/fd").iterdir())
+    found = []
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            found.append(os.readlink(path).partition(":")[0])
+    return sorted(found)
 
 
 def started_with(pid: int) -> dict[str, str]:

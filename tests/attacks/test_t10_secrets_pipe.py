@@ -24,6 +24,7 @@ from tests.attacks.attacker import (
     Traces,
     dag,
     is_alive,
+    notary_pid,
     opened,
     outer_pid,
     result_of,
@@ -70,7 +71,7 @@ def test_nobody_else_has_an_end_of_it(live: Live, agent: LyingAgent, traces: Tra
     """Of two tasks that wait for their grants: else one would not come to the end of what it reads until the other is gone. The
     second gets its own, and ends, while the first goes on waiting."""
     pushed(live, "t10ends", traced_dag("t10ends", traces))
-    launcher = live.stack.processes["launcher"].pid
+    launcher = notary_pid(live)
     offers = [agent.offer("t10ends"), agent.offer("t10ends")]
     with agent.connect() as first, agent.connect() as second, opened(offers[0].blob) as fd:
         claims, waiting = [], []
@@ -136,7 +137,7 @@ def test_tasks_that_close_it(live: Live, traces: Traces) -> None:
         "child._read_secrets = lambda: time.sleep(1000)\n"
     )  # fmt: skip
     pushed(live, "t10closed", dag("t10closed", 'trace("ran")', top="import os\n" + top))
-    launcher = live.stack.processes["launcher"].pid
+    launcher = notary_pid(live)
     for _ in range(8):
         ended = live.launch("t10closed", "t", secrets.token_hex(4))
         assert (ended["state"], ended["error"], ended["exit_code"]) == ("failed", "task-died", 137)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.attacks.attacker import PROBES, Traces, dag, is_alive, name_of, new_traces, tree_of, until
+from tests.attacks.attacker import PROBES, Traces, dag, is_alive, name_of, new_traces, notary_pid_of, tree_of, until
 from tests.live import Live
 
 CHILDREN = """
@@ -155,6 +155,20 @@ def test_when_the_launcher_is_told_to_stop(fragile: Live, traces: Traces) -> Non
         assert dead(pids)
     finally:
         fragile.stack.start_launcher()
+
+
+@pytest.mark.root
+def test_when_the_notary_is_killed(fragile: Live, traces: Traces, profile: str) -> None:
+    """The monitor ends all that was started, in every profile, and then itself."""
+    _, pids = start(fragile, traces, "t12notary", "time.sleep(1000)")
+    launcher = fragile.stack.processes.pop("launcher")
+    below = tree_of(launcher.pid)
+    os.kill(notary_pid_of(launcher.pid), signal.SIGKILL)
+    assert launcher.wait(10) == 128 + signal.SIGKILL
+    assert dead(pids) and not [pid for pid in below if is_alive(pid)]
+    assert not fragile.stack.launcher_socket.exists()
+    fragile.stack.start_launcher()
+    assert fragile.launch("t12notary", "t", "again", timeout_seconds=1)["error"] == "timeout", "it works again"
 
 
 @pytest.mark.root

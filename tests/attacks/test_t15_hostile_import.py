@@ -32,6 +32,7 @@ from tests.attacks.attacker import (
     all_pids,
     is_alive,
     name_of,
+    notary_pid,
     traced_dag,
     until,
     warm_pids,
@@ -159,7 +160,7 @@ def test_tasks_that_are_only_sometimes_there(fragile: Live, choice: str) -> None
 def test_a_flood_of_output(fragile: Live) -> None:
     """Some megabytes are read and dropped; over the log's rate an import waits in its own writes, and a hundred end with its
     time. No deadlock, nobody's memory, nobody's disk."""
-    launcher = fragile.stack.processes["launcher"].pid
+    launcher = notary_pid(fragile)
     before = peak(launcher)
     size = sum(path.stat().st_size for path in fragile.stack.folder.rglob("*") if path.is_file())
     flood = "import os\nfor _ in range({}):\n    os.write(1, b'x' * (1 << 20))\n" + STABLE.format("t15flood")

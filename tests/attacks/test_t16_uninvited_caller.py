@@ -27,6 +27,7 @@ from tests.attacks.attacker import (
     Offer,
     Peer,
     Traces,
+    notary_pid,
     opened,
     result_of,
     slug_of,
@@ -50,7 +51,8 @@ def offer(live: Live, agent: LyingAgent, traces: Traces) -> Offer:
 
 
 def fds(live: Live) -> int:
-    return len(os.listdir(f"/proc/{live.stack.processes['launcher'].pid}/fd"))
+    """Of both its halves."""
+    return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in (live.stack.processes["launcher"].pid, notary_pid(live)))
 
 
 def connections(live: Live) -> int:
@@ -283,7 +285,7 @@ def test_frames_that_are_none(live: Live, agent: LyingAgent, data: bytes) -> Non
 
 
 def test_an_announced_size_is_not_allocated(live: Live, agent: LyingAgent) -> None:
-    pid = live.stack.processes["launcher"].pid
+    pid = notary_pid(live)
     before = _size(pid)
     with ExitStack() as stack:
         for _ in range(50):

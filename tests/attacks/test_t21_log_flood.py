@@ -13,7 +13,7 @@ import time
 import pytest
 
 from launcher.policy import Limits
-from tests.attacks.attacker import LyingAgent, Traces, dag, is_alive, opened, result_of, tree_of, until
+from tests.attacks.attacker import LyingAgent, Traces, dag, is_alive, notary_pid, opened, result_of, tree_of, until
 from tests.live import Live
 
 LIMITS = Limits()
@@ -71,7 +71,7 @@ def test_a_flood_is_slowed_and_costs_the_neighbours_little(live: Live, traces: T
     """
     pushed(live, traces, dag_id, body)
     pushed(live, traces, "t21neighbour", "pass")
-    launcher = live.stack.processes["launcher"].pid
+    launcher = notary_pid(live)
     made = live.http("POST", "/v1/launches", {"dag_id": dag_id, "task_id": "t", "run_id": str(traces.path)[-8:]})
     until("it has begun", lambda: traces.of("begun"))
     start, before = time.monotonic(), cpu_seconds(launcher)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ from launcher.isolation import PROFILES
 from submit_api.describing import Description, LauncherDescriber
 from tests.attacks.attacker import acting_as, opened
 
+MAIN = str(Path(launcher.__file__).with_name("__main__.py"))
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 _DESCRIBE_SECONDS = 120.0
@@ -89,7 +90,9 @@ def as_account(name: str) -> dict[str, Any]:
 
 
 @contextmanager
-def daemon(profile: str = "", environment: Mapping[str, str] = _ENVIRONMENT) -> Iterator[Daemon]:
+def daemon(
+    profile: str = "", environment: Mapping[str, str] = _ENVIRONMENT, program: Sequence[str] = (MAIN,)
+) -> Iterator[Daemon]:
     """Start it; end it, by its pid, and remove its folder afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="dagseal-bench-"))
     folder.chmod(0o755)
@@ -98,19 +101,21 @@ def daemon(profile: str = "", environment: Mapping[str, str] = _ENVIRONMENT) -> 
         (folder / "run").mkdir(mode=0o755)
         (folder / "launcher").mkdir(mode=0o700)
         key, accounts, task_user = SigningKey.generate(), Accounts.choose(), default_user()
+        owner = pwd.getpwnam(accounts.notary)
+        os.chown(folder / "launcher", owner.pw_uid, owner.pw_gid)
         config = folder / "launcher.toml"
         config.write_text(
             f'[trust]\napi_keys = ["{to_base64(key.public.raw)}"]\n'
             f'[peers]\nrun = ["{accounts.agent}"]\ndescribe = ["{accounts.api}"]\n'
             f'[users]\nallowed = ["{task_user}"]\nbanned = ["root"]\nparser = "{accounts.parser}"\n'
+            f'notary = "{accounts.notary}"\n'
             f'[paths]\nsocket = "{folder}/run/launcher.sock"\nstate_dir = "{folder}/launcher"\n'
             + (f'[isolation]\nprofile = "{profile}"\n' if profile else "")
         )
         config.chmod(0o644)
-        main = Path(launcher.__file__).with_name("__main__.py")
         with (folder / "launcher.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-s", "-P", "-S", str(main), "--config", str(config)],
+                [sys.executable, "-s", "-P", "-S", *program, "--config", str(config)],
                 env=dict(environment),
                 cwd="/",
                 stdin=subprocess.DEVNULL,
@@ -125,7 +130,7 @@ def daemon(profile: str = "", environment: Mapping[str, str] = _ENVIRONMENT) -> 
         yield started
     finally:
         if process is not None:
-            _end(process)
+            end(process)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -140,7 +145,8 @@ def _until_it_listens(started: Daemon) -> None:
         time.sleep(0.02)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask it to, and wait; killed if it takes too long."""
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(_STOP_SECONDS)

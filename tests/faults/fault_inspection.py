@@ -12,8 +12,8 @@ from pathlib import Path
 from integrity.digests import Digest
 from integrity.errors import DagsealError, ReplayError
 from integrity.tickets import Ticket, VerifiedTicket
-from launcher import journal
-from launcher.journal import Journal
+from launcher.notary import journal
+from launcher.notary.journal import Journal
 from submit_api import fsck as api_fsck
 from submit_api import settings as api_settings
 from submit_api.registry import archives, ledger

@@ -23,22 +23,22 @@ from typing import Any
 import pytest
 
 from integrity.errors import SettingsError
-from launcher import journal
+from launcher.notary import journal
 from launcher.trees import descendants
-from tests.attacks.attacker import is_alive
+from tests.attacks.attacker import is_alive, notary_pid
 from tests.faults.fault_workload import Workload
 from tests.live import ENDED, Live, running
 
 # A crashed launch is found out in seconds, not in a minute.
 API_TOML = "ticket_seconds = 15\nlost_after_seconds = 6\nwatch_interval_seconds = 0.5\n"
 HEARTBEAT = "heartbeat_seconds = 1.0\n"
-_PARTS = ("api", "agent", "launcher")
+_PARTS = ("api", "agent", "launcher", "notary")
 _TURNS = 3000
 
 
 @dataclass(slots=True)
 class Killer:
-    """Kills one of the three after every few steps of the workload, and starts it again."""
+    """Kills one of the four after every few steps of the workload, and starts it again."""
 
     live: Live
     kills: int
@@ -63,14 +63,19 @@ class Killer:
         except BaseException as error:
             self.failure = error
 
-    def _kill(self, name: str) -> None:
-        stack = self.live.stack
+    def _kill(self, part: str) -> None:
+        """With its notary a launcher ends by itself."""
+        stack, name = self.live.stack, "launcher" if part == "notary" else part
         while True:
             below = descendants(stack.processes[name].pid) if name == "launcher" else set()
-            stack.stop(name, number=signal.SIGKILL)
+            if part == "notary":
+                os.kill(notary_pid(self.live), signal.SIGKILL)
+                stack.processes.pop(name).wait()
+            else:
+                stack.stop(name, number=signal.SIGKILL)
             self._gone(below)
-            self.done[name] += 1
-            self.tell(["kill", name])
+            self.done[part] += 1
+            self.tell(["kill", part])
             starting = threading.Thread(target=self._start, args=(name,))
             again = self.rng.random() < 0.2 and self.done.total() < self.kills
             before = stack.processes.get(name)
@@ -81,6 +86,7 @@ class Killer:
                 if process is not None:
                     self._worked(process.pid, self.rng.uniform(0, 1.2))
                     process.kill()
+                part = name  # it may be without a notary yet
             starting.join()
             if not again:
                 if self.failure:

@@ -454,7 +454,7 @@ _LAUNCHES = """
 import os, sys
 from pathlib import Path
 from integrity.tickets import VerifiedTicket
-from launcher.journal import Journal
+from launcher.notary.journal import Journal
 from tests.faults.fault_inspection import used
 from tests.faults.fault_replay import acknowledge
 

@@ -95,14 +95,16 @@ def doctor(
 
     run = run_of(ctx)
     users, socket, needed = list(user), launcher_socket or DEFAULT_SOCKET, {"standard"}
+    notary: list[str] = []
     if launcher_config is not None:
         from launcher import policy
 
         found = policy.load(launcher_config)
         users += sorted(found.users.allowed - set(users))
         socket = launcher_socket or found.socket
+        notary = [found.notary] if found.notary else []
         needed = {found.isolation.profile, found.isolation.describe, *found.isolation.queues.values()}
-    checks = [*doctoring.host_checks(users), *trying.mode_checks(users, needed)]
+    checks = [*doctoring.host_checks([*users, *notary]), *trying.mode_checks(users, needed)]
     if not offline:
         checks += [doctoring.launcher_check(socket), _server_check(run)]
     if run.settings.output in ("json", "yaml"):

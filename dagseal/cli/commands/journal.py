@@ -86,7 +86,7 @@ def verify(
 
 
 def _read(path: Path) -> Told:
-    from launcher import journal
+    from launcher.notary import journal
 
     told, last, one = Told(), None, path
     try:
@@ -112,7 +112,7 @@ def _files(path: Path) -> Iterator[Path]:
     """Of a folder all, in their order."""
     import os
 
-    from launcher import journal
+    from launcher.notary import journal
 
     if not path.is_dir():
         yield path

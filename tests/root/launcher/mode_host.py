@@ -58,6 +58,7 @@ class Host:
     caller: str
     parser: str
     users: tuple[str, ...]
+    notary: str = ""
 
     @property
     def config(self) -> Path:
@@ -69,10 +70,11 @@ class Host:
 
     def write_policy(self, *, profile: str, describe: str = "", more: str = "", users: str = "") -> None:
         names = json.dumps(list(self.users))
+        notary = f'notary = "{self.notary}"\n' if self.notary else ""
         self.config.write_text(
             f'[trust]\napi_keys = ["{to_base64(self.key.public.raw)}"]\n'
             f'[peers]\nrun = ["{self.caller}"]\ndescribe = ["{self.caller}"]\n'
-            f'[users]\nallowed = {names}\nbanned = ["root"]\nmin_uid = 1\nparser = "{self.parser}"\n{users}'
+            f'[users]\nallowed = {names}\nbanned = ["root"]\nmin_uid = 1\nparser = "{self.parser}"\n{notary}{users}'
             f'[paths]\nsocket = "{self.socket}"\nstate_dir = "{self.folder}/state"\n'
             f'[isolation]\nprofile = "{profile}"\ndescribe = "{describe or "standard"}"\n{more}'
         )
@@ -137,14 +139,16 @@ def become(account: str) -> dict[str, Any]:
 
 @contextmanager
 def host(*, owner: str, caller: str = "", parser: str = "", users: tuple[str, ...] = ("nobody",)) -> Iterator[Host]:
-    """`owner` is the launcher's account: the socket's folder and the state are its own, the policy is root's."""
+    """`owner` is the launcher's account: the socket's folder is its own, and so is the state, or its notary's where it is
+    root; the policy is root's."""
     accounts = Accounts.choose()
+    notary = accounts.notary if owner == "root" else ""
     folder = Path(tempfile.mkdtemp(prefix="dagseal-mode-"))
     try:
         folder.chmod(0o755)
-        entry = pwd.getpwnam(owner)
-        for name, mode in (("run", 0o755), ("state", 0o700)):
+        for name, mode, whose in (("run", 0o755, owner), ("state", 0o700, notary or owner)):
             (folder / name).mkdir(mode=mode)
+            entry = pwd.getpwnam(whose)
             os.chown(folder / name, entry.pw_uid, entry.pw_gid)
         yield Host(
             folder=folder,
@@ -152,6 +156,7 @@ def host(*, owner: str, caller: str = "", parser: str = "", users: tuple[str, ..
             caller=caller or accounts.agent,
             parser=parser or accounts.parser,
             users=users,
+            notary=notary,
         )
     finally:
         shutil.rmtree(folder)

@@ -14,17 +14,20 @@ import pytest
 
 from integrity.errors import PrivilegeError
 from launcher import namespaces, privileges
+from launcher import powers as granted
 from launcher.accounts import Account
-from launcher.attestation import attest
 from launcher.channel import Channel
 from launcher.isolation import PROFILES, Confinement
+from launcher.kinds import Kind
+from launcher.notary.attestation import attest
+from launcher.notary.tasklog import SOURCES, TaskLog
+from launcher.notary.taskprocess import TaskProcess
+from launcher.notary.warmprocess import WarmProcess
+from launcher.powers import LocalPowers, Started
 from launcher.privileges import Identity, drop, empty_bounding_set, harden, shed_capabilities
 from launcher.task import seccomp
 from launcher.task.confining import confine
-from launcher.tasklog import SOURCES, TaskLog
-from launcher.taskprocess import TaskProcess
-from launcher.trees import InitTree
-from launcher.warmprocess import Kind, WarmProcess
+from launcher.trees import InitTree, WalkTrees
 
 pytestmark = pytest.mark.root
 
@@ -99,28 +102,32 @@ async def attested() -> AsyncIterator[Attested]:
         other.close()
         for _, write in pipes:
             os.close(write)
-        pidfd = os.pidfd_open(pid)
+        powers = LocalPowers(privileged=True, trees=WalkTrees(), environment=lambda kind: {})
+        powers._tasks[pid] = InitTree(pidfd := os.pidfd_open(pid), None), pidfd
+        warm = Started(pid=idle.pid, control_fd=-1, pidfd=os.pidfd_open(idle.pid))
         landlock = 1 if PROFILES[profile].landlock else 0
         tasks.append(
             TaskProcess(
                 pid,
-                WarmProcess(kind, idle, Channel(control), "3"),
+                WarmProcess(kind, warm, Channel(control), "3", powers),
                 Channel(control.dup()),
                 TaskLog([read for read, _ in pipes], max_bytes=1000, bytes_per_second=1000, now_us=lambda: 0),
-                InitTree(pidfd, None),
+                granted.apart(pid),
                 said or {"landlock_abi": landlock, "seccomp_denied": 60 * landlock},
+                powers,
                 pid,
-                pidfd,
+                os.pidfd_open(pid),
                 -1,
             )
         )
         before(pid)
-        return attest(tasks[-1], limits="v2:kill")
+        return attest(tasks[-1], limits="v2:kill", empties_bounding_set=True)
 
     yield run
     for task in tasks:
         await task.end()
         task.warm._channel.close()
+        os.close(task.warm._pidfd)
     for child in started:
         child.end()
     assert idle.stdin is not None

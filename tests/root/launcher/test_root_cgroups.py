@@ -140,8 +140,6 @@ async def test_a_memory_bomb_dies_and_nobody_else(trees: CgroupTrees) -> None:
     assert bomb.said() == ""
     assert os.WTERMSIG(bomb.status()) == signal.SIGKILL
     assert tree.oom_kills() in (1, 2) and other.oom_kills() == 0  # v2 kills it and then its whole group
-    assert 60 * MIB < (tree.peak_memory_bytes() or 0) <= 64 * MIB
-    assert 1 * MIB < (other.peak_memory_bytes() or 0) < 32 * MIB
     assert _alive(neighbour.pid)
     await tree.kill()
     await other.kill()

@@ -12,10 +12,10 @@ from test_root_pool import Pool, kind, left
 
 from integrity.digests import Digest
 from integrity.grants import Secrets
-from launcher import codecache
 from launcher.cgroups import CgroupTrees, Limits
-from launcher.sealed import VerifiedCode, verify_and_seal
-from launcher.taskprocess import TaskProcess
+from launcher.notary import codecache
+from launcher.notary.sealed import VerifiedCode, verify_and_seal
+from launcher.notary.taskprocess import TaskProcess
 from launcher.trees import Trees, WalkTrees
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]

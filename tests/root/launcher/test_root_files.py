@@ -13,8 +13,8 @@ from integrity.errors import SettingsError
 from integrity.fields import to_base64
 from integrity.keys import SigningKey
 from launcher import policy
+from launcher.notary.sealed import verify_and_seal
 from launcher.privileges import Identity, drop
-from launcher.sealed import verify_and_seal
 
 pytestmark = pytest.mark.root
 

@@ -1,31 +1,85 @@
-"""What a live launcher has loaded after real work: every import of its life, as the interpreter itself tells it."""
+"""What a launcher has loaded after real work: its monitor, which keeps the privileges, and its notary, which has dropped.
+
+The first is its own `sys.modules` at the end of its life, the second every import of both, as the interpreter tells them.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 from tests.bench.launch_client import clients
-from tests.bench.launch_daemon import daemon
+from tests.bench.launch_daemon import MAIN, daemon, end
 
 pytestmark = pytest.mark.root
-# One line on stderr for each module that this process imports, and for none of a warm process, which gets another environment.
+# One line on stderr for each module that these two import, and for none of a warm process, which gets another environment.
 TOLD = {"PATH": "/usr/local/bin:/usr/bin:/bin", "PYTHONPROFILEIMPORTTIME": "1"}
 IMPORTED = re.compile(r"^import time: +[0-9]+ \| +[0-9]+ \| *([\w.]+)$", re.MULTILINE)
+# The launcher, whose monitor says at its end what it has loaded.
+SAYING = f"""
+import json, sys
+scope = {{"__name__": "launcher", "__file__": {MAIN!r}}}
+exec(compile(open({MAIN!r}).read(), {MAIN!r}, "exec"), scope)
+scope["main"]()
+print("loaded", json.dumps(sorted(sys.modules)), file=sys.stderr, flush=True)
+"""
 # cryptography's compiled part is linked against cffi's runtime, which it imports by this name; `copy` looks for Jython's `org`,
 # in vain, and the interpreter tells of that too.
 PERMITTED = {"launcher", "integrity", "cryptography", "_cffi_backend", "org"}
+MOST_LINES = 3000
+
+
+def at_work(profile: str) -> str:
+    """The log of a launcher that has described an archive, and run it many times."""
+    with daemon(profile, TOLD, ["-c", SAYING]) as started:
+        with clients(started, 2) as callers:
+            for caller in callers:
+                caller.order(do="many", count=10)  # of which some are denied or abandoned
+                assert caller.answer() == 10
+        end(started.process)
+        return started.log
 
 
 @pytest.mark.parametrize("profile", ["standard", "minimal"])
-def test_a_launcher_at_work_has_loaded_no_third_party_module_but_cryptography(profile: str) -> None:
-    with daemon(profile, TOLD) as started, clients(started, 2) as callers:  # it described an archive for them
-        for caller in callers:
-            caller.order(do="many", count=10)  # of which some are denied or abandoned
-            assert caller.answer() == 10
-        loaded = set(IMPORTED.findall(started.log))
-    assert {"launcher.running", "launcher.describing", "integrity.grants", "cryptography.exceptions"} <= loaded
-    assert {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names <= PERMITTED
-    assert not [name for name in loaded if name.startswith("launcher.task.")]
+def test_what_is_loaded(profile: str) -> None:
+    log = at_work(profile)
+    (said,) = re.findall(r"^loaded (.*)$", log, re.MULTILINE)
+    monitor, both = set(json.loads(said)) - {"__main__", "__mp_main__"}, set(IMPORTED.findall(log))
+
+    assert {"launcher.monitor", "launcher.powers"} <= monitor
+    assert {name.partition(".")[0] for name in monitor} - sys.stdlib_module_names <= {"launcher", "integrity"}
+    assert not monitor & {
+        "integrity.keys",
+        "integrity.tickets",
+        "integrity.grants",
+        "launcher.notary.main",
+        "launcher.notary.server",
+    }
+
+    assert {
+        "launcher.notary.running",
+        "launcher.notary.describing",
+        "integrity.grants",
+        "cryptography.exceptions",
+    } <= both
+    assert {name.partition(".")[0] for name in both} - sys.stdlib_module_names <= PERMITTED
+    assert not [name for name in both if name.startswith("launcher.task.")]
+
+    ours = {name for name in monitor if name.partition(".")[0] in ("launcher", "integrity")}
+    assert lines_of(ours | {"launcher.__main__", "launcher.become"}) < MOST_LINES
+
+
+def lines_of(modules: set[str]) -> int:
+    """Of their files, whatever stands on them."""
+    total = 0
+    for name in sorted(modules):
+        spec = find_spec(name)
+        assert spec and spec.origin
+        total += Path(spec.origin).read_text().count("\n")
+    print(f"{len(modules)} modules, {total} lines, may run with privileges")
+    return total

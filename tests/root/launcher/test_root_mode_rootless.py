@@ -68,15 +68,21 @@ def test_on_the_host_each_user_is_another_subordinate_id(profile: str) -> None:
         host(owner=ACCOUNT, caller=ACCOUNT, users=USERS) as place,
         started(rootless(place, profile), AS_ACCOUNT, "--rootless") as process,
     ):
-        seen = set()
+        seen, own = set(), pwd.getpwnam(ACCOUNT).pw_uid
         for user in USERS:
             with place.calling(users=(user,), hold=True) as (_, answers):
                 assert answers.readline() == "claimed\n"
-                seen |= {ids for pid in descendants(process.pid) for ids in host_ids(pid)}
-        own = pwd.getpwnam(ACCOUNT).pw_uid
+                below = {pid: host_ids(pid) for pid in descendants(process.pid)}
+                (notary,) = [pid for pid in below if b"become.py" not in command_line(pid)]
+                assert set(below.pop(notary)) == {own}
+                seen |= {ids for found in below.values() for ids in found}
         expected = {START + pwd.getpwnam(name).pw_uid - 1 for name in (*USERS, place.parser)}
         assert seen == expected and own not in seen
         assert set(host_ids(process.pid)) == {own}
+
+
+def command_line(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def host_ids(pid: int) -> list[int]:

@@ -19,6 +19,7 @@ from mode_host import ENVIRONMENT, MAIN, PROFILES, PYTHON, ROOT, Host, Mode, bec
 
 from integrity import messages
 from integrity.errors import FetchError
+from launcher.privileges import status_of
 from launcher.trees import descendants
 from tests.attacks.attacker import acting_as
 from worker_cache import launcher_link
@@ -58,14 +59,14 @@ def sudo() -> Iterator[Callable[[Host], list[str]]]:
 
 
 def launchers(place: Host) -> list[int]:
-    """The live launchers of this policy, sudo not among them, and all that runs below them."""
-    found = []
+    """The live launchers of this policy: sudo, their notaries and all else that runs below them not among them."""
+    found: dict[int, int] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (folder / "cmdline").read_bytes().split(b"\0")
             if str(place.config).encode() in words and words[4].decode() == str(MAIN):
-                found.append(int(folder.name))
-    return found
+                found[int(folder.name)] = int(status_of(folder.name)["PPid"])
+    return [pid for pid, parent in found.items() if parent not in found]
 
 
 @pytest.mark.root

@@ -21,17 +21,19 @@ from integrity.digests import Digest
 from integrity.errors import FetchError, SettingsError
 from integrity.grants import Secrets
 from launcher.accounts import Account
-from launcher.attestation import attest
 from launcher.cgroups import CgroupTrees, Limits
 from launcher.channel import wait_readable
 from launcher.isolation import PROFILES, Confinement
+from launcher.kinds import Kind, clean_environment
+from launcher.notary.attestation import attest
+from launcher.notary.sealed import verify_and_seal
+from launcher.notary.tasklog import TaskLog
+from launcher.notary.taskprocess import TaskProcess
+from launcher.notary.warmpool import PoolRules, WarmPool
+from launcher.notary.warmprocess import WarmProcess
+from launcher.powers import LocalPowers
 from launcher.privileges import status_of
-from launcher.sealed import verify_and_seal
-from launcher.tasklog import TaskLog
-from launcher.taskprocess import TaskProcess
 from launcher.trees import Trees, WalkTrees, children
-from launcher.warmpool import PoolRules, WarmPool
-from launcher.warmprocess import Kind, WarmProcess, clean_environment
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -56,22 +58,23 @@ def kind(profile: str = "standard") -> Kind:
 class Pool:
     """A pool, and what the daemon gives it."""
 
-    def __init__(self, trees: Trees, **rules: Any) -> None:
+    def __init__(self, trees: Trees, *, start_timeout_seconds: float = 60, **rules: Any) -> None:
         self.trees = trees
+        self.start_timeout_seconds = start_timeout_seconds
         self.stamp = 1
         self.taken: list[TaskProcess] = []
-        usual = {"spares": 2, "max_tasks": 1000, "idle_seconds": 3600.0, "start_timeout_seconds": 60.0}
+        usual = {"spares": 2, "max_tasks": 1000, "idle_seconds": 3600.0}
+        self.powers = LocalPowers(privileged=True, trees=trees, environment=lambda kind: clean_environment(kind, {}))
         self.warm = WarmPool(
-            privileged=True,
-            rules=PoolRules(**usual | rules),
-            environment=lambda kind: clean_environment(kind, {}),
-            fork=self.fork,
-            stamp=lambda: self.stamp,
+            rules=PoolRules(**usual | rules), start=self.start, fork=self.fork, stamp=lambda: self.stamp
         )
+
+    async def start(self, kind: Kind) -> WarmProcess:
+        return await WarmProcess.start(kind, self.powers, timeout_seconds=self.start_timeout_seconds)
 
     async def fork(self, warm: WarmProcess) -> TaskProcess:
         open_log = partial(TaskLog, max_bytes=1 << 20, bytes_per_second=1 << 20, now_us=lambda: 0)
-        return await TaskProcess.fork(warm, self.trees, open_log=open_log, max_frame=1 << 20)
+        return await TaskProcess.fork(warm, self.powers, open_log=open_log, max_frame=1 << 20)
 
     async def take(self, profile: str = "standard") -> TaskProcess:
         self.taken.append(await self.warm.take(kind(profile)))
@@ -162,7 +165,7 @@ async def test_each_request_takes_a_process_of_its_own_and_they_are_refilled(
     seen = set()
     for _ in range(5):
         task = await pool.take(profile)
-        assert attest(task, limits="none")["profile"] == profile
+        assert attest(task, limits="none", empties_bounding_set=True)["profile"] == profile
         seen.add(task.pid)
         assert await ran(task) == "success"
         await pool.give_back(task)
@@ -240,8 +243,8 @@ async def test_a_warm_process_that_died_is_replaced(pools: Callable[..., Pool], 
     running = await pool.take(profile)
     old = running.warm
     await pool.spares(profile)
-    os.kill(old._process.pid, signal.SIGKILL)
-    old._process.wait()
+    os.kill(old.pid, signal.SIGKILL)
+    await wait_readable(old._pidfd)
     task = await pool.take(profile)
     assert task.warm is not old and await ran(task) == "success"
     with pytest.raises(EOFError):
@@ -255,7 +258,7 @@ async def test_a_warm_process_that_died_is_replaced(pools: Callable[..., Pool], 
 
 def forker(warm: WarmProcess) -> int:
     """Who forks the tasks: with namespaces it is process 2 of its own, below two that wait for its end."""
-    pid = warm._process.pid
+    pid = warm.pid
     for _ in range(2 if warm.kind.confinement.profile.namespaces else 0):
         (pid,) = children(pid)
     return pid
@@ -329,7 +332,7 @@ async def retires(pool: Pool, wear: Callable[[], object], *, takes: int) -> None
     assert await ran(running) == "success"
     await pool.give_back(running)
     await pool.warm.retire_idle()
-    assert not old.alive and dead(old._process.pid) and fresh.alive
+    assert not old.alive and dead(old.pid) and fresh.alive
 
 
 async def test_after_so_many_tasks_it_is_retired(pools: Callable[..., Pool]) -> None:
@@ -441,7 +444,7 @@ async def test_a_launch_that_is_cancelled_while_its_cgroup_is_made_leaves_none(p
     task = await pool.take()
     await pool.spares()
     before = left()
-    pool.trees = slow = Slow(pool.trees)
+    pool.powers._trees = slow = Slow(pool.trees)
     forking = asyncio.create_task(pool.fork(task.warm))
     await asyncio.to_thread(slow.asked.wait)
     forking.cancel()

@@ -21,7 +21,7 @@ from integrity.errors import (
 from integrity.keys import KeyRing, SigningKey
 from integrity.manifest import DagEntry, Manifest, Member, TaskEntry
 from integrity.tickets import Ticket
-from launcher.checks import VerifiedRequest, check_request, check_ticket
+from launcher.notary.checks import VerifiedRequest, check_request, check_ticket
 
 API, OTHER = SigningKey(b"a" * 32), SigningKey(b"o" * 32)
 RING = KeyRing([API.public])

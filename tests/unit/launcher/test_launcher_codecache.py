@@ -10,9 +10,9 @@ import pytest
 
 from integrity.digests import Digest
 from integrity.manifest import Manifest, Member
-from launcher import codecache
-from launcher.codecache import LEAST_SOURCE_BYTES, CodeCache
-from launcher.sealed import SEALS
+from launcher.notary import codecache
+from launcher.notary.codecache import LEAST_SOURCE_BYTES, CodeCache
+from launcher.notary.sealed import SEALS
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from integrity import canonical, durable
 from integrity.digests import Digest
 from integrity.errors import MalformedError, SettingsError
-from launcher.journal import MAX_LINE_BYTES, START, Journal, before, names, verify
+from launcher.notary.journal import MAX_LINE_BYTES, START, Journal, before, names, verify
 
 FIRST = "journal.000000000001.jsonl"
 

@@ -14,7 +14,7 @@ from integrity import canonical
 from integrity.digests import Digest
 from integrity.errors import ExpiredError, ReplayError
 from integrity.tickets import CLOCK_SKEW_SECONDS, MAX_LIFETIME_SECONDS, Ticket, VerifiedTicket
-from launcher.journal import Journal, before, names, verify
+from launcher.notary.journal import Journal, before, names, verify
 
 TICKET = Ticket(
     ticket_id="1" * 32,
@@ -193,7 +193,7 @@ def test_what_was_used_is_known_in_the_next_file(folder: int, tmp_path: Path, cl
 def test_more_ids_than_one_line_holds_are_carried_over(
     folder: int, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("launcher.journal._CARRIED_IDS", 3)
+    monkeypatch.setattr("launcher.notary.journal._CARRIED_IDS", 3)
     journal = Journal(folder, now_us=clock, max_bytes=100_000)
     for number in range(10):
         journal.use(numbered(number, expires_at=TICKET.expires_at - (number == 0)))

@@ -13,8 +13,8 @@ import pytest
 
 from integrity.digests import Digest
 from integrity.errors import DigestMismatchError, FetchError, MalformedError
-from launcher import sealed
-from launcher.sealed import verify_and_seal
+from launcher.notary import sealed
+from launcher.notary.sealed import verify_and_seal
 
 BYTES = b"import datetime\n" * 1000
 LIMIT = 1 << 20

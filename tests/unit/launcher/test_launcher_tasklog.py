@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from integrity.digests import Digest
-from launcher.tasklog import SOURCES, Allowance, TaskLog
+from launcher.notary.tasklog import SOURCES, Allowance, TaskLog
 
 PIPE_BYTES = 65_536
 READ_COST_BYTES = 4096

@@ -15,7 +15,7 @@ import pytest
 
 from integrity.archives import ArchiveMember
 from integrity.digests import Digest
-from launcher.sealed import SEALS
+from launcher.notary.sealed import SEALS
 from launcher.task import compiling, loader
 
 ARCHIVE = Digest.of(b"the archive")

@@ -22,15 +22,15 @@ from integrity.errors import ArchiveError, DagsealError, ExpiredError, SecurityE
 from integrity.fields import Fields, to_base64
 from integrity.messages import Message
 from integrity.tickets import Ticket, VerifiedTicket
-from launcher.attestation import attest
-from launcher.callerword import CallerWord, Cancelled
 from launcher.channel import Channel
-from launcher.checks import VerifiedRequest, check_request, check_ticket
-from launcher.context import Context
-from launcher.describing import refusal
-from launcher.sealed import seal
-from launcher.taskprocess import TaskProcess
-from launcher.warmprocess import WarmProcess
+from launcher.notary.attestation import attest
+from launcher.notary.callerword import CallerWord, Cancelled
+from launcher.notary.checks import VerifiedRequest, check_request, check_ticket
+from launcher.notary.context import Context
+from launcher.notary.describing import refusal
+from launcher.notary.sealed import seal
+from launcher.notary.taskprocess import TaskProcess
+from launcher.notary.warmprocess import WarmProcess
 
 EXIT_REFUSED = 77
 EXIT_KILLED = 137
@@ -60,7 +60,7 @@ class Run:
         result = self._result("refused", EXIT_REFUSED, "", "")
         task: TaskProcess | None = None
         try:
-            request = check_request(self.verified, manifest_envelope, self.context.policy.ring)
+            request = check_request(self.verified, manifest_envelope, self.context.ring)
             task = await self._start(request, fd)
             self._word = CallerWord(self.caller)
             result = await self._converse(task, request, self._word)
@@ -74,11 +74,6 @@ class Run:
             result = self._result("cancelled", EXIT_KILLED, "cancelled", str(why))
         except EOFError as why:
             result = self._result("failed", EXIT_KILLED, "task-died", f"the task's process ended early: {why}")
-            if task is not None and task.tree.oom_kills():
-                limit = self.context.policy.limits.task_memory_bytes
-                result = self._result(
-                    "failed", EXIT_KILLED, "out-of-memory", f"killed: over its memory limit of {limit} bytes"
-                )
         except TimeoutError:
             limit = self.ticket.timeout_seconds
             result = self._result(
@@ -93,6 +88,11 @@ class Run:
                 if self._log_pump is not None:
                     await self._log_pump
         if task is not None:
+            if result.error == "task-died" and task.oom_kills:
+                limit = self.context.policy.limits.task_memory_bytes
+                result = self._result(
+                    "failed", EXIT_KILLED, "out-of-memory", f"killed: over its memory limit of {limit} bytes"
+                )
             log = task.log
             result = replace(
                 result, log_digest=log.digest, log_bytes=log.bytes, log_truncated=log.truncated, max_rss_kib=rss
@@ -101,7 +101,7 @@ class Run:
 
     async def _start(self, request: VerifiedRequest, fd: int) -> TaskProcess:
         context, ticket = self.context, self.ticket
-        account = context.task_account(ticket.unix_user)
+        account = await context.account(ticket.unix_user, "run")
         kind = context.kind_of_run(account, ticket.queue)
         with await seal(fd, ticket.digest, max_bytes=context.policy.limits.max_archive_bytes) as code:
             self._mark("verified")
@@ -150,7 +150,8 @@ class Run:
         return self._finished(finished)
 
     def _claim(self, task: TaskProcess, reported: Digest) -> tuple[Claim, bytes]:
-        attestation = attest(task, limits=self.context.trees.describe())
+        context = self.context
+        attestation = attest(task, limits=context.limits, empties_bounding_set=context.empties_bounding_set)
         claim = Claim(
             ticket_id=self.ticket.ticket_id,
             launch_id=self.ticket.launch_id,
@@ -173,7 +174,7 @@ class Run:
         message.fields.done()
         plaintext = grants.open_sealed(
             envelope,
-            self.context.policy.ring,
+            self.context.ring,
             ticket_digest=self.verified.digest,
             claim_digest=Digest.of(claim.to_bytes()),
             key=self.context.keys.sealing,
@@ -271,7 +272,7 @@ async def run(context: Context, caller: Channel, message: Message, fd: int) -> N
     manifest_envelope = message.fields.binary("manifest", max_bytes=MAX_ENVELOPE_BYTES)
     message.fields.done()
     audience = context.keys.signing.public.key_id
-    verified = check_ticket(ticket_envelope, context.policy.ring, audience=audience, now=context.now())
+    verified = check_ticket(ticket_envelope, context.ring, audience=audience, now=context.now())
     job = Run(context, caller, verified, started_at)
     try:
         result = await job.go(manifest_envelope, fd)

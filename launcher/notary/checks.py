@@ -13,7 +13,8 @@
 11  the task digest it reports is the ticket's                     T-drift
 12  the grant is signed by a trusted API key, for this ticket and this claim, and sealed to us  T-forged-grant
 
-1 to 6 are here, 7 is `accounts`, 8 `sealed`, 9 `journal.use`, 10 `privileges.attest`, 11 and 12 are made in `jobs`.
+1 to 6 are here, 7 is the monitor's (`launcher.monitor.Monitor.account`), 8 `sealed`, 9 `journal.use`, 10
+`attestation.attest`, 11 and 12 are made in `running`.
 Not checked here: whether the release was revoked after the ticket was signed; the API does that when it is claimed.
 """
 

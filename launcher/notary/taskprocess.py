@@ -10,8 +10,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import secrets
-import signal
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,9 +20,10 @@ from integrity.grants import MAX_SECRET_BYTES
 from integrity.messages import Message
 from launcher import privileges
 from launcher.channel import Channel, close_all, closing_fds, wait_readable, wait_writable
-from launcher.tasklog import SOURCES, TaskLog
-from launcher.trees import InitTree, Tree, Trees, has_ended, kill_all
-from launcher.warmprocess import WarmProcess
+from launcher.notary.asking import Powers
+from launcher.notary.tasklog import SOURCES, TaskLog
+from launcher.notary.warmprocess import WarmProcess
+from launcher.trees import has_ended
 
 _READ_BYTES = 64 * 1024
 _START_SECONDS = 10.0
@@ -50,15 +49,17 @@ class TaskProcess:
     warm: WarmProcess
     channel: Channel
     log: TaskLog
-    tree: Tree
+    namespaces: tuple[str, ...] | None
     own_word: dict[str, int]
+    _powers: Powers
     _forked_as: int
     _pidfd: int
     _secrets_fd: int
+    oom_kills: int = 0  # once it has ended
 
     @classmethod
     async def fork(
-        cls, warm: WarmProcess, trees: Trees, *, open_log: Callable[[Sequence[int]], TaskLog], max_frame: int
+        cls, warm: WarmProcess, powers: Powers, *, open_log: Callable[[Sequence[int]], TaskLog], max_frame: int
     ) -> TaskProcess:
         """Fork from `warm`, check who said hello, attach. Nothing is left of it when this raises.
 
@@ -70,7 +71,7 @@ class TaskProcess:
         log_read, log_write = zip(*(os.pipe() for _ in SOURCES), strict=True)
         channel = Channel(ours, limit=max_frame)
         channel.ask_for_credentials()
-        pidfd, adopting = -1, None
+        pidfd, pid, adopting = -1, 0, None
         try:
             async with asyncio.timeout(_START_SECONDS):
                 with theirs, closing_fds(secrets_read, *log_write):
@@ -85,17 +86,16 @@ class TaskProcess:
                 raise PrivilegeError(
                     f"hello came from {sender}, expected is {account.name} ({account.uid}:{account.gid})"
                 )
-            pidfd = os.pidfd_open(sender.pid)
-            adopting = asyncio.create_task(asyncio.to_thread(trees.adopt, sender.pid, f"task-{secrets.token_hex(8)}"))
-            tree = await asyncio.shield(adopting)
+            pid = sender.pid
+            pidfd = os.pidfd_open(pid)
+            adopting = asyncio.create_task(powers.adopt(warm.pid, pid))
+            namespaces = await asyncio.shield(adopting)
         except BaseException as error:
-            channel.close()
-            if pidfd >= 0:
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            if adopting is not None:  # a thread goes on when we are cancelled: what it makes is taken away all the same
-                with contextlib.suppress(OSError, DagsealError):
-                    await (await adopting).remove()
+            channel.close()  # at which it exits
+            if adopting is not None:  # it is adopted also when we are cancelled, and taken away all the same
+                with contextlib.suppress(OSError, DagsealError, EOFError):
+                    await adopting
+                    await powers.kill(pid)
             words = _last_words(log_read[SOURCES.index("stderr")]) if isinstance(error, Exception) else ""
             close_all([fd for fd in (secrets_write, *log_read, pidfd) if fd >= 0])
             if words:
@@ -105,9 +105,8 @@ class TaskProcess:
                     f"the warm process of unix user {account.name} died or hangs: it is replaced, try again"
                 ) from None
             raise
-        if namespaced:
-            tree = InitTree(pidfd, tree)
-        return cls(sender.pid, warm, channel, open_log(log_read), tree, own_word, forked_as, pidfd, secrets_write)
+        log = open_log(log_read)
+        return cls(pid, warm, channel, log, namespaces, own_word, powers, forked_as, pidfd, secrets_write)
 
     @property
     def alive(self) -> bool:
@@ -172,9 +171,10 @@ class TaskProcess:
     async def end(self) -> None:
         """Kill the whole tree and read the rest of the log. Nothing of the task is left when this returns."""
         try:
-            await self.tree.kill()
-            while self.tree.misses_orphans and (left := await self.warm.orphans()):
-                await kill_all(left)
+            killed = await self._powers.kill(self.pid)
+            self.oom_kills = killed.oom_kills
+            if killed.misses_orphans:
+                await self.warm.kill_strays()
         finally:
             self.warm.forget(self._forked_as)
             self.channel.close()

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from integrity.errors import DagsealError, FetchError
-from launcher.taskprocess import TaskProcess
-from launcher.warmprocess import Kind, WarmProcess
+from launcher.kinds import Kind
+from launcher.notary.taskprocess import TaskProcess
+from launcher.notary.warmprocess import WarmProcess
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +25,6 @@ class PoolRules:
     spares: int
     max_tasks: int
     idle_seconds: float
-    start_timeout_seconds: float
 
 
 @dataclass(slots=True)
@@ -40,20 +40,18 @@ class _Place:
 
 
 class WarmPool:
-    """`privileged` is false where everything runs as one user; `stamp` changes when the installed packages do."""
+    """`stamp` changes when the installed packages do."""
 
     def __init__(
         self,
         *,
-        privileged: bool,
         rules: PoolRules,
-        environment: Callable[[Kind], Mapping[str, str]],
+        start: Callable[[Kind], Awaitable[WarmProcess]],
         fork: Callable[[WarmProcess], Awaitable[TaskProcess]],
         stamp: Callable[[], object],
     ) -> None:
-        self._privileged = privileged
         self._rules = rules
-        self._environment = environment
+        self._start = start
         self._fork = fork
         self._stamp = stamp
         self._places: dict[Kind, _Place] = {}
@@ -104,14 +102,6 @@ class WarmPool:
             place.warm = await self._start(kind)
         return place.warm
 
-    async def _start(self, kind: Kind) -> WarmProcess:
-        return await WarmProcess.start(
-            kind,
-            self._environment(kind),
-            privileged=self._privileged,
-            timeout_seconds=self._rules.start_timeout_seconds,
-        )
-
     def _refill(self, place: _Place) -> None:
         if place.filling is None or place.filling.done():
             place.filling = asyncio.create_task(self._fill(place))
@@ -133,7 +123,7 @@ class WarmPool:
         with contextlib.suppress(DagsealError):
             fresh = await self._start(worn.kind)
             if place.warm is not worn:
-                fresh.end()
+                await fresh.end()
                 return
             await self._retire(place, fresh)
             self._refill(place)
@@ -152,12 +142,13 @@ class WarmPool:
         spares, place.spares = place.spares, deque()
         for spare in spares:
             await spare.end()
-        self._end_retired()
+        await self._end_retired()
 
-    def _end_retired(self) -> None:
-        for warm in [warm for warm in self._retired if not warm.tasks]:
-            self._retired.remove(warm)
-            warm.end()
+    async def _end_retired(self) -> None:
+        ended = [warm for warm in self._retired if not warm.tasks]
+        self._retired = [warm for warm in self._retired if warm.tasks]
+        for warm in ended:
+            await warm.end()
 
     async def retire_idle(self) -> None:
         """Retire those that were not used for long, and end retired ones whose last task has ended."""
@@ -166,7 +157,7 @@ class WarmPool:
             warm = place.warm
             if warm is not None and not warm.tasks and now - warm.used_at > self._rules.idle_seconds:
                 await self._retire(place)
-        self._end_retired()
+        await self._end_retired()
 
     async def end(self) -> None:
         """End all; the tasks that were taken are ended before."""
@@ -177,4 +168,4 @@ class WarmPool:
         await asyncio.gather(*under_way, return_exceptions=True)
         for place in self._places.values():
             await self._retire(place)
-        self._end_retired()
+        await self._end_retired()

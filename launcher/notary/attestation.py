@@ -1,7 +1,9 @@
 """What was in force around a task before it got a secret: asked of the kernel, recorded in journal and claim.
 
-The launcher reads /proc/<pid> itself. Only what the kernel shows to nobody else (Landlock, the number of denied calls) is the
-task's own word, given in its hello before it read a byte of the archive. Anything less than the profile promises ends it.
+The notary reads /proc/<pid> itself; in which namespaces the task is, which only root may see, the monitor looked up when it
+adopted the task, which by then had given up the means to change them. Only what the kernel shows to nobody else (Landlock, the
+number of denied calls) is the task's own word, given in its hello before it read a byte of the archive. Anything less than the
+profile promises ends it.
 """
 
 from __future__ import annotations
@@ -10,16 +12,16 @@ import os
 
 from integrity.errors import PrivilegeError
 from launcher import privileges
-from launcher.context import identity_of
-from launcher.taskprocess import TaskProcess
+from launcher.notary.taskprocess import TaskProcess
+from launcher.powers import NAMESPACES
 
 _CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
-_NAMESPACES = ("ipc", "mnt", "net", "pid", "user", "uts")
 
 
-def attest(task: TaskProcess, *, limits: str) -> dict[str, object]:
-    """Raises `PrivilegeError` when a mitigation is not in force, `EOFError` when the task is gone."""
-    confinement, identity = task.warm.kind.confinement, identity_of(task.warm.kind.account)
+def attest(task: TaskProcess, *, limits: str, empties_bounding_set: bool) -> dict[str, object]:
+    """`empties_bounding_set`: whether this launcher has the means to, without a user namespace. Raises `PrivilegeError` when a
+    mitigation is not in force, `EOFError` when the task is gone."""
+    confinement, account = task.warm.kind.confinement, task.warm.kind.account
     profile = confinement.profile
     try:
         # /proc/<pid> of a process that is not dumpable belongs to root (proc(5)).
@@ -32,7 +34,7 @@ def attest(task: TaskProcess, *, limits: str) -> dict[str, object]:
         "gid": [int(value) for value in status["Gid"].split()],
         "groups": sorted(int(value) for value in status["Groups"].split()),
         "no_new_privs": status["NoNewPrivs"] == "1",
-        "dumpable": owner == identity.uid,
+        "dumpable": owner == account.uid,
         "seccomp": status["Seccomp"] == "2",
         "pid_namespaces": len(status["NSpid"].split()),
         "limits": limits,
@@ -40,9 +42,9 @@ def attest(task: TaskProcess, *, limits: str) -> dict[str, object]:
         **task.own_word,
     }
     wanted: dict[str, object] = {
-        "uid": [identity.uid] * 4,
-        "gid": [identity.gid] * 4,
-        "groups": sorted(identity.groups),
+        "uid": [account.uid] * 4,
+        "gid": [account.gid] * 4,
+        "groups": sorted(account.groups),
         "no_new_privs": True,
         "dumpable": False,
         **({"seccomp": True} if profile.seccomp else {}),  # a service unit may have brought a filter: more is no fault
@@ -51,13 +53,12 @@ def attest(task: TaskProcess, *, limits: str) -> dict[str, object]:
     own_pids = len(privileges.status_of("self")["NSpid"].split())
     if profile.namespaces:
         wanted["pid_namespaces"] = own_pids + 2  # the warm process's and the task's own
-    if os.geteuid() == 0:
-        ours, theirs = (_namespaces(pid) for pid in ("self", task.pid))
-        found["namespaces"] = [name for name in _NAMESPACES if ours[name] != theirs[name]]
+    if task.namespaces is not None:
+        found["namespaces"] = list(task.namespaces)
         wanted["namespaces"] = [
-            name for name in _NAMESPACES if (profile.namespaces if name != "net" else not confinement.network)
+            name for name in NAMESPACES if (profile.namespaces if name != "net" else not confinement.network)
         ]
-    elif not profile.namespaces and not privileges.holds(privileges.CAP_SETPCAP):
+    if not profile.namespaces and not empties_bounding_set:
         del wanted["capbnd"]  # it cannot be emptied without that capability; no_new_privs makes it useless
     for name, value in wanted.items():
         if found[name] != value:
@@ -65,10 +66,3 @@ def attest(task: TaskProcess, *, limits: str) -> dict[str, object]:
     if bool(profile.landlock) != bool(task.own_word["landlock_abi"]):
         raise PrivilegeError(f"the task says Landlock ABI {task.own_word['landlock_abi']}: no secret is given to it")
     return found
-
-
-def _namespaces(pid: int | str) -> dict[str, str]:
-    try:
-        return {name: os.readlink(f"/proc/{pid}/ns/{name}") for name in _NAMESPACES}
-    except (FileNotFoundError, ProcessLookupError):
-        raise EOFError("the task's process is gone") from None

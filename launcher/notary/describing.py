@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from integrity import names
-from integrity.errors import InvalidArchiveError, UnsafeArchiveError
+from integrity.errors import FetchError, InvalidArchiveError, UnsafeArchiveError
 from integrity.fields import Fields
 from integrity.manifest import MAX_DAGS, MAX_TASKS, TASK_CHECKS, DagEntry
 from integrity.messages import Message
-from launcher.context import Context
-from launcher.sealed import VerifiedCode, seal
+from launcher.notary.context import Context
+from launcher.notary.sealed import VerifiedCode, seal
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,8 @@ async def describe(context: Context, message: Message, fd: int) -> dict[str, Any
 
 
 def _or_raise(answer: Description | BaseException) -> Description:
+    if isinstance(answer, OSError):  # out of processes, memory, cgroups: none of it the archive's fault
+        raise FetchError(f"the launcher's host: {answer}: try again") from None
     if isinstance(answer, BaseException):
         raise answer
     return answer
@@ -56,7 +58,7 @@ def _or_raise(answer: Description | BaseException) -> Description:
 
 async def _variant(context: Context, name: str, code: VerifiedCode, task_check: str, variant: int) -> Description:
     limits = context.policy.limits
-    task = await context.pool.take(context.kind_of_description(variant))
+    task = await context.pool.take(await context.kind_of_description(variant))
     try:
         job = {
             "job": "describe",

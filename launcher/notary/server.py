@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
 import pwd
 import socket
-import sys
 from collections.abc import Coroutine
 from typing import Any
 
@@ -20,11 +17,12 @@ from integrity.errors import ArchiveError, DagsealError, MalformedError, OutOfSc
 from integrity.fields import to_base64
 from integrity.messages import MAX_FDS
 from launcher.channel import Channel, Received, close_all
-from launcher.context import Context
-from launcher.describing import describe
-from launcher.listening import listen
-from launcher.modes import made_by, warnings
-from launcher.running import EXIT_REFUSED, run
+from launcher.log import log
+from launcher.modes import made_by
+from launcher.notary.context import Context
+from launcher.notary.describing import describe
+from launcher.notary.running import EXIT_REFUSED, run
+from launcher.notary.unpromised import warnings
 
 VERSION = "0.1.0"
 
@@ -53,15 +51,13 @@ class Server:
     def stop(self) -> None:
         self._stop.set()
 
-    async def listen(self) -> None:
-        """Serve on the policy's socket. Raises `SettingsError` when it cannot."""
-        listener = listen(self._context.policy.socket)
+    async def serve_listener(self, listener: socket.socket) -> None:
+        """Serve who connects to the policy's socket: from now on one can."""
+        listener.listen(128)
         try:
             await self._serve(self._accept(listener))
         finally:
             listener.close()
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._context.policy.socket)
 
     async def serve_caller(self, stdin: socket.socket, uid: int) -> None:
         """Serve who started us, until its end of our stdin closes."""
@@ -80,7 +76,6 @@ class Server:
                 task.cancel()
             await asyncio.gather(keeping, accepting, *self._jobs, return_exceptions=True)
             await self._context.pool.end()
-            self._context.trees.close()
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -237,7 +232,7 @@ class Server:
             "sealing_key": to_base64(keys.sealing.public.raw),
             "version": VERSION,
             "privileged": self._context.privileged,
-            "warnings": warnings(self._context),
+            "warnings": warnings(self._context.policy, self._context.mode),
         }
 
     async def _housekeeping(self) -> None:
@@ -253,8 +248,3 @@ def account_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return f"uid {uid}"
-
-
-def log(event: str, **fields: Any) -> None:
-    """One line of JSON on stderr: no logging library runs as root."""
-    print(json.dumps({"event": event, "process": "launcher", **fields}), file=sys.stderr, flush=True)  # noqa: T201

@@ -19,11 +19,12 @@ from integrity.digests import Digest
 from integrity.errors import DagsealError
 from integrity.manifest import Manifest
 from launcher.channel import close_all
-from launcher.sealed import SEALS
+from launcher.log import log
+from launcher.notary.sealed import SEALS
 
 if TYPE_CHECKING:
-    from launcher.warmpool import WarmPool
-    from launcher.warmprocess import Kind
+    from launcher.kinds import Kind
+    from launcher.notary.warmpool import WarmPool
 
 MAX_ENTRY_BYTES = 16 << 20
 MAX_BYTES = 64 << 20
@@ -67,19 +68,20 @@ class CodeCache:
         job = {key: job[key] for key in ("name", "digest", "members")} | {"job": "compile"}
         cache, fd, size = self, -1, 0
         try:
-            with contextlib.suppress(DagsealError, EOFError, OSError):  # a TimeoutError is one
-                fd = os.memfd_create("dagseal-code", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-                task = await pool.take(kind)
-                cache = task.warm.codes
-                try:
-                    async with asyncio.timeout(_FILL_SECONDS):
-                        await task.ask(job, archive_fd, fd)
-                        (await task.answer("compiled")).fields.done()
-                finally:
-                    await pool.give_back(task)
-                # Its processes are dead: a mapping that somebody could still write through makes this fail (fcntl(2)).
-                fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
-                size = os.fstat(fd).st_size
+            fd = os.memfd_create("dagseal-code", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            task = await pool.take(kind)
+            cache = task.warm.codes
+            try:
+                async with asyncio.timeout(_FILL_SECONDS):
+                    await task.ask(job, archive_fd, fd)
+                    (await task.answer("compiled")).fields.done()
+            finally:
+                await pool.give_back(task)
+            # Its processes are dead: a mapping that somebody could still write through makes this fail (fcntl(2)).
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
+            size = os.fstat(fd).st_size
+        except (DagsealError, EOFError, OSError) as error:  # a TimeoutError is an OSError
+            log("not-compiled", digest=str(digest), detail=f"{type(error).__name__}: {error}"[:1000])
         finally:
             self._filling = False
             if not 0 < size <= MAX_ENTRY_BYTES:
