@@ -8,6 +8,7 @@ is derived from the run id (`manual__2026-01-31T00:00:00+00:00`), else from the 
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import uuid
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ from airflow.sdk.api.datamodels._generated import DagRun, DagRunState, DagRunTyp
 from airflow.sdk.configuration import conf
 from airflow.sdk.execution_time import comms, task_runner
 from airflow.sdk.observability.metrics import stats_utils
+from pydantic import JsonValue
 
 from integrity.digests import Digest
 from integrity.errors import MalformedError
@@ -29,6 +31,9 @@ from launcher.task.comms import TaskComms
 from launcher.task.xcoms import XComs
 
 _NAMESPACE = uuid.UUID("6f0b9c5e-2f0a-5c39-9a5e-3b5a2c4de7a1")
+# Airflow builds this validator, which has no state, for every rendered field of every task: most of a small task's time.
+task_runner.TypeAdapter = functools.cache(task_runner.TypeAdapter)
+task_runner.TypeAdapter(JsonValue)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,6 +58,7 @@ PRELOADED = (
     "airflow.models.variable",
     "airflow.models.connection",
     "airflow.sdk.definitions.asset.metadata",
+    "airflow.sdk.execution_time.cache",
     "encodings.idna",
     "jinja2.sandbox",
     "pendulum",
