@@ -17,7 +17,7 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from integrity import archives
 from integrity.archives import Archive
@@ -135,7 +135,7 @@ def _describe(control: socket.socket, job: Fields, copy: str) -> None:
     os.close(SECRETS_FD)
 
     from launcher.task import describe, secrets
-    from launcher.task.comms import ImportTimeComms
+    from launcher.task.comms import while_importing
     from launcher.task.discover import ImportedArchive
 
     if variant:
@@ -143,7 +143,7 @@ def _describe(control: socket.socket, job: Fields, copy: str) -> None:
     imported = ImportedArchive(archive, copy=copy)
     try:
         try:
-            _begin(imported, ImportTimeComms(), secrets.watch_imports)
+            while_importing(imported.member_of)
             dags = imported.load()
             answer = describe.describe(dags, digest, root=imported.root)
         except InvalidArchiveError:
@@ -185,14 +185,14 @@ def _run(control: socket.socket, job: Fields, copy: str, more: list[int]) -> Non
     from airflow.sdk.definitions._internal.dag_parsing_context import _airflow_parsing_context_manager
 
     from launcher.task import describe, loader, runner, secrets
-    from launcher.task.comms import ImportTimeComms
+    from launcher.task.comms import while_importing
     from launcher.task.discover import ImportedArchive
 
     loader.expect({key: code for fd in more for key, code in compiling.read(fd, digest).items()})
     frames.close_all(more)
     imported = ImportedArchive(archive, copy=copy)
     try:
-        _begin(imported, ImportTimeComms(), secrets.watch_imports)
+        while_importing(imported.member_of)
         with _airflow_parsing_context_manager(dag_id=dag_id, task_id=task_id):
             dags = imported.load()
         if dag_id not in dags:
@@ -233,15 +233,6 @@ def _run(control: socket.socket, job: Fields, copy: str, more: list[int]) -> Non
         timings_us={step: (end - begin) // 1000 for step, begin, end in steps}
         | {step: spent // 1000 for step, spent in loader.spent_ns.items()},
     )
-
-
-def _begin(imported: Any, comms: Any, watch_imports: Any) -> None:
-    """From here on the archive's code runs: no database, no supervisor, every question noted."""
-    from airflow.sdk.execution_time import supervisor, task_runner
-
-    supervisor.block_orm_access()
-    task_runner.SUPERVISOR_COMMS = comms
-    watch_imports(imported.member_of)
 
 
 def _verified(name: str, digest: Digest, members: list[Member] | None) -> Archive:

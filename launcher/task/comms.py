@@ -15,7 +15,7 @@ from airflow.sdk import DAG
 from airflow.sdk.api.datamodels._generated import DagRun, DagRunState
 from airflow.sdk.definitions.asset import Asset
 from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
-from airflow.sdk.execution_time import comms
+from airflow.sdk.execution_time import comms, supervisor, task_runner
 
 from launcher.task import mapping, secrets
 from launcher.task.xcoms import XComs
@@ -42,6 +42,13 @@ class ImportTimeComms:
 
     async def asend(self, msg: Any) -> Any:
         return self.send(msg)
+
+
+def while_importing(member_of: Callable[[str], str | None]) -> None:
+    """From here on the archive's code runs: no database, no supervisor, every question noted."""
+    supervisor.block_orm_access()
+    task_runner.SUPERVISOR_COMMS = ImportTimeComms()
+    secrets.watch_imports(member_of)
 
 
 class TaskComms:

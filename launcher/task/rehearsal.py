@@ -11,22 +11,29 @@ import os
 import sys
 from collections.abc import Iterator
 
-from airflow.sdk.definitions.connection import Connection
+from airflow.sdk.definitions._internal.dag_parsing_context import _airflow_parsing_context_manager
 
-from integrity import archives, canonical
+from integrity import archives, messages
 from integrity.digests import Digest
 from integrity.grants import Secrets
 from launcher.task import describe, logs, runner, secrets
+from launcher.task.comms import while_importing
 from launcher.task.discover import ImportedArchive
 
 _NAME, _TASK = "dagseal_rehearsal", "one"
+_SECRETS = Secrets(
+    connections={_NAME: "postgresql://user:not-a-secret@host.example/database"},
+    variables={},
+    xcoms=(),
+    run={"logical_date": "2026-01-31T00:00:00+00:00"},
+).to_bytes()
 _SOURCE = b"""\
 from airflow.sdk import DAG, task
 from airflow.sdk.bases.hook import BaseHook
 with DAG("dagseal_rehearsal", schedule=None, catchup=False):
     @task
     def one():
-        print("one")
+        print(BaseHook.get_connection("dagseal_rehearsal").host)
         return 1
     one()
 """
@@ -36,18 +43,20 @@ def rehearse(purpose: str) -> None:
     """Import an archive, find its dag, take a task's digest; where tasks are run, run it."""
     archive = archives.read(f"{_NAME}.py", memoryview(_SOURCE))
     digest = Digest.of(_SOURCE)
-    canonical.load(canonical.dump({"digest": str(digest), "number": 1, "items": [None, "text"]}), max_bytes=1000)
+    messages.decode(messages.encode("rehearsal", digest=str(digest), items=[None])[messages.HEADER_BYTES :])
     with _silently():
         imported = ImportedArchive(archive, copy="")
-        dag = imported.load()[_NAME]
+        while_importing(imported.member_of)
+        with _airflow_parsing_context_manager(dag_id=_NAME, task_id=_TASK):
+            dag = imported.load()[_NAME]
         describe.task_digest(dag, _TASK, digest, root=imported.root)
         if purpose == "run":
-            secrets.parse(Connection, "rehearsal", "postgresql://user@host.example/database")
             name = runner.TaskName(task_id=_TASK, run_id=_NAME, map_index=-1, try_number=1, queue="default")
-            nothing = Secrets(connections={}, variables={}, xcoms=(), run={})
-            done = runner.run(
-                dag.dag, name, nothing, dags=[dag.dag], archive=archive.name, digest=digest, root=imported.root
-            )
+            given = Secrets.from_bytes(_SECRETS)
+            with secrets.delivered_for_a_while(given):
+                done = runner.run(
+                    dag.dag, name, given, dags=[dag.dag], archive=archive.name, digest=digest, root=imported.root
+                )
             if done.state != "success":
                 raise RuntimeError(f"the rehearsal ended {done.state}: {done.detail}")
         del sys.modules[_NAME]

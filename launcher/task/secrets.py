@@ -8,10 +8,11 @@ gives the default, as an absent one does in Airflow. The launcher is what keeps 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from airflow.sdk.bases.secrets_backend import BaseSecretsBackend
@@ -77,6 +78,21 @@ def deliver(secrets: Secrets) -> None:
             mask_secret(_json_or_text(connection.extra))
     for value in secrets.variables.values():
         mask_secret(value)
+
+
+@contextlib.contextmanager
+def delivered_for_a_while(secrets: Secrets) -> Iterator[None]:
+    """For a rehearsal: afterwards nothing is delivered, and the log masks what it masked before."""
+    from airflow.sdk._shared.secrets_masker import _secrets_masker
+
+    masker = _secrets_masker()
+    masked = set(masker.patterns), masker.replacer
+    try:
+        deliver(secrets)
+        yield
+    finally:
+        _state.secrets = None
+        masker.patterns, masker.replacer = masked
 
 
 def connection_value(conn_id: str) -> str | None:

@@ -24,6 +24,11 @@ with DAG("d", schedule=None):
         print("seen: hunter2secret before it was asked for")
 
     @task
+    def rehearsed():
+        print("shown: not-a-secret")
+        BaseHook.get_connection("dagseal_rehearsal")
+
+    @task
     def variables():
         return [Variable.get("greeting"), Variable.get("sizes", deserialize_json=True), Variable.get("none", default="x")]
 
@@ -49,7 +54,7 @@ with DAG("d", schedule=None):
 
     connect.override(task_id="granted")("shop")
     connect.override(task_id="ungranted")("other")
-    early(); variables(); legacy(); names(); missing(); write(); retried()
+    early(); rehearsed(); variables(); legacy(); names(); missing(); write(); retried()
     BashOperator(task_id="template", bash_command="echo {{ var.value.greeting }} {{ conn.shop.host }}; echo hunter2secret")
 """
 GRANT = Grant(
@@ -77,6 +82,12 @@ def test_a_connection_arrives_and_is_masked(runner: Warm) -> None:
 def test_masking_begins_with_the_delivery(runner: Warm) -> None:
     ran = runner.run("d.py", DAG, "d", "early", GRANT)
     assert "seen: *** before" in ran.log
+
+
+def test_nothing_is_left_of_what_the_rehearsal_was_granted(runner: Warm) -> None:
+    ran = runner.run("d.py", DAG, "d", "rehearsed", GRANT)
+    assert "shown: not-a-secret" in ran.log
+    assert ran.state == "failed" and "connection 'dagseal_rehearsal' was not granted" in ran.fields["detail"]
 
 
 def test_what_was_not_granted_fails_with_the_command_that_grants_it(runner: Warm) -> None:
