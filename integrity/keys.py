@@ -60,24 +60,25 @@ class VerifyKey:
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A private Ed25519 key, kept as its 32-byte seed."""
+    """A private Ed25519 key: its 32-byte seed, and what is derived from it once."""
 
     seed: bytes = field(repr=False)
+    public: VerifyKey = field(init=False, repr=False, compare=False)
+    _key: Ed25519PrivateKey = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _sized(self.seed, "a signing key")
+        key = Ed25519PrivateKey.from_private_bytes(self.seed)
+        object.__setattr__(self, "_key", key)
+        object.__setattr__(self, "public", VerifyKey(key.public_key().public_bytes_raw()))
 
     @classmethod
     def generate(cls) -> SigningKey:
         return cls(os.urandom(KEY_BYTES))
 
-    @property
-    def public(self) -> VerifyKey:
-        return VerifyKey(Ed25519PrivateKey.from_private_bytes(self.seed).public_key().public_bytes_raw())
-
     def sign(self, message: bytes) -> bytes:
         """The 64-byte Ed25519 signature of `message`."""
-        return Ed25519PrivateKey.from_private_bytes(self.seed).sign(message)
+        return self._key.sign(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +103,14 @@ class SealTo:
 
 @dataclass(frozen=True, slots=True)
 class SealingKey:
-    """A private X25519 key, 32 raw bytes."""
+    """A private X25519 key: its 32 raw bytes, and what is derived from them once."""
 
     raw: bytes = field(repr=False)
+    _key: X25519PrivateKey = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _sized(self.raw, "a sealing key")
+        object.__setattr__(self, "_key", X25519PrivateKey.from_private_bytes(self.raw))
 
     @classmethod
     def generate(cls) -> SealingKey:
@@ -115,12 +118,12 @@ class SealingKey:
 
     @property
     def public(self) -> SealTo:
-        return SealTo(X25519PrivateKey.from_private_bytes(self.raw).public_key().public_bytes_raw())
+        return SealTo(self._key.public_key().public_bytes_raw())
 
     def open(self, sealed: bytes, *, info: bytes) -> bytes:
         """Undo `SealTo.seal`. Raises `SignatureError` for other bytes, another key or another `info`."""
         try:
-            return _SUITE.decrypt(sealed, X25519PrivateKey.from_private_bytes(self.raw), info=info)
+            return _SUITE.decrypt(sealed, self._key, info=info)
         except (InvalidTag, ValueError):
             raise SignatureError("this is not sealed to this launcher for this ticket") from None
 
