@@ -19,7 +19,7 @@ from integrity.errors import DagsealError, FetchError, MalformedError, Privilege
 from integrity.grants import MAX_SECRET_BYTES
 from integrity.messages import Message
 from launcher import privileges
-from launcher.channel import Channel, close_all, closing_fds, wait_readable, wait_writable
+from launcher.channel import Channel, close_all, closing_fds, wait_writable
 from launcher.notary.asking import Powers
 from launcher.notary.tasklog import SOURCES, TaskLog
 from launcher.notary.warmprocess import WarmProcess
@@ -28,6 +28,7 @@ from launcher.trees import has_ended
 _READ_BYTES = 64 * 1024
 _START_SECONDS = 10.0
 _LAST_WORDS_CHARS = 1000
+_LAST_WORD_SECONDS = 0.05
 _PIPE_BYTES = 65_536  # of a new pipe (pipe(7))
 
 
@@ -125,20 +126,23 @@ class TaskProcess:
 
     async def _while_alive(self) -> Message:
         """A task that crashed may have left the socket open in its children: its death counts, not only the socket's end."""
-        word = asyncio.create_task(self.channel.receive())
-        death = asyncio.create_task(wait_readable(self._pidfd))
+        loop = asyncio.get_running_loop()
+        after_its_death = asyncio.timeout(None)
+
+        def it_died() -> None:
+            loop.remove_reader(self._pidfd)
+            # Its last word may still be in the socket; a dead process adds nothing to it.
+            after_its_death.reschedule(loop.time() + _LAST_WORD_SECONDS)
+
         try:
-            await asyncio.wait({word, death}, return_when=asyncio.FIRST_COMPLETED)
-            if not word.done():
-                # Its last word may still be in the socket; a dead process adds nothing to it.
-                await asyncio.wait({word}, timeout=0.05)
-            if word.done():
-                return word.result().message
-            raise EOFError("the task's process died without a word")
-        finally:
-            for waiting in (word, death):
-                waiting.cancel()
-            await asyncio.gather(word, death, return_exceptions=True)
+            async with after_its_death:
+                loop.add_reader(self._pidfd, it_died)
+                try:
+                    return (await self.channel.receive()).message
+                finally:
+                    loop.remove_reader(self._pidfd)
+        except TimeoutError:
+            raise EOFError("the task's process died without a word") from None
 
     async def give_secrets(self, data: bytes) -> None:
         """Write them and close the pipe: the only place where a secret leaves the launcher. A task that does not read
