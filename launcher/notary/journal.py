@@ -19,6 +19,7 @@ import fcntl
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any, BinaryIO
 
 from integrity import canonical, durable
@@ -28,7 +29,7 @@ from integrity.tickets import CLOCK_SKEW_SECONDS, MAX_LIFETIME_SECONDS, Verified
 
 MAX_LINE_BYTES = 2 * 1024 * 1024  # more than the names of the largest grant; a longer line could never be read again
 MAX_FILE_BYTES = 16 * 1024 * 1024  # read again at the next start
-_CARRIED_IDS = 10_000  # per line, which stays far below its limit
+_CARRIED_IDS = 100  # per line: what it takes to build one is little, and given back
 _NAME = re.compile(r"journal\.([0-9]{12})\.jsonl")
 _UNNUMBERED = "journal.jsonl"  # the only file of versions that did not continue in another
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -96,15 +97,19 @@ class Journal:
             if isinstance(error, LookupError | TypeError):
                 raise MalformedError(f"journal: {name}: line {last[0]} is none that a launcher writes") from None
             raise
-        self.close()
-        self._fd, self._size, self._last = fd, size, last
         self._used, self._dropped_until = used, dropped
+        self._go_on_in(fd, size, last)
         self._full_at = self._max_bytes
         self.forget_expired()
+
+    def _go_on_in(self, fd: int, size: int, last: Place) -> None:
+        self.close()
+        self._fd, self._size, self._last = fd, size, last
 
     def use(self, verified: VerifiedTicket, **fields: Any) -> None:
         """Record the launch, and with it that its ticket is used. Raises `ReplayError` when it was before, else as `write`."""
         ticket = verified.ticket
+        self._forget_oldest()
         if ticket.expires_at <= self._dropped_until:
             raise ExpiredError(f"the ticket expired at {ticket.expires_at}, and the clock was set back since: check it")
         # Lines of versions with another replay store have no ticket_id: there the ticket's digest stands for it.
@@ -124,10 +129,17 @@ class Journal:
     def forget_expired(self) -> None:
         """Drop the ids of tickets that are refused by their age, also if the clock is set back."""
         now = self._now_us() // 1_000_000
-        for ticket_id, expires_at in list(self._used.items()):
-            if expires_at <= now:
-                del self._used[ticket_id]
-                self._dropped_until = max(self._dropped_until, expires_at)
+        for ticket_id in [ticket_id for ticket_id, expires_at in self._used.items() if expires_at <= now]:
+            self._forget(ticket_id)
+
+    def _forget_oldest(self) -> None:
+        """At each use what expired of those that were used first: under load no more are kept than live at once."""
+        now = self._now_us() // 1_000_000
+        while (oldest := next(iter(self._used), None)) is not None and self._used[oldest] <= now:
+            self._forget(oldest)
+
+    def _forget(self, ticket_id: str) -> None:
+        self._dropped_until = max(self._dropped_until, self._used.pop(ticket_id))
 
     def write(self, event: str, **fields: Any) -> None:
         """Record, and return when it is on disk. Raises `OSError` or `MalformedError`: then the event must not happen."""
@@ -148,17 +160,19 @@ class Journal:
     def _continue(self) -> None:
         """In a new file. Where that fails nothing is written to the old one either, and the next write tries again."""
         self.forget_expired()
-        ids = list(self._used.items())
-        parts = [ids[at : at + _CARRIED_IDS] for at in range(0, len(ids), _CARRIED_IDS)]
         data, last = self._line(self._last, "continued", {"dropped_until": self._dropped_until})
-        for part in parts:
-            line, last = self._line(last, "carried", {"tickets": dict(part)})
+        ids = iter(self._used.items())
+        while part := dict(islice(ids, _CARRIED_IDS)):
+            line, last = self._line(last, "carried", {"tickets": part})
             data += line
         name = _name(self._last[0] + 1)
-        with contextlib.suppress(FileExistsError):  # of the try before: nothing was written since
+        try:
             durable.create_exclusive(self._dir_fd, name, data)
-        self._take_up(name, self._last)
-        self._full_at += self._size
+        except FileExistsError:  # of the try before, and nothing was written since: what it says counts
+            self._take_up(name, self._last)
+        else:
+            self._go_on_in(os.open(name, _FLAGS, 0o600, dir_fd=self._dir_fd), len(data), last)
+        self._full_at = self._max_bytes + self._size
 
     def close(self) -> None:
         if self._fd >= 0:

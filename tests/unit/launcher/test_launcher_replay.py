@@ -153,6 +153,21 @@ def test_only_ids_that_are_refused_by_age_are_forgotten(folder: int, clock: Cloc
         journal.use(numbered(3, expires_at=TICKET.expires_at + 1))
 
 
+def test_under_load_only_ids_that_can_be_used_again_are_kept(folder: int, clock: Clock) -> None:
+    journal = Journal(folder, now_us=clock)
+    for number in range(200):
+        clock.now = NOW + number
+        journal.use(numbered(number, expires_at=clock.now + 10))
+        assert len(journal._used) == min(number + 1, 10)
+    with pytest.raises(ReplayError):
+        journal.use(numbered(199, expires_at=clock.now + 10))
+    clock.now -= 5
+    with pytest.raises(ExpiredError, match="clock was set back"):
+        journal.use(numbered(186, expires_at=NOW + 196 - 10))
+    with pytest.raises(ReplayError):
+        journal.use(numbered(195, expires_at=NOW + 195 + 10))
+
+
 @pytest.mark.parametrize("restarted", [False, True])
 @pytest.mark.parametrize("continued", [False, True])
 def test_a_clock_that_is_set_back_revives_no_ticket(
