@@ -133,9 +133,23 @@ class Channel:
             try:
                 return attempt()
             except BlockingIOError:
-                await (wait_writable if writable else wait_readable)(self._sock.fileno())
+                await self._until(writable)
+
+    async def _until(self, writable: bool) -> None:
+        fd, ready = self._sock.fileno(), self._loop.create_future()
+        (self._loop.add_writer if writable else self._loop.add_reader)(fd, _settle, ready)
+        try:
+            await ready
+        finally:
+            if self._sock.fileno() == fd:
+                (self._loop.remove_writer if writable else self._loop.remove_reader)(fd)
 
     def close(self) -> None:
+        """Whoever waits on it still waits for nothing: its number may be another socket's at once, and is let go here."""
+        fd = self._sock.fileno()
+        if fd >= 0:
+            self._loop.remove_reader(fd)
+            self._loop.remove_writer(fd)
         self._sock.close()
 
 

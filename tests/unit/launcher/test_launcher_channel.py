@@ -301,3 +301,27 @@ async def test_descriptors_that_are_not_wanted_are_closed(pair: tuple[Channel, s
     close_all(sent)
     with pytest.raises(MalformedError, match="1 descriptors came with 'grant', 0 are taken here"):
         await channel.receive()
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_number_that_is_used_again_is_not_let_go_by_who_waited_on_it_before(late: bool) -> None:
+    """A caller's channel is closed while his next word is awaited, and a task's may be the next to have its number."""
+    ours, theirs = socket.socketpair()
+    number, before = ours.fileno(), Channel(ours)
+    waiting = asyncio.create_task(before.receive())
+    await asyncio.sleep(0)
+    before.close()
+    again, other = socket.socketpair()
+    assert again.fileno() == number
+    if not late:
+        waiting.cancel()
+    channel = Channel(again)
+    received = asyncio.create_task(channel.receive())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    other.sendall(messages.encode("hello"))
+    assert (await asyncio.wait_for(received, 5)).message.kind == "hello"
+    channel.close()
+    for sock in (theirs, other):
+        sock.close()
