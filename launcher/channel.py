@@ -12,7 +12,7 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,7 +137,7 @@ class Channel:
 
     async def _until(self, writable: bool) -> None:
         fd, ready = self._sock.fileno(), self._loop.create_future()
-        (self._loop.add_writer if writable else self._loop.add_reader)(fd, _settle, ready)
+        (self._loop.add_writer if writable else self._loop.add_reader)(fd, settle, ready)
         try:
             await ready
         finally:
@@ -153,7 +153,8 @@ class Channel:
         self._sock.close()
 
 
-def _settle(ready: asyncio.Future[None]) -> None:
+def settle(ready: asyncio.Future[None]) -> None:
+    """What was waited for is there; more than once is fine."""
     if not ready.done():
         ready.set_result(None)
 
@@ -162,22 +163,11 @@ async def wait_readable(fd: int) -> None:
     """Return when `fd` can be read without blocking (or is at its end)."""
     loop = asyncio.get_running_loop()
     ready = loop.create_future()
-    loop.add_reader(fd, _settle, ready)
+    loop.add_reader(fd, settle, ready)
     try:
         await ready
     finally:
         loop.remove_reader(fd)
-
-
-async def wait_writable(fd: int) -> None:
-    """Return when `fd` takes bytes without blocking."""
-    loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_writer(fd, _settle, ready)
-    try:
-        await ready
-    finally:
-        loop.remove_writer(fd)
 
 
 def close_all(fds: Sequence[int]) -> None:
@@ -185,12 +175,3 @@ def close_all(fds: Sequence[int]) -> None:
     for fd in fds:
         with contextlib.suppress(OSError):
             os.close(fd)
-
-
-@contextlib.contextmanager
-def closing_fds(*fds: int) -> Iterator[None]:
-    """Close them at the end of the block, whatever happens in it."""
-    try:
-        yield
-    finally:
-        close_all(fds)

@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from integrity.errors import DagsealError, FetchError, MalformedError, Privilege
 from integrity.grants import MAX_SECRET_BYTES
 from integrity.messages import Message
 from launcher import privileges
-from launcher.channel import Channel, close_all, closing_fds, wait_writable
+from launcher.channel import Channel, close_all, settle
 from launcher.notary.asking import Powers
 from launcher.notary.tasklog import SOURCES, TaskLog
 from launcher.notary.warmprocess import WarmProcess
@@ -40,6 +40,26 @@ def _last_words(stderr: int) -> str:
     except BlockingIOError:
         return ""
     return next((line for line in reversed(lines) if line), "")[:_LAST_WORDS_CHARS]
+
+
+@contextlib.contextmanager
+def _closing_fds(*fds: int) -> Iterator[None]:
+    """Close them at the end of the block, whatever happens in it."""
+    try:
+        yield
+    finally:
+        close_all(fds)
+
+
+async def _wait_writable(fd: int) -> None:
+    """Return when `fd` takes bytes without blocking."""
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+    loop.add_writer(fd, settle, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_writer(fd)
 
 
 @dataclass(slots=True)
@@ -75,7 +95,7 @@ class TaskProcess:
         pidfd, pid, adopting = -1, 0, None
         try:
             async with asyncio.timeout(_START_SECONDS):
-                with theirs, closing_fds(secrets_read, *log_write):
+                with theirs, _closing_fds(secrets_read, *log_write):
                     forked_as = await warm.fork([theirs.fileno(), secrets_read, *log_write])
                 hello = await channel.receive()
             sender, said = hello.sender, hello.message.fields
@@ -158,7 +178,7 @@ class TaskProcess:
                 try:
                     view = view[os.write(self._secrets_fd, view) :]
                 except BlockingIOError:
-                    await wait_writable(self._secrets_fd)
+                    await _wait_writable(self._secrets_fd)
         except BrokenPipeError:
             raise EOFError("the task closed its secrets pipe without reading it") from None
         finally:
