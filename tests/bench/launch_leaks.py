@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.attacks.attacker import children_of
 from tests.bench.launch_client import Client, clients
-from tests.bench.launch_daemon import daemon
+from tests.bench.launch_daemon import MAIN, daemon
 
 RSS_GROWTH = 0.02
 CLIENTS = 2
@@ -57,11 +57,12 @@ def grown(before: Counts, after: Counts) -> list[str]:
 
 
 def _most(role: str, what: str, was: int) -> float:
-    """Memory, which is compared per process, may grow a little. The launcher's threads are those of asyncio's executor, which
-    starts one when all are busy and keeps it, up to its bound (concurrent.futures.ThreadPoolExecutor): that bound holds."""
+    """Memory, which is compared per process, may grow a little. Threads of the launcher's halves are those of asyncio's
+    executor, which starts one when all are busy and keeps it, up to its bound (concurrent.futures.ThreadPoolExecutor): that
+    bound holds."""
     if what == _RSS:
         return was * (1 + RSS_GROWTH)
-    return max(was, _LAUNCHER_THREADS) if (role, what) == ("launcher", "threads") else was
+    return max(was, _LAUNCHER_THREADS) if role in ("launcher", "notary") and what == "threads" else was
 
 
 def settled(launcher: int) -> Counts:
@@ -78,7 +79,8 @@ def settled(launcher: int) -> Counts:
 
 
 def count_all(launcher: int) -> Counts:
-    """By role: the launcher, each kind of its children, and what is below these, by depth: tasks and spares are the lowest."""
+    """By role: the launcher's monitor, its notary, each kind of its other children, and what is below these, by depth: tasks
+    and spares are the lowest."""
     found: Counter[tuple[str, str]] = Counter()
     for pid, role in _family(launcher):
         try:
@@ -128,12 +130,15 @@ def _children(pid: int) -> list[int]:
 
 
 def _role_of(pid: int) -> str:
-    """A warm process is known by its purpose, which stands in its arguments; any other child by its program."""
+    """A warm process is known by its purpose, which stands in its arguments; the notary has its monitor's; any other child is
+    known by its program."""
     try:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
     except OSError:
         return "gone"
     purpose = next((word for word in arguments if word in ("run", "describe")), "")
+    if MAIN in arguments:
+        return "notary"
     return f"warm {purpose}" if purpose else os.path.basename(arguments[0]) or "zombie"
 
 
