@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -24,7 +24,7 @@ from launcher.policy import Policy
 from launcher.powers import LocalPowers
 
 FRAME_BYTES = 64 * 1024
-Answer = tuple[dict[str, Any], Sequence[int]]  # and descriptors, which are closed once they are sent
+Answer = tuple[dict[str, Any], tuple[int, ...]]  # and descriptors, which are closed once they are sent
 _MAX_PIDS = 10_000
 
 
@@ -70,21 +70,19 @@ class Monitor:
             await asyncio.gather(*self._under_way, return_exceptions=True)
 
     async def _answer(self, channel: Channel, number: int, kind: str, fields: Fields) -> None:
-        fds: Sequence[int] = ()
+        """A bug goes up where it is asked for, not here: the other requests have nothing to do with it."""
+        word, fds = "refused", tuple[int, ...]()
         try:
-            try:
-                word = "done"
-                said, fds = await self._answers[kind](fields)
-            except (DagsealError, OSError) as error:
-                word, slug = "refused", error.slug if isinstance(error, DagsealError) else "launcher"
-                said = {"error": slug, "detail": str(error)[:4096]}
-            with contextlib.suppress(EOFError):
-                await channel.send(word, number=number, pass_fds=fds, **said)
+            said, fds = await self._answers[kind](fields)
+            word = "done"
+        except (DagsealError, OSError) as error:
+            said = {"error": error.slug if isinstance(error, DagsealError) else "launcher", "detail": str(error)[:4096]}
         except Exception as bug:
             log("bug", detail=f"{type(bug).__name__}: {bug}")
-            raise
-        finally:
-            close_all(fds)
+            said = {"error": "bug", "detail": f"in the monitor: {type(bug).__name__}: {bug}"[:4096]}
+        with contextlib.suppress(EOFError):
+            await channel.send(word, number=number, pass_fds=fds, **said)
+        close_all(fds)
 
     async def _account(self, fields: Fields) -> Answer:
         name, purpose = fields.text("name", max_chars=100), fields.choice("purpose", ("run", "describe"))

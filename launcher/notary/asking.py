@@ -115,6 +115,8 @@ class Asking:
             slug, detail = (received.message.fields.text(key, max_chars=4096) for key in ("error", "detail"))
             if slug == "launcher":
                 raise OSError(detail)
+            if slug == "bug":
+                raise RuntimeError(detail)
             raise _ERRORS.get(slug, SecurityError)(detail)
         return received
 
