@@ -152,16 +152,16 @@ class Live:
 
 
 @contextmanager
-def running(*, beside: Path | None = None, **settings: Any) -> Iterator[Live]:
+def running(*, beside: Path | None = None, kind: type[Stack] = Stack, **settings: Any) -> Iterator[Live]:
     """A fresh, started stack, in a folder beside others of `beside`; everything of it is gone afterwards. `settings` go to
-    `Stack`."""
+    `Stack`, or another `kind` of it."""
     parent = Path(tempfile.mkdtemp(prefix="dagseal-test-", dir=beside)).resolve()
     parent.chmod(0o755)
     # Not sticky and short: any account may rename its file into place, and a DAG of 200 bytes has to name it.
     shared = Path(tempfile.mkdtemp(prefix="ds")).resolve()
     shared.chmod(0o777)
     given = {"task_user": default_user(), "writable": (shared,), **settings}
-    stack = Stack(folder=parent / "stack", port=free_port(), **given)
+    stack = kind(folder=parent / "stack", port=free_port(), **given)
     try:
         stack.prepare()
         stack.start()
