@@ -102,6 +102,21 @@ def test_a_release_that_is_checked_as_an_archive_has_no_task_digest() -> None:
         check(ticket_for(stated), stated)
 
 
+@pytest.mark.parametrize("kept", [0, 1 << 20])
+def test_a_manifest_that_was_verified_is_known_under_these_keys_only(
+    kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launcher.checks._KEPT_BYTES", kept)
+    verified = check_ticket(tickets.sign(TICKET, API), RING, audience=LAUNCHER, now=NOW)
+    envelope = manifest.sign(MANIFEST, API)
+    for _ in range(2):
+        assert check_request(verified, bytes(bytearray(envelope)), RING).manifest.manifest == MANIFEST
+        with pytest.raises(SignatureError):
+            check_request(verified, envelope, KeyRing([OTHER.public]))
+        with pytest.raises(SecurityError):
+            check_request(verified, envelope.replace(b"application/", b"application-", 1), RING)
+
+
 TICKET_CHANGES: dict[str, tuple[dict[str, Any], type[SecurityError]]] = {
     "audience": ({"audience": "f" * 64}, OutOfScopeError),
     "empty audience": ({"audience": ""}, OutOfScopeError),
