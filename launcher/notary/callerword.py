@@ -63,6 +63,7 @@ class CallerWord:
             await asyncio.gather(task, return_exceptions=True)
 
     async def close(self) -> None:
-        """Hear no more."""
+        """Hear no more, for good. The task that heard knows us: only without it what it held is given back at once."""
         self._word.cancel()
         await asyncio.gather(self._word, return_exceptions=True)
+        del self._word

@@ -106,7 +106,7 @@ def test_a_release_that_is_checked_as_an_archive_has_no_task_digest() -> None:
 def test_a_manifest_that_was_verified_is_known_under_these_keys_only(
     kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("launcher.checks._KEPT_BYTES", kept)
+    monkeypatch.setattr("launcher.notary.checks._KEPT_BYTES", kept)
     verified = check_ticket(tickets.sign(TICKET, API), RING, audience=LAUNCHER, now=NOW)
     envelope = manifest.sign(MANIFEST, API)
     for _ in range(2):
