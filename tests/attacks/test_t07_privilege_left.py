@@ -308,7 +308,9 @@ def test_the_probes_find_what_is_open(tmp_path: Path) -> None:
     """The attempts themselves work: against a process that nobody hardened, each of them gets something."""
     script = PROBES + (
         "import json, subprocess\n"
-        "victim = subprocess.Popen(['sleep', '100'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)\n"
+        "victim = subprocess.Popen(['sh', '-c', 'echo ready >&2; read line'], stdin=subprocess.PIPE,"
+        " stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)\n"
+        "victim.stderr.readline()\n"  # before, it may be on its way through exec yet, where nothing can be seen
         "ways = look_into(victim.pid, fds=(1,))\n"
         "victim.kill(); victim.wait(); print(json.dumps(ways))\n"
     )
