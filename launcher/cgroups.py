@@ -108,8 +108,8 @@ class CgroupTrees:
         tree = CgroupTree([], self.kills)
         try:
             for below, (version, asked) in self._places.items():
-                folder = below / label
-                folder.mkdir()
+                folder = f"{below}/{label}"
+                os.mkdir(folder)
                 tree.folders.append(folder)
                 limit(folder, version, asked)
         except BaseException:
@@ -129,22 +129,23 @@ class CgroupTrees:
 
 @dataclass(slots=True)
 class CgroupTree:
-    """A task's folders, of v2 first. Without `kills` something else ends the task, and `remove` then takes them away."""
+    """A task's folders, of v2 first. Without `kills` something else ends the task, and `remove` then takes them away. No `Path`
+    is made of their names: it would intern each part, of folders that are never seen again."""
 
     misses_orphans = False
-    folders: list[Path]
+    folders: list[str]
     kills: bool
 
     def attach(self, pid: int) -> None:
         """Synchronous, as `CgroupTrees.adopt`. Raises `OSError`."""
         for folder in self.folders:
-            write(folder / "cgroup.procs", str(pid))
+            write(f"{folder}/cgroup.procs", str(pid))
 
     async def kill(self) -> None:
         """Every process of it and its folders are gone when this returns. Raises `RuntimeError` if one is there after 5 s."""
         if not self.kills:
             raise RuntimeError("there is no cgroup.kill here: something else is to kill the task before its remove()")
-        write(self.folders[0] / "cgroup.kill", "1")
+        write(f"{self.folders[0]}/cgroup.kill", "1")
         await self.remove()
 
     async def remove(self) -> None:
@@ -159,7 +160,7 @@ class CgroupTree:
     def oom_kills(self) -> int:
         """Not 0 if the memory limit killed it, before it is removed; v2 counts who set it off twice (`memory.oom.group`)."""
         told = "\n".join(
-            read(folder / name) for folder in self.folders for name in ("memory.events", "memory.oom_control")
+            read(f"{folder}/{name}") for folder in self.folders for name in ("memory.events", "memory.oom_control")
         )
         found = re.search(r"^oom_kill (\d+)$", told, re.MULTILINE)
         return int(found[1]) if found else 0
@@ -177,36 +178,36 @@ def _locked(folder: Path) -> int:
     return fd
 
 
-def _remove_whole(folder: Path) -> None:
+def _remove_whole(folder: Path | str) -> None:
     """Kill what lives in it and remove it, blocking. Raises `OSError`, or `RuntimeError` when something cannot be killed.
     Another launcher that starts now may be doing the same."""
     deadline = time.monotonic() + 5.0
-    for path in (Path(path) for path, _, _ in os.walk(folder, topdown=False)):
+    for path, _, _ in os.walk(folder, topdown=False):
         while not _removed(path):
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{path}: what is in this cgroup cannot be killed")
             try:
                 _kill_in(path)
             except OSError:
-                if path.exists():
+                if os.path.exists(path):
                     raise
             time.sleep(0.001)
 
 
-def _kill_in(folder: Path) -> None:
-    if (folder / "cgroup.kill").exists():
-        write(folder / "cgroup.kill", "1")
+def _kill_in(folder: str) -> None:
+    if os.path.exists(f"{folder}/cgroup.kill"):
+        write(f"{folder}/cgroup.kill", "1")
         return
-    for pid in read(folder / "cgroup.procs").split():
+    for pid in read(f"{folder}/cgroup.procs").split():
         if pid != "0":  # of a pid namespace that we do not see
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
 
 
-def _removed(folder: Path) -> bool:
+def _removed(folder: str) -> bool:
     """False while a process is in it; one that is dying still is."""
     try:
-        folder.rmdir()
+        os.rmdir(folder)
     except FileNotFoundError:
         return True
     except OSError as error:

@@ -88,14 +88,14 @@ def share(limits: Limits, owns: list[OwnCgroup]) -> dict[OwnCgroup, dict[str, in
     return shared
 
 
-def limit(folder: Path, version: int, asked: dict[str, int]) -> None:
+def limit(folder: str, version: int, asked: dict[str, int]) -> None:
     """Set them, before a process is in it. Raises `PrivilegeError`."""
     for controller, value in asked.items():
         with refusing(f"{controller} limit {value}"):
             for name, text in _WRITES[f"{version} {controller}"].items():
-                write(folder / name, text.format(value))
-            swap = folder / _SWAP[version]
-            if controller == "memory" and swap.exists():
+                write(f"{folder}/{name}", text.format(value))
+            swap = f"{folder}/{_SWAP[version]}"
+            if controller == "memory" and os.path.exists(swap):
                 write(swap, "0" if version == 2 else str(value))
 
 
@@ -134,14 +134,15 @@ def refusing(what: str) -> Iterator[None]:
         raise PrivilegeError(f"{what}: {error.filename}: {error.strerror}: {_REMEDY}") from None
 
 
-def read(path: Path) -> str:
+def read(path: Path | str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with open(path, encoding="utf-8") as file:
+            return file.read()
     except OSError:
         return ""
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Path | str, text: str) -> None:
     """In one write, as the kernel takes it, and never making a file."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:

@@ -157,9 +157,10 @@ def descendants(pid: int) -> set[int]:
 def _children(pid: int) -> set[int]:
     """Of every thread, zombies included; of a process that is gone, none."""
     found: set[int] = set()
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            found |= {int(child) for child in task.read_text(encoding="ascii").split()}
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
+                found |= {int(child) for child in file.read().split()}
     return found
 
 
@@ -196,7 +197,8 @@ def _halted(pid: int) -> bool:
 def _state(pid: int) -> str:
     """The letter of proc_pid_stat(5); X for a process that is gone."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            stat = file.read()
     except OSError:
         return "X"
     return stat.rpartition(")")[2].split()[0]

@@ -152,7 +152,9 @@ async def test_cpu_time_is_rationed(trees: CgroupTrees) -> None:
     tree = trees.adopt(task.pid, "burner")
     task.start()
     assert float(task.said()) > 0.25
-    stat = next(path / "cpu.stat" for path in tree.folders if (path / "cpu.stat").exists() and quota_of(path))
+    stat = next(
+        path / "cpu.stat" for path in map(Path, tree.folders) if (path / "cpu.stat").exists() and quota_of(path)
+    )
     throttled = dict(line.split() for line in stat.read_text().splitlines())
     assert int(throttled["nr_throttled"]) >= 1
     await tree.kill()
@@ -165,8 +167,8 @@ def quota_of(folder: Path) -> bool:
 
 async def test_the_limits_are_there_before_the_process_is(trees: CgroupTrees) -> None:
     tree = trees._make("empty")
-    assert all((folder / "cgroup.procs").read_text() == "" for folder in tree.folders)
-    limit = next(folder / "pids.max" for folder in tree.folders if (folder / "pids.max").exists())
+    assert all((folder / "cgroup.procs").read_text() == "" for folder in map(Path, tree.folders))
+    limit = next(folder / "pids.max" for folder in map(Path, tree.folders) if (folder / "pids.max").exists())
     assert limit.read_text() == "12\n"
     await tree.remove()
     assert tasks_of("empty") == []
@@ -219,7 +221,7 @@ def test_nothing_is_left_when_the_last_hierarchy_does_not_take_it(trees: CgroupT
         pytest.skip("all on one hierarchy here")
     task = Task(os.getpid)
     tree = trees._make("half")
-    tree.folders[-1].rmdir()
+    os.rmdir(tree.folders[-1])
     with pytest.raises(FileNotFoundError):
         tree.attach(task.pid)
     tree.discard()
@@ -262,7 +264,7 @@ async def test_v1_alone_has_no_kill_of_its_own_but_limits_and_remove() -> None:
         removal = asyncio.create_task(tree.remove())
         await asyncio.sleep(0)
         assert not removal.done()  # it waits for them
-        for pid in next(iter(tree.folders)).joinpath("cgroup.procs").read_text().split():
+        for pid in Path(tree.folders[0]).joinpath("cgroup.procs").read_text().split():
             os.kill(int(pid), signal.SIGKILL)
         await removal
         task.status()
@@ -332,7 +334,7 @@ except PrivilegeError as error:
 task = os.posix_spawn("/bin/cat", ["cat"], {}, file_actions=[(os.POSIX_SPAWN_DUP2, os.pipe()[0], 0)])
 tree = trees.adopt(task, "task")
 print(Path("/proc/self/cgroup").read_text().splitlines()[-1].endswith(f"dagseal-{os.getpid()}/launcher"),
-      (tree.folders[0] / file).read_text().strip(), trees.describe())
+      (Path(tree.folders[0]) / file).read_text().strip(), trees.describe())
 asyncio.run(tree.kill())
 os.waitpid(task, 0)
 trees.close()

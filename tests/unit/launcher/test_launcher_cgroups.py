@@ -157,7 +157,7 @@ def test_a_folder_that_turns_out_to_be_no_cgroup_is_refused_and_left_as_it_was(t
 
 async def test_a_tree_without_cgroup_kill_does_not_pretend_to_kill(tmp_path: Path) -> None:
     (tmp_path / "task").mkdir()
-    tree = CgroupTree([tmp_path / "task"], kills=False)
+    tree = CgroupTree([str(tmp_path / "task")], kills=False)
     with pytest.raises(RuntimeError, match="no cgroup"):
         await tree.kill()
     await tree.remove()
@@ -168,7 +168,7 @@ def test_figures_of_both_versions(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
     two.mkdir()
-    tree = CgroupTree([one, two], kills=False)
+    tree = CgroupTree([str(one), str(two)], kills=False)
     assert tree.oom_kills() == 0
     (two / "memory.max_usage_in_bytes").write_text("4096\n")
     (two / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
