@@ -259,7 +259,7 @@ def command_of(pid: int) -> list[str]:
         return []
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_f01_a_dozen_kills() -> None:
     with running(more_api_toml=API_TOML) as live:
         survive(live, marker_file(live), kills=12, uploads=30, launches=30, apart=24)
