@@ -1,6 +1,6 @@
 """The privileged half: a table of what may be asked of it, by its one caller, the notary, and the policy's last word on each.
 
-It holds no key and no secret, reads no ticket, no archive and no word of a task. After OpenSSH's monitor: what is asked comes
+It holds no key, sees no grant, reads no ticket, no archive and no word of a task. After OpenSSH's monitor: what is asked comes
 over a socket pair from a process that has dropped, and whoever takes that process over gets what stands in the table: warm
 processes of accounts that the policy allows, confined as the policy says, and their death. Never root, never another account.
 """
@@ -29,8 +29,7 @@ _MAX_PIDS = 10_000
 
 
 class Monitor:
-    """`own` is the account of a launcher that is not root; `owner` the account of a rootless one. `now` gives seconds since
-    1970."""
+    """`owner` is the account of a rootless launcher. `now` gives seconds since 1970."""
 
     def __init__(
         self, policy: Policy, powers: LocalPowers, *, privileged: bool, owner: Account | None, now: Callable[[], int]

@@ -24,34 +24,15 @@ from typing import Any
 import pytest
 
 from dagseal.footing import Accounts
-from integrity.fields import to_base64
-from integrity.keys import SigningKey
-from launcher import policy
-from launcher.cgroups import CgroupTrees, Limits
 from launcher.channel import Channel, close_all
-from launcher.kinds import clean_environment
-from launcher.monitor import FRAME_BYTES, Monitor
+from launcher.monitor import FRAME_BYTES
 from launcher.powers import LocalPowers
-from launcher.trees import Trees, WalkTrees, children, descendants, has_ended
+from launcher.trees import children, descendants, has_ended
 from tests.attacks.attacker import is_alive
+from tests.halves import USER, halves
 from tests.root.launcher.mode_host import become
 
 pytestmark = pytest.mark.root
-
-USER = "nobody"
-
-
-def rules(folder: Path) -> policy.Policy:
-    accounts, key = Accounts.choose(), SigningKey.generate()
-    return policy.parse(
-        f'[trust]\napi_keys = ["{to_base64(key.public.raw)}"]\n'
-        f'[peers]\nrun = ["{accounts.agent}"]\ndescribe = ["{accounts.api}"]\n'
-        f'[users]\nallowed = ["{USER}", "root", "bin"]\nbanned = ["bin"]\nmin_uid = 1\n'
-        f'parser = "{accounts.parser}"\nnotary = "{accounts.notary}"\n'
-        f'[paths]\nsocket = "{folder}/launcher.sock"\nstate_dir = "{folder}/state"\n'
-        '[isolation]\nprofile = "standard"\nqueues = {secure = "strict"}\n',
-        "the policy",
-    )
 
 
 @dataclass(slots=True)
@@ -91,19 +72,8 @@ class Notary:
 
 @pytest.fixture
 async def notary(tmp_path: Path) -> AsyncIterator[Notary]:
-    """Afterwards nothing of it is left."""
-    before, ours = children(os.getpid()), rules(tmp_path)
-    trees: Trees = CgroupTrees.find(Limits()) or WalkTrees()
-    powers = LocalPowers(privileged=True, trees=trees, environment=lambda kind: clean_environment(kind, {}))
-    monitor = Monitor(ours, powers, privileged=True, owner=None, now=lambda: 1_700_000_000)
-    here, there = socket.socketpair()
-    serving = asyncio.create_task(monitor.serve(Channel(here, limit=FRAME_BYTES)))
-    found = Notary(Channel(there), powers, serving)
-    yield found
-    found.channel.close()
-    await serving
-    await powers.close()
-    assert children(os.getpid()) == before
+    async with halves(tmp_path) as found:
+        yield Notary(found.ours, found.powers, found.serving)
 
 
 @contextlib.contextmanager
