@@ -149,6 +149,12 @@ class Stack:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            if name == "launcher":
+                # Its notary, which listens, is ended by the kernel a moment later: until then the next launcher would take this
+                # one for alive, and so would we for the next.
+                deadline = time.monotonic() + _STOP_SECONDS
+                while connects(self.launcher_socket) and time.monotonic() < deadline:
+                    time.sleep(0.02)
 
     def log_of(self, name: str) -> str:
         """What that process wrote to its log."""
