@@ -1,4 +1,4 @@
-"""What administrators change: secrets, grants, impersonation rules, groups, tokens, workers.
+"""What administrators change: secrets, grants, impersonation rules, groups, tokens, workers; and owners, of their secrets.
 
 Each change and its audit event are one transaction. A value of a secret enters here and never comes back.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from integrity import names
-from integrity.errors import ConflictError, MalformedError, NotFoundError
+from integrity.errors import ConflictError, MalformedError, NotFoundError, OutOfScopeError
 from integrity.fields import from_base64
 from integrity.keys import SealTo, VerifyKey, fingerprint
-from submit_api import audit, connections, identity
+from submit_api import audit, connections, identity, modes, permissions
 from submit_api.identity import Caller, NewToken
 from submit_api.models import GrantRequest, RuleRequest, TokenRequest, WorkerRequest
 from submit_api.refusals import InvalidRequestError
@@ -24,32 +24,39 @@ from submit_api.service import Service
 async def put_secrets(
     service: Service, caller: Caller, kind: str, values: dict[str, str], *, action: str
 ) -> list[Secret]:
-    """Store all of them, or none. Each gets the next version of its row."""
+    """Store all of them, or none. Each gets the next version of its row. A new name takes an administrator: names are
+    everybody's, and who has one decides what a task finds under it."""
     now = service.now_us()
     stored = []
     async with service.database.write() as tx:
         for name, value in values.items():
             earlier = await secrets.find(tx, kind, name)
-            version = earlier.version + 1 if earlier else 1
-            row = connections.seal(service.keys.rows, kind, name, value, version=version, at=now, by=caller.principal)
+            if earlier is not None:
+                permissions.require(caller, modes.WRITE, earlier, f"{kind} {name}")
+            elif not caller.admin:
+                raise OutOfScopeError(f"there is no {kind} {name!r}: an administrator can make it, and give it to you")
+            row = connections.seal(service.keys.rows, kind, name, value, earlier=earlier, at=now, by=caller.principal)
             await secrets.put(tx, row)
-            await _note(tx, service, caller, action, f"{kind}:{name}", f"version {version}")
+            await _note(tx, service, caller, action, f"{kind}:{name}", f"version {row.version}")
             stored.append(row)
     return stored
 
 
-async def find_secret(service: Service, kind: str, name: str) -> Secret:
+async def find_secret(service: Service, caller: Caller, kind: str, name: str) -> Secret:
     async with service.database.read() as tx:
         found = await secrets.find(tx, kind, name)
     if found is None:
         raise NotFoundError(f"there is no {kind} {name!r}")
+    permissions.require(caller, modes.READ, found, f"{kind} {name}")
     return found
 
 
 async def remove_secret(service: Service, caller: Caller, kind: str, name: str) -> None:
     async with service.database.write() as tx:
-        if await secrets.find(tx, kind, name) is None:
+        found = await secrets.find(tx, kind, name)
+        if found is None:
             raise NotFoundError(f"there is no {kind} {name!r}")
+        permissions.require(caller, modes.WRITE, found, f"{kind} {name}")
         await secrets.remove(tx, kind, name)
         await _note(tx, service, caller, f"{kind}.remove", f"{kind}:{name}", "its grants are gone with it")
 

@@ -15,6 +15,7 @@ from integrity import canonical, names
 from integrity.errors import MalformedError
 from integrity.grants import MAX_SECRET_BYTES
 from integrity.keys import RowKey
+from submit_api import modes
 from submit_api.refusals import InvalidRequestError
 from submit_api.registry.records import Launch, Secret, StoredXcom
 
@@ -37,10 +38,12 @@ CONNECTION_FIELDS = frozenset(
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+._-]*:(?://|/?\?|$)")
 
 
-def seal(key: RowKey, kind: str, name: str, value: str, *, version: int, at: int, by: str) -> Secret:
-    """The row of a secret. Raises `MalformedError` for a bad name, `InvalidRequestError` for a bad value."""
+def seal(key: RowKey, kind: str, name: str, value: str, *, earlier: Secret | None, at: int, by: str) -> Secret:
+    """The next version of a secret's row; a new secret is of who stored it. Raises `MalformedError` for a bad name,
+    `InvalidRequestError` for a bad value."""
     names.check(kind, name)
     plaintext = _utf8(value)
+    version = earlier.version + 1 if earlier else 1
     row = _row(kind, name, version)
     return Secret(
         kind=kind,
@@ -49,6 +52,9 @@ def seal(key: RowKey, kind: str, name: str, value: str, *, version: int, at: int
         ciphertext=key.encrypt(plaintext, row=row),
         updated_at=at,
         updated_by=by,
+        owner=earlier.owner if earlier else by,
+        group=earlier.group if earlier else by,
+        mode=earlier.mode if earlier else modes.NEW[kind],
     )
 
 

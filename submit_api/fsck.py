@@ -115,9 +115,10 @@ async def _release(service: Service, tx: Transaction, release: Release) -> list[
     told = {(dag.dag_id, task.task_id): str(task.digest) for dag in verified.manifest.dags for task in dag.tasks}
     if told != await archives.task_digests(tx, release.archive, release.number):
         found.append(_damage("tasks-disagree", name, "the tasks on record are not those of the manifest"))
-    owners = await archives.archives_of_dags(tx, [dag.dag_id for dag in verified.manifest.dags])
+    dag_ids = [dag.dag_id for dag in verified.manifest.dags]
+    owners, transferred = await archives.archives_of_dags(tx, dag_ids), await archives.transferred(tx, dag_ids)
     for dag in verified.manifest.dags:
-        if owners.get(dag.dag_id) != release.archive:
+        if owners.get(dag.dag_id) != release.archive and dag.dag_id not in transferred:
             found.append(_damage("dag-owner", name, f"dag {dag.dag_id} is on record for {owners.get(dag.dag_id)}"))
     return found
 

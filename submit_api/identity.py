@@ -38,6 +38,11 @@ class Caller:
     groups: frozenset[str]
     scopes: tuple[str, ...] = ()
 
+    @property
+    def seen_by(self) -> tuple[str, frozenset[str]] | None:
+        """Whose eyes a list is for: principal and groups; None for an administrator, who sees all."""
+        return None if self.admin else (self.principal, self.groups)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewToken:

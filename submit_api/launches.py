@@ -10,10 +10,11 @@ from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 
 from integrity import claims, names
-from integrity.errors import ConflictError, MalformedError, OutOfScopeError
+from integrity.errors import ConflictError, MalformedError, NotOwnerError, OutOfScopeError
 from integrity.manifest import TaskEntry
+from submit_api import modes
 from submit_api.refusals import BelowFloorError, InvalidRequestError
-from submit_api.registry.records import Launch, Release, Rule, Secret
+from submit_api.registry.records import Launch, Queue, Release, Rule, Secret
 
 ENDS = frozenset(
     {
@@ -76,8 +77,17 @@ def require_impersonation(
     )
 
 
+def require_queue(queue: Queue | None, *, owner: str, groups: frozenset[str]) -> None:
+    """Raises `NotOwnerError` for a queue that this owner may not use. One that nobody has put on record is open to all."""
+    if queue is not None and not modes.permits(queue, modes.EXECUTE, principal=owner, groups=groups):
+        raise NotOwnerError(
+            f"queue {queue.name} belongs to {queue.owner} and group {queue.group} with mode {modes.shown(queue.mode)}: "
+            f"{owner} may not run in it; ask {queue.owner}, or launch it in another queue"
+        )
+
+
 def require_connections(task: TaskEntry, *, owner: str, granted: Iterable[Secret], existing: Collection[str]) -> None:
-    """Every connection that the task names is there and granted to the owner or its groups."""
+    """Every connection that the task names is there, and the owner may use it: by its mode or by a grant."""
     have = {secret.name for secret in granted if secret.kind == "connection"}
     for name in task.connections:
         if name not in existing:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from integrity import names
 from integrity.errors import MalformedError
-from submit_api import scopes
+from submit_api import modes, scopes
 
 
 def _named(kind: str) -> AfterValidator:
@@ -30,6 +30,11 @@ def _scope(value: str) -> str:
     return value
 
 
+def _shown(value: object) -> object:
+    return modes.shown(value) if isinstance(value, int) else value
+
+
+ArchiveName = Annotated[str, _named("archive")]
 DagId = Annotated[str, _named("dag_id")]
 TaskId = Annotated[str, _named("task_id")]
 RunId = Annotated[str, _named("run_id")]
@@ -39,6 +44,7 @@ Principal = Annotated[str, _named("principal")]
 WorkerName = Annotated[str, _named("worker")]
 Glob = Annotated[str, Field(min_length=1, max_length=250, pattern=r"^[\w.*?\[\]!-]+$")]
 Scope = Annotated[str, AfterValidator(_scope)]
+Mode = Annotated[str, BeforeValidator(_shown), Field(pattern=r"^([r-][w-][x-]){3}$")]
 Kind = Literal["connection", "variable"]
 SubjectKind = Literal["principal", "group"]
 Profile = Literal["minimal", "standard", "strict"]  # integrity.claims.PROFILES
@@ -91,6 +97,26 @@ class GrantRequest(In):
     name: str
     to_kind: SubjectKind
     to: Principal
+
+
+class OwnershipChange(In):
+    """What is left out stays. `mode` as chmod(1) takes it: three octal digits, or clauses such as `g+rx,o=`."""
+
+    owner: Principal | None = None
+    group: Principal | None = None
+    mode: str | None = Field(default=None, max_length=60)
+
+
+class QueueRequest(In):
+    """Left out: the caller, who owns it; the owner; `rwxrwx--x`."""
+
+    owner: Principal | None = None
+    group: Principal | None = None
+    mode: str | None = Field(default=None, max_length=60)
+
+
+class TransferRequest(In):
+    archive: ArchiveName
 
 
 class RuleRequest(In):
@@ -162,6 +188,7 @@ class ArchiveView(Out):
     name: str
     owner: str
     group: str
+    mode: Mode
     active: int | None
     latest: int
     digest: str
@@ -236,6 +263,9 @@ class SecretView(Out):
     version: int
     updated_at: int
     updated_by: str
+    owner: str
+    group: str
+    mode: Mode
 
 
 class ConnectionList(Out):
@@ -248,6 +278,32 @@ class VariableList(Out):
 
 class ImportedView(Out):
     imported: list[str]
+
+
+class OwnershipView(Out):
+    kind: Literal["archive", "connection", "variable", "queue"]
+    name: str
+    owner: str
+    group: str
+    mode: Mode
+
+
+class QueueView(Out):
+    name: str
+    owner: str
+    group: str
+    mode: Mode
+    created_at: int
+
+
+class QueueList(Out):
+    queues: list[QueueView]
+
+
+class TransferView(Out):
+    dag_id: str
+    archive: str
+    was: str
 
 
 class GrantView(Out):

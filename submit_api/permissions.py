@@ -1,42 +1,49 @@
-"""Who may do what: one literal table, and the one rule about objects.
+"""Who may do what: one literal table, and the one rule about what people own.
 
-An action's word says who may ask at all; `MEMBER` actions then look at the object: its owner, a member of its group, or
-an administrator. Workers only do worker actions: they never submit, read or administer.
+An action's word says who may ask at all. `archive:r` and its like then ask for a bit of the object's mode
+(`submit_api.modes`), which administrators always have. Workers only do worker actions: they never submit, read or administer.
 """
 
 from __future__ import annotations
 
 from integrity.errors import NotOwnerError, OutOfScopeError
-from submit_api import scopes
+from submit_api import modes, scopes
 from submit_api.identity import USER, WORKER, Caller
+from submit_api.modes import Owned
 
-PUBLIC, USERS, MEMBER, ADMIN, WORKERS, FETCHERS = "public", "users", "member", "admin", "workers", "fetchers"
+PUBLIC, USERS, ADMIN, WORKERS, FETCHERS = "public", "users", "admin", "workers", "fetchers"
 
 ACTIONS: dict[str, str] = {
-    "archive.submit": USERS,  # a new name is free; an existing archive asks for MEMBER besides
-    "archive.list": USERS,  # shows what the caller is a member of
-    "archive.read": MEMBER,
-    "release.read": MEMBER,
-    "release.activate": MEMBER,
-    "release.revoke": MEMBER,
-    "manifest.read": FETCHERS,
+    "archive.submit": "archive:w",  # a new name is free
+    "archive.list": "archive:r",  # lists only such
+    "archive.read": "archive:r",
+    "release.read": "archive:r",
+    "release.activate": "archive:w",
+    "release.revoke": "archive:w",
+    "manifest.read": FETCHERS,  # workers, and users with archive:r
     "blob.read": FETCHERS,
-    "launch.create": MEMBER,
-    "launch.list": USERS,
-    "launch.read": MEMBER,
-    "launch.log.read": MEMBER,
-    "launch.cancel": MEMBER,
+    "launch.create": "archive:x",
+    "launch.list": "archive:r",  # and who launched it
+    "launch.read": "archive:r",  # and who launched it
+    "launch.log.read": "archive:r",  # and who launched it
+    "launch.cancel": "archive:x",  # and who launched it
     "launch.take": WORKERS,
     "launch.claim": WORKERS,
     "launch.log.append": WORKERS,
     "launch.state": WORKERS,
-    "connection.write": ADMIN,
-    "connection.read": ADMIN,
-    "connection.remove": ADMIN,
+    "connection.write": "connection:w",  # a new name: administrators, as names are everybody's
+    "connection.read": "connection:r",
+    "connection.remove": "connection:w",
     "connection.import": ADMIN,
-    "variable.write": ADMIN,
-    "variable.read": ADMIN,
-    "variable.remove": ADMIN,
+    "variable.write": "variable:w",  # a new name: administrators
+    "variable.read": "variable:r",
+    "variable.remove": "variable:w",
+    "ownership.read": USERS,  # what the mode lets them read
+    "ownership.change": USERS,  # the owner; some of it administrators only
+    "dag.transfer": "archive:w",  # on both archives
+    "queue.write": ADMIN,
+    "queue.read": "queue:r",  # lists only such
+    "queue.remove": ADMIN,
     "grant.add": ADMIN,
     "grant.read": ADMIN,
     "grant.remove": ADMIN,
@@ -63,12 +70,10 @@ def require_action(action: str, caller: Caller) -> None:
     """Raises `OutOfScopeError` when this kind of caller never may; `KeyError` for an action that is not listed."""
     who = ACTIONS[action]
     allowed = {
-        USERS: caller.kind == USER,
-        MEMBER: caller.kind == USER,
         ADMIN: caller.kind == USER and caller.admin,
         WORKERS: caller.kind == WORKER,
         FETCHERS: True,
-    }[who]
+    }.get(who, caller.kind == USER)
     if not allowed:
         need = {ADMIN: "an administrator's token", WORKERS: "a worker's token"}.get(who, "a user's token")
         raise OutOfScopeError(f"{action} needs {need}; this one is of {caller.kind} {caller.principal}")
@@ -82,14 +87,23 @@ def require_scope(caller: Caller, kind: str, name: str) -> None:
         raise OutOfScopeError(f"{name} is outside this token's scopes, {', '.join(caller.scopes)}: use another token")
 
 
-def is_member(caller: Caller, owner: str, group: str) -> bool:
-    return caller.kind == USER and (caller.admin or caller.principal == owner or group in caller.groups)
+def bit(action: str) -> int:
+    """The bit of the object's mode that an action of the table asks for."""
+    return modes.LETTERS[ACTIONS[action].partition(":")[2]]
 
 
-def require_member(caller: Caller, owner: str, group: str, what: str) -> None:
+def may(caller: Caller, wanted: int, found: Owned) -> bool:
+    """Whether this user has that bit."""
+    if caller.kind != USER:
+        return False
+    return caller.admin or modes.permits(found, wanted, principal=caller.principal, groups=caller.groups)
+
+
+def require(caller: Caller, wanted: int, found: Owned, what: str) -> None:
     """Raises `NotOwnerError`, saying whom to ask."""
-    if not is_member(caller, owner, group):
+    if not may(caller, wanted, found):
         raise NotOwnerError(
-            f"{what} belongs to {owner} and group {group}; {caller.principal} is neither: "
-            f"ask {owner}, or an administrator to add {caller.principal} to group {group}"
+            f"{what} belongs to {found.owner} and group {found.group} with mode {modes.shown(found.mode)}; "
+            f"{caller.principal} may not {modes.WORDS[wanted]} it: ask {found.owner} to change the mode, or an administrator "
+            f"to add {caller.principal} to group {found.group}"
         )

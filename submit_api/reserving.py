@@ -10,10 +10,10 @@ import asyncio
 
 from integrity.errors import ConflictError, NotFoundError
 from integrity.manifest import TaskEntry
-from submit_api import audit, launches, permissions, scopes
-from submit_api.identity import Caller
+from submit_api import audit, launches, modes, permissions, scopes
+from submit_api.identity import USER, Caller
 from submit_api.models import LaunchRequest
-from submit_api.registry import archives, ledger, people, secrets
+from submit_api.registry import archives, ledger, ownership, people, secrets
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Launch, Release
 from submit_api.service import Service
@@ -78,7 +78,7 @@ async def resolve(tx: Transaction, caller: Caller, dag_id: str, number: int | No
     archive = await archives.find(tx, name) if name else None
     if archive is None:
         raise NotFoundError(f"no release defines dag {dag_id!r}: push its file first")
-    permissions.require_member(caller, archive.owner, archive.group, f"dag {dag_id} of archive {archive.name}")
+    permissions.require(caller, modes.EXECUTE, archive, f"dag {dag_id} of archive {archive.name}")
     permissions.require_scope(caller, scopes.LAUNCH, dag_id)
     chosen = number if number is not None else archive.active
     if chosen is None:
@@ -91,8 +91,9 @@ async def resolve(tx: Transaction, caller: Caller, dag_id: str, number: int | No
 
 
 async def authorise(tx: Transaction, release: Release, task: TaskEntry, *, dag_id: str, user: str, queue: str) -> None:
-    """What the release's owner may: this unix user, these connections. Raises `OutOfScopeError`."""
+    """What the release's owner may: this queue, this unix user, these connections. Raises `UnauthorizedError`."""
     groups = await people.groups_of(tx, release.owner)
+    launches.require_queue(await ownership.queue(tx, queue), owner=release.owner, groups=groups)
     launches.require_impersonation(
         await secrets.rules(tx), owner=release.owner, groups=groups, dag_id=dag_id, user=user, queue=queue
     )
@@ -102,13 +103,16 @@ async def authorise(tx: Transaction, release: Release, task: TaskEntry, *, dag_i
     )
 
 
-async def find(service: Service, caller: Caller, launch_id: str) -> Launch:
-    """A launch that the caller may see. Raises `NotFoundError`, `NotOwnerError`."""
+async def find(service: Service, caller: Caller, launch_id: str, wanted: int = modes.READ) -> Launch:
+    """A launch of an archive on which the caller has this bit, or that the caller made. Raises `NotFoundError`,
+    `NotOwnerError`."""
     async with service.database.read() as tx:
         launch = await ledger.find(tx, launch_id)
-    if launch is None:
+        archive = await archives.find(tx, launch.archive) if launch else None
+    if launch is None or archive is None:
         raise NotFoundError(f"there is no launch {launch_id}")
-    permissions.require_member(caller, launch.owner, launch.group, f"launch {launch.id}")
+    if caller.kind != USER or caller.principal != launch.principal:
+        permissions.require(caller, wanted, archive, f"launch {launch.id} of archive {archive.name}")
     permissions.require_scope(caller, scopes.LAUNCH, launch.dag_id)
     return launch
 
@@ -152,7 +156,7 @@ async def read_log(
 
 async def cancel(service: Service, caller: Caller, launch_id: str) -> Launch:
     """Before the claim it is cancelled at once; a running one is told to stop with its worker's next heartbeat."""
-    await find(service, caller, launch_id)
+    await find(service, caller, launch_id, modes.EXECUTE)
     async with service.database.write() as tx:
         launch = await ledger.find(tx, launch_id)
         if launch is None or launch.state in launches.ENDS:
@@ -167,4 +171,4 @@ async def cancel(service: Service, caller: Caller, launch_id: str) -> Launch:
             tx, at=now, caller=caller, action="launch.cancel", about=f"launch:{launch.id}", digest=launch.digest
         )
     service.signals.notify(of_launch(launch_id))
-    return await find(service, caller, launch_id)
+    return await find(service, caller, launch_id, modes.EXECUTE)

@@ -23,7 +23,7 @@ from integrity import manifest as manifests
 from integrity.digests import Digest
 from integrity.errors import ConflictError, DigestMismatchError, InvalidArchiveError, NotOwnerError
 from integrity.manifest import Manifest, Member
-from submit_api import audit, permissions, scopes
+from submit_api import audit, modes, permissions, scopes
 from submit_api.blobs import Upload
 from submit_api.describing import Description
 from submit_api.dispatching import MICROSECONDS
@@ -265,10 +265,10 @@ async def _check_newest(tx: Transaction, archive: Archive | None, ask: Wanted) -
 
 
 def _check_owner(archive: Archive | None, caller: Caller, ask: Wanted) -> None:
-    """A new name is anybody's; an existing archive is its owner's, its group's and the administrators'."""
+    """A new name is anybody's; an existing archive asks for the bit to write it."""
     permissions.require_scope(caller, scopes.ARCHIVE, ask.name)
     if archive is not None:
-        permissions.require_member(caller, archive.owner, archive.group, f"archive {archive.name}")
+        permissions.require(caller, modes.WRITE, archive, f"archive {archive.name}")
         if ask.group in ("", archive.group):
             return
         if not caller.admin and caller.principal != archive.owner:

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from integrity.fields import to_base64
 from integrity.manifest import Manifest
+from submit_api import modes
 from submit_api.dispatching import Offer
 from submit_api.models import (
     ArchiveView,
@@ -43,6 +44,7 @@ def archive(found: Archive, latest: Release, dags: list[str]) -> ArchiveView:
         name=found.name,
         owner=found.owner,
         group=found.group,
+        mode=modes.shown(found.mode),
         active=found.active,
         latest=found.latest,
         digest=latest.digest,

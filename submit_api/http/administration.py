@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from submit_api import administering, connections, importing, views
+from submit_api import administering, connections, importing, modes, permissions, views
 from submit_api.http.routes import Call, answer
 from submit_api.models import (
     ConnectionList,
@@ -66,13 +66,17 @@ async def import_connections(call: Call) -> web.Response:
 
 async def get_connection(call: Call) -> web.Response:
     return answer(
-        views.copied(SecretView, await administering.find_secret(call.service, "connection", call.part("secret")))
+        views.copied(
+            SecretView, await administering.find_secret(call.service, call.caller, "connection", call.part("secret"))
+        )
     )
 
 
 async def get_variable(call: Call) -> web.Response:
     return answer(
-        views.copied(SecretView, await administering.find_secret(call.service, "variable", call.part("secret")))
+        views.copied(
+            SecretView, await administering.find_secret(call.service, call.caller, "variable", call.part("secret"))
+        )
     )
 
 
@@ -86,7 +90,8 @@ async def list_variables(call: Call) -> web.Response:
 
 async def _names(call: Call, kind: str) -> list[SecretView]:
     async with call.service.database.read() as tx:
-        return [views.copied(SecretView, row) for row in await secrets.listed(tx, kind)]
+        found = await secrets.listed(tx, kind)
+    return [views.copied(SecretView, row) for row in found if permissions.may(call.caller, modes.READ, row)]
 
 
 async def remove_connection(call: Call) -> web.Response:

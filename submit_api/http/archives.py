@@ -10,7 +10,7 @@ from aiohttp import web
 
 from integrity.digests import Digest
 from integrity.errors import ConflictError, NotFoundError
-from submit_api import audit, bodies, permissions, scopes, submissions, views
+from submit_api import audit, bodies, modes, permissions, scopes, submissions, views
 from submit_api.http.routes import BYTES, DSSE, Call, answer
 from submit_api.identity import WORKER, Caller
 from submit_api.models import ArchiveDetail, ArchiveList, ArchiveView, ReleaseList, ReleaseView
@@ -37,7 +37,7 @@ async def submit(call: Call) -> web.Response:
     body = bodies.chunks(request, limits, max_bytes=limits.max_archive_bytes)
     done = await submissions.submit(call.service, call.caller, ask, body)
     async with call.service.database.read() as tx:
-        archive = await _archive(tx, call, done.release.archive)
+        archive = await _archive(tx, call, done.release.archive, modes.WRITE)
     made = answer(views.release(done.release, done.manifest, archive.active), status=201 if done.created else 200)
     made.headers["Location"] = f"/v1/archives/{done.release.archive}/releases/{done.release.number}"
     made.headers["ETag"] = f'"{done.release.digest}"'
@@ -49,9 +49,8 @@ async def listed(call: Call) -> web.Response:
     async with call.service.database.read() as tx:
         found = [
             await _summary(tx, archive)
-            for archive in await archives.listed(tx)
-            if permissions.is_member(call.caller, archive.owner, archive.group)
-            and scopes.cover(call.caller.scopes, scopes.ARCHIVE, archive.name)
+            for archive in await archives.listed(tx, seen_by=call.caller.seen_by)
+            if scopes.cover(call.caller.scopes, scopes.ARCHIVE, archive.name)
         ]
     return answer(ArchiveList(archives=found))
 
@@ -90,7 +89,7 @@ async def revoke(call: Call) -> web.Response:
 async def _decide(call: Call, action: str) -> web.Response:
     now = call.service.now_us()
     async with call.service.database.write() as tx:
-        archive = await _archive(tx, call, call.part("name"))
+        archive = await _archive(tx, call, call.part("name"), permissions.bit(action))
         found = await _release(tx, call, archive)
         if action == "release.revoke":
             await archives.revoke(tx, archive.name, found.number, now)
@@ -107,7 +106,7 @@ async def _decide(call: Call, action: str) -> web.Response:
             digest=found.digest,
             detail=f"release {found.number}",
         )
-        archive = await _archive(tx, call, archive.name)
+        archive = await _archive(tx, call, archive.name, permissions.bit(action))
         found = await _release(tx, call, archive)
     return answer(await _view(call, found, archive))
 
@@ -127,7 +126,8 @@ async def blob(call: Call) -> web.StreamResponse:
     digest = Digest(call.part("hex"))
     async with call.service.database.read() as tx:
         found = await archives.releases_of_digest(tx, str(digest))
-    if not any(_may_fetch(call.caller, release) for release in found):
+        having = {name: await archives.find(tx, name) for name in {release.archive for release in found}}
+    if not any(_may_fetch(call.caller, archive) for archive in having.values() if archive):
         raise NotFoundError(f"there is no blob {digest}")
     headers = {
         "ETag": f'"{digest}"',
@@ -151,11 +151,10 @@ async def blob(call: Call) -> web.StreamResponse:
     return await _stream(call, digest, first, last, status, headers)
 
 
-def _may_fetch(caller: Caller, release: Release) -> bool:
+def _may_fetch(caller: Caller, archive: Archive) -> bool:
     if caller.kind == WORKER:
         return True
-    covered = scopes.cover(caller.scopes, scopes.ARCHIVE, release.archive)
-    return covered and permissions.is_member(caller, release.owner, release.group)
+    return scopes.cover(caller.scopes, scopes.ARCHIVE, archive.name) and permissions.may(caller, modes.READ, archive)
 
 
 async def _stream(
@@ -194,11 +193,11 @@ def _range(request: web.Request, size: int) -> tuple[int, int]:
     return first, last
 
 
-async def _archive(tx: Transaction, call: Call, name: str) -> Archive:
+async def _archive(tx: Transaction, call: Call, name: str, wanted: int = modes.READ) -> Archive:
     found = await archives.find(tx, name)
     if found is None:
         raise NotFoundError(f"there is no archive {name!r}")
-    permissions.require_member(call.caller, found.owner, found.group, f"archive {name}")
+    permissions.require(call.caller, wanted, found, f"archive {name}")
     permissions.require_scope(call.caller, scopes.ARCHIVE, name)
     return found
 

@@ -36,7 +36,7 @@ async def listed(call: Call) -> web.Response:
             dag_id=call.request.query.get("dag_id"),
             state=state,
             limit=call.number("limit", 100, most=MAX_LISTED),
-            seen_by=None if caller.admin else (caller.principal, caller.groups),
+            seen_by=caller.seen_by,
         )
     seen = [launch for launch in found if scopes.cover(caller.scopes, scopes.LAUNCH, launch.dag_id)]
     return answer(LaunchList(launches=[views.launch(launch) for launch in seen]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from integrity.logrecords import MEDIA_TYPE
 from submit_api import models as m
-from submit_api.http import administration, archives, launches, system
+from submit_api.http import administration, archives, launches, ownership, system
 from submit_api.http.routes import BYTES, DSSE, JSON, Route
 
 _RELEASE = "/v1/archives/{name}/releases/{number:[0-9]{1,9}}"
@@ -131,6 +131,34 @@ ROUTES: tuple[Route, ...] = (
     ),
     *_secrets("connection"),
     *_secrets("variable"),
+    Route(
+        method="GET", path="/v1/ownership/{kind}/" + _NAMED, handler=ownership.show, action="ownership.read",
+        about="{kind}:{secret}", summary="Owner, group and mode of an archive, connection, variable or queue",
+        answers={200: m.OwnershipView}, refusals=(404, 422),
+    ),
+    Route(
+        method="PATCH", path="/v1/ownership/{kind}/" + _NAMED, handler=ownership.change, action="ownership.change",
+        about="{kind}:{secret}", summary="Change owner, group or mode", body=(m.OwnershipChange,),
+        answers={200: m.OwnershipView}, refusals=(404,),
+    ),
+    Route(
+        method="GET", path="/v1/queues", handler=ownership.list_queues, action="queue.read",
+        summary="The queues on record; others are open to all", answers={200: m.QueueList},
+    ),
+    Route(
+        method="PUT", path="/v1/queues/{name}", handler=ownership.put_queue, action="queue.write", about="queue:{name}",
+        summary="Put a queue on record, with an owner", body=(m.QueueRequest,), answers={201: m.QueueView},
+        refusals=(409,),
+    ),
+    Route(
+        method="DELETE", path="/v1/queues/{name}", handler=ownership.remove_queue, action="queue.remove",
+        about="queue:{name}", summary="Take a queue off the record", answers={204: None}, refusals=(404,),
+    ),
+    Route(
+        method="POST", path="/v1/dags/{dag_id}/transfer", handler=ownership.transfer_dag, action="dag.transfer",
+        about="dag:{dag_id}", summary="Give a dag_id to another archive", body=(m.TransferRequest,),
+        answers={200: m.TransferView}, refusals=(404, 409),
+    ),
     Route(
         method="POST", path="/v1/grants", handler=administration.add_grant, action="grant.add", about="grant",
         summary="Grant a connection or variable", body=(m.GrantRequest,), answers={201: m.GrantView}, refusals=(404, 409),

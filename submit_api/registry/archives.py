@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from sqlalchemy import func, insert, select, update
 
 from integrity.manifest import Manifest
+from submit_api import modes
 from submit_api.registry.database import Transaction
+from submit_api.registry.ownership import permitted
 from submit_api.registry.records import Archive, Release, columns, record
 from submit_api.registry.tables import ArchiveRow, DagRow, ReleaseRow, TaskRow
 
@@ -17,9 +19,12 @@ async def find(tx: Transaction, name: str) -> Archive | None:
     return record(Archive, row) if row else None
 
 
-async def listed(tx: Transaction) -> list[Archive]:
-    rows = await tx.session.scalars(select(ArchiveRow).order_by(ArchiveRow.name))
-    return [record(Archive, row) for row in rows]
+async def listed(tx: Transaction, *, seen_by: tuple[str, Collection[str]] | None = None) -> list[Archive]:
+    """All, or those that this principal with these groups may read."""
+    query = select(ArchiveRow).order_by(ArchiveRow.name)
+    if seen_by is not None:
+        query = query.where(permitted(ArchiveRow, modes.READ, *seen_by))
+    return [record(Archive, row) for row in await tx.session.scalars(query)]
 
 
 async def release(tx: Transaction, archive: str, number: int) -> Release | None:
@@ -58,6 +63,12 @@ async def archives_of_dags(tx: Transaction, dags: Iterable[str]) -> dict[str, st
     return dict(rows.tuples().all())
 
 
+async def transferred(tx: Transaction, dags: Iterable[str]) -> set[str]:
+    """Those of these dags that were given from one archive to another."""
+    query = select(DagRow.dag_id).where(DagRow.dag_id.in_(list(dags)), DagRow.transferred_at.is_not(None))
+    return set(await tx.session.scalars(query))
+
+
 async def add(tx: Transaction, found: Release, manifest: Manifest) -> None:
     """Record a release: the archive when it is new, the dags, the tasks. It becomes the active one."""
     row = await tx.session.get(ArchiveRow, found.archive)
@@ -70,6 +81,7 @@ async def add(tx: Transaction, found: Release, manifest: Manifest) -> None:
                 latest=found.number,
                 active=found.number,
                 created_at=found.created_at,
+                mode=modes.NEW["archive"],
             )
         )
     else:

@@ -7,9 +7,11 @@ from typing import Any
 
 from sqlalchemy import delete, func, insert, select, update
 
+from submit_api.modes import READ
 from submit_api.registry.database import Transaction
+from submit_api.registry.ownership import permitted
 from submit_api.registry.records import Event, Launch, StoredXcom, columns, record
-from submit_api.registry.tables import EventRow, LaunchRow, XcomRow
+from submit_api.registry.tables import ArchiveRow, EventRow, LaunchRow, XcomRow
 
 
 async def find(tx: Transaction, launch_id: str) -> Launch | None:
@@ -44,7 +46,7 @@ async def change(tx: Transaction, launch_id: str, **values: Any) -> None:
 async def listed(
     tx: Transaction, *, dag_id: str | None, state: str | None, limit: int, seen_by: tuple[str, Collection[str]] | None
 ) -> list[Launch]:
-    """Newest first. `seen_by` is a principal with its groups, or None for everything."""
+    """Newest first. `seen_by` is a principal with its groups: what they launched and what they may read. None is everything."""
     query = select(LaunchRow).order_by(LaunchRow.created_at.desc(), LaunchRow.id).limit(limit)
     if dag_id is not None:
         query = query.where(LaunchRow.dag_id == dag_id)
@@ -52,7 +54,8 @@ async def listed(
         query = query.where(LaunchRow.state == state)
     if seen_by is not None:
         principal, groups = seen_by
-        query = query.where((LaunchRow.owner == principal) | LaunchRow.group.in_(list(groups)))
+        readable = select(ArchiveRow.name).where(permitted(ArchiveRow, READ, principal, groups))
+        query = query.where((LaunchRow.principal == principal) | LaunchRow.archive.in_(readable))
     return [record(Launch, row) for row in await tx.session.scalars(query)]
 
 

@@ -33,6 +33,7 @@ class Archive:
     latest: int
     active: int | None
     created_at: int
+    mode: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,18 @@ class Secret:
     ciphertext: bytes = field(repr=False)
     updated_at: int
     updated_by: str
+    owner: str
+    group: str
+    mode: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    name: str
+    owner: str
+    group: str
+    mode: int
+    created_at: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,9 @@ from collections.abc import Collection
 
 from sqlalchemy import and_, delete, or_, select
 
+from submit_api.modes import EXECUTE
 from submit_api.registry.database import Transaction
+from submit_api.registry.ownership import permitted
 from submit_api.registry.records import Grant, Rule, Secret, columns, record
 from submit_api.registry.tables import GrantRow, RuleRow, SecretRow
 
@@ -67,15 +69,15 @@ async def remove_grant(tx: Transaction, grant_id: str) -> None:
 
 
 async def granted(tx: Transaction, owner: str, groups: Collection[str]) -> list[Secret]:
-    """Every secret that is granted to this principal or to one of these groups."""
+    """Every secret that this principal may use in a task: by its mode, or granted to them or to one of these groups."""
     to = or_(
         and_(GrantRow.to_kind == "principal", GrantRow.to == owner),
         and_(GrantRow.to_kind == "group", GrantRow.to.in_(list(groups))),
     )
-    names = select(GrantRow.kind, GrantRow.name).where(to).distinct().subquery()
+    of_this = and_(GrantRow.kind == SecretRow.kind, GrantRow.name == SecretRow.name)
     query = (
         select(SecretRow)
-        .join(names, and_(SecretRow.kind == names.c.kind, SecretRow.name == names.c.name))
+        .where(or_(permitted(SecretRow, EXECUTE, owner, groups), select(GrantRow.id).where(of_this, to).exists()))
         .order_by(SecretRow.kind, SecretRow.name)
     )
     return [record(Secret, row) for row in await tx.session.scalars(query)]

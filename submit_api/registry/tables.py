@@ -68,6 +68,7 @@ class ArchiveRow(Base):
     latest: Mapped[int]
     active: Mapped[int | None]
     created_at: Mapped[int]
+    mode: Mapped[int] = mapped_column(Integer, server_default="504")
 
 
 class ReleaseRow(Base):
@@ -88,11 +89,12 @@ class ReleaseRow(Base):
 
 
 class DagRow(Base):
-    """A dag_id belongs to one archive for good."""
+    """A dag_id belongs to one archive for good, or until it is transferred: releases from before then name another."""
 
     __tablename__ = "dags"
     dag_id: Mapped[str] = mapped_column(String(250), primary_key=True)
     archive: Mapped[str] = mapped_column(ForeignKey("archives.name"), index=True)
+    transferred_at: Mapped[int | None]
 
 
 class TaskRow(Base):
@@ -116,6 +118,20 @@ class SecretRow(Base):
     ciphertext: Mapped[bytes]
     updated_at: Mapped[int]
     updated_by: Mapped[str] = mapped_column(String(100))
+    owner: Mapped[str] = mapped_column(String(100), server_default="")
+    group: Mapped[str] = mapped_column(String(100), server_default="")
+    mode: Mapped[int] = mapped_column(Integer, server_default="384")
+
+
+class QueueRow(Base):
+    """A queue that somebody owns. One without a row is open to all."""
+
+    __tablename__ = "queues"
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(100))
+    group: Mapped[str] = mapped_column(String(100))
+    mode: Mapped[int] = mapped_column(Integer)
+    created_at: Mapped[int]
 
 
 class GrantRow(Base):

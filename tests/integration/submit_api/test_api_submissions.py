@@ -181,7 +181,7 @@ async def test_only_owner_group_and_admin_push_to_an_archive(api: Api) -> None:
         assert (await api.call("GET", path, token=carol)).slug == "not-owner"
     assert (await api.call("GET", f"/v1/blobs/sha512/{release.json['digest'][7:]}", token=carol)).status == 404
     assert (await api.call("GET", "/v1/archives", token=carol)).json == {"archives": []}
-    assert (await api.call("GET", "/v1/connections", token=alice)).slug == "out-of-scope"
+    assert (await api.call("GET", "/v1/grants", token=alice)).slug == "out-of-scope"
 
 
 async def test_a_worker_cannot_push(api: Api) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import tempfile
 from dataclasses import replace
 from typing import get_args
 
@@ -24,6 +27,7 @@ from submit_api import (
     identity,
     launches,
     models,
+    modes,
     openapi,
     permissions,
     problems,
@@ -32,12 +36,23 @@ from submit_api import (
 from submit_api.effects import SystemRandomness
 from submit_api.http.table import ROUTES
 from submit_api.identity import Caller
-from submit_api.refusals import BelowFloorError, UnauthenticatedError
-from submit_api.registry.records import Launch, Rule, Secret, Token
+from submit_api.refusals import BelowFloorError, InvalidRequestError, UnauthenticatedError
+from submit_api.registry.records import Launch, Queue, Rule, Secret, Token
 
 ALICE = Caller(principal="alice", kind="user", admin=False, token_id="t", address="", groups=frozenset({"team"}))
 ADMIN = replace(ALICE, principal="root", admin=True, groups=frozenset())
 WORKER = replace(ALICE, principal="w1", kind="worker", groups=frozenset())
+EARLIER = Secret(
+    kind="connection",
+    name="db",
+    version=2,
+    ciphertext=b"",
+    updated_at=1,
+    updated_by="x",
+    owner="x",
+    group="x",
+    mode=0o600,
+)
 TASK = TaskEntry(
     task_id="t", digest=Digest.of(b""), operator="X", run_as_user=None, queue="q", connections=(), mapped=False
 )
@@ -135,7 +150,7 @@ def test_impersonation_rules(found: Rule, permitted: bool) -> None:
 
 def test_connections_must_exist_and_be_granted() -> None:
     task = replace(TASK, connections=("a",))
-    granted = [connections.seal(RowKey.generate(), "connection", "a", "http://h", version=1, at=1, by="x")]
+    granted = [connections.seal(RowKey.generate(), "connection", "a", "http://h", earlier=None, at=1, by="x")]
     launches.require_connections(task, owner="alice", granted=granted, existing={"a"})
     with pytest.raises(OutOfScopeError, match="does not exist"):
         launches.require_connections(task, owner="alice", granted=granted, existing=set())
@@ -175,13 +190,11 @@ def test_who_may_ask_for_what(action: str) -> None:
     who = permissions.ACTIONS[action]
     for caller in (ALICE, ADMIN, WORKER):
         allowed = {
-            permissions.USERS: caller.kind == "user",
-            permissions.MEMBER: caller.kind == "user",
             permissions.ADMIN: caller is ADMIN,
             permissions.WORKERS: caller is WORKER,
             permissions.FETCHERS: True,
             permissions.PUBLIC: None,
-        }[who]
+        }.get(who, caller.kind == "user")
         if allowed is True:
             permissions.require_action(action, caller)
         elif allowed is False:
@@ -189,19 +202,61 @@ def test_who_may_ask_for_what(action: str) -> None:
                 permissions.require_action(action, caller)
 
 
-def test_members_are_owner_group_and_admins() -> None:
-    permissions.require_member(ALICE, "alice", "x", "it")
-    permissions.require_member(ALICE, "bob", "team", "it")
-    permissions.require_member(ADMIN, "bob", "x", "it")
-    for caller in (ALICE, WORKER, replace(WORKER, admin=True)):
-        with pytest.raises(NotOwnerError, match="ask bob"):
-            permissions.require_member(caller, "bob", "x", "it")
+def queue(owner: str, group: str, mode: int) -> Queue:
+    return Queue(name="q", owner=owner, group=group, mode=mode, created_at=1)
+
+
+@pytest.mark.parametrize("bit", [modes.READ, modes.WRITE, modes.EXECUTE])
+def test_each_bit_is_its_class_s_alone(bit: int) -> None:
+    """Of the three classes the first that fits decides; administrators always may, workers never."""
+    for shift, caller, owner, group in (
+        (6, ALICE, "alice", "team"),
+        (3, ALICE, "bob", "team"),
+        (0, ALICE, "bob", "other"),
+    ):
+        for mode in range(0o1000):
+            found = queue(owner, group, mode)
+            allowed = bool(mode >> shift & bit)
+            assert permissions.may(caller, bit, found) is allowed
+            assert permissions.may(ADMIN, bit, found) and not permissions.may(replace(WORKER, admin=True), bit, found)
+            if not allowed and mode in (0, 0o777 ^ bit << shift):
+                with pytest.raises(NotOwnerError, match=f"alice may not {modes.WORDS[bit]} it: ask {owner} to"):
+                    permissions.require(caller, bit, found, "it")
+
+
+@given(st.integers(0, 0o777))
+def test_a_mode_reads_as_it_is_shown(mode: int) -> None:
+    u, g, o = (modes.shown(mode)[i : i + 3].replace("-", "") for i in (0, 3, 6))
+    assert modes.changed(0o777, f"u={u},g={g},o={o}") == modes.changed(0, f"{mode:03o}") == mode
+
+
+@pytest.mark.parametrize(
+    ("mode", "text", "wanted"),
+    [
+        (0o770, "o+r", 0o774), (0o770, "g-w", 0o750), (0o000, "+x", 0o111), (0o777, "a-x", 0o666), (0o770, "go=", 0o700),
+        (0o770, "ug=rx,o+r", 0o554), (0o644, "a=rw,u+x", 0o766), (0o777, "750", 0o750),
+    ],
+)  # fmt: skip
+def test_modes_change_as_chmod_changes_them(mode: int, text: str, wanted: int) -> None:
+    assert modes.changed(mode, text) == wanted
+    with tempfile.NamedTemporaryFile() as file:
+        os.chmod(file.name, mode)
+        subprocess.run(["chmod", text, file.name], check=True, umask=0)
+        assert os.stat(file.name).st_mode & 0o777 == wanted
+
+
+@pytest.mark.parametrize(
+    "text", ["", "8", "77", "0770", "888", "rwx", "u+s", "u+t", "x+r", "u+r,", ",", "u", "u+r g+r", "+r" * 99, "７５０"]
+)
+def test_what_is_no_mode(text: str) -> None:
+    with pytest.raises(InvalidRequestError, match="is no mode"):
+        modes.changed(0o770, text)
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=200))
 def test_a_secret_opens_only_in_its_own_row(value: str) -> None:
     key = RowKey.generate()
-    row = connections.seal(key, "connection", "db", value, version=3, at=1, by="x")
+    row = connections.seal(key, "connection", "db", value, earlier=EARLIER, at=1, by="x")
     assert connections.open_secret(key, row) == value
     assert "ciphertext" not in repr(row)
     moved: list[Secret] = [

@@ -1,0 +1,74 @@
+"""Owner, group and mode of archives, secrets and queues; and the queues themselves, which are nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TypeAlias
+
+from sqlalchemy import ColumnElement, case, delete, select, update
+
+from submit_api.registry.database import Transaction
+from submit_api.registry.records import Archive, Queue, Secret, columns, record
+from submit_api.registry.tables import ArchiveRow, DagRow, QueueRow, SecretRow
+
+Thing: TypeAlias = Archive | Secret | Queue
+_ROWS: dict[str, type[ArchiveRow] | type[SecretRow] | type[QueueRow]] = {
+    "archive": ArchiveRow,
+    "connection": SecretRow,
+    "variable": SecretRow,
+    "queue": QueueRow,
+}
+KINDS = tuple(_ROWS)
+_RECORDS: dict[type, type[Thing]] = {ArchiveRow: Archive, SecretRow: Secret, QueueRow: Queue}
+
+
+def permitted(
+    row: type[ArchiveRow] | type[SecretRow] | type[QueueRow], bit: int, principal: str, groups: Collection[str]
+) -> ColumnElement[bool]:
+    """As `modes.permits`, for a query."""
+    return (
+        case(
+            (row.owner == principal, row.mode.bitwise_and(bit << 6)),
+            (row.group.in_(list(groups)), row.mode.bitwise_and(bit << 3)),
+            else_=row.mode.bitwise_and(bit),
+        )
+        != 0
+    )
+
+
+async def find(tx: Transaction, kind: str, name: str) -> Thing | None:
+    row_type = _ROWS[kind]
+    row = await tx.session.get(row_type, (kind, name) if row_type is SecretRow else name)
+    return record(_RECORDS[row_type], row) if row else None
+
+
+async def change(tx: Transaction, kind: str, name: str, *, owner: str, group: str, mode: int) -> None:
+    row_type = _ROWS[kind]
+    query = update(row_type).where(row_type.name == name).values({"owner": owner, "group": group, "mode": mode})
+    if row_type is SecretRow:
+        query = query.where(SecretRow.kind == kind)
+    await tx.session.execute(query)
+
+
+async def queue(tx: Transaction, name: str) -> Queue | None:
+    row = await tx.session.get(QueueRow, name)
+    return record(Queue, row) if row else None
+
+
+async def queues(tx: Transaction) -> list[Queue]:
+    return [record(Queue, row) for row in await tx.session.scalars(select(QueueRow).order_by(QueueRow.name))]
+
+
+async def add_queue(tx: Transaction, found: Queue) -> None:
+    tx.session.add(QueueRow(**columns(found)))
+    await tx.session.flush()
+
+
+async def remove_queue(tx: Transaction, name: str) -> None:
+    await tx.session.execute(delete(QueueRow).where(QueueRow.name == name))
+
+
+async def move_dag(tx: Transaction, dag_id: str, archive: str, now_us: int) -> None:
+    """From now on this dag_id is that archive's."""
+    values = {"archive": archive, "transferred_at": now_us}
+    await tx.session.execute(update(DagRow).where(DagRow.dag_id == dag_id).values(values))
