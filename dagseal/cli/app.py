@@ -20,6 +20,7 @@ from dagseal.cli.commands import (
     audit,
     checks,
     launches,
+    ownership,
     people,
     quickstart,
     secrets,
@@ -84,7 +85,8 @@ def build() -> typer.Typer:
         context_settings=_SETTINGS,
     )
     app.callback()(_globals)
-    for group in (quickstart, services, archives, verifying, launches, secrets, tokens, workers, people, audit, checks):
+    access = (secrets, tokens, workers, people, ownership)
+    for group in (quickstart, services, archives, verifying, launches, *access, audit, checks):
         group.register(app)
     return app
 

@@ -1,8 +1,8 @@
 """T18 overreach: a submitter with a valid token reaches for what is another's: archives, dag_ids, connections, unix users.
 
-Seen to fail when weakened: `require_member` that returns; `submissions._record` that does not look whose a dag_id is;
-`require_connections` that takes what exists; `require_impersonation` that returns, or does not compare the dag;
-tokens that stay valid when they are revoked.
+Seen to fail when weakened: `permissions.require` that returns; `owning._check` that returns; `submissions._record` that does
+not look whose a dag_id is; `require_connections` that takes what exists; `require_queue` that returns; `require_impersonation`
+that returns, or does not compare the dag; tokens that stay valid when they are revoked.
 """
 
 from __future__ import annotations
@@ -179,6 +179,100 @@ def test_anothers_dag_id(live: Live, alice: Person, bob: Person) -> None:
     # Also after the archive no longer defines it: a dag_id is its archive's for good.
     assert alice.push(f"{alice.name}.py", source(f"{dag_id}-new")).status == 201
     refused(live, bob.push(f"{bob.name}.py", source(dag_id)), 409, "conflict", bob)
+
+
+def test_a_mode_that_is_not_his_to_change(live: Live, alice: Person, bob: Person) -> None:
+    """Nor hers to give away: code of another's would run with what that other may."""
+    name, path = f"{alice.name}.py", f"/v1/ownership/archive/{alice.name}.py"
+    assert alice.push(name, source(alice.name)).status == 201
+    before = alice.http("GET", path).json
+    assert (before["owner"], before["group"], before["mode"]) == (alice.name, alice.name, "rwxrwx---")
+    refused(live, bob.http("GET", path), 403, "not-owner", bob)
+    for who, body in (
+        (bob, {"mode": "777"}), (bob, {"group": bob.name}), (bob, {"owner": bob.name}),
+        (alice, {"owner": bob.name}), (alice, {"owner": bob.name, "mode": "777"}), (alice, {"group": bob.name}),
+    ):  # fmt: skip
+        refused(live, who.http("PATCH", path, body), 403, "not-owner", who)
+    assert alice.http("GET", path).json == before
+    # Whoever may replace an archive is not its owner yet; whoever may launch it may not replace it.
+    assert alice.http("PATCH", path, {"mode": "o+rwx"}).status == 200
+    refused(live, bob.http("PATCH", path, {"group": bob.name}), 403, "not-owner", bob)
+    assert bob.push(name, source(alice.name) + "# his\n").status == 201
+    assert alice.http("PATCH", path, {"mode": "o=x"}).status == 200
+    refused(live, bob.push(name, source(alice.name) + "# more\n"), 403, "not-owner", bob)
+    refused(live, bob.http("GET", f"/v1/archives/{name}"), 403, "not-owner", bob)
+    allow(live, alice.name)
+    launched = bob.launch(alice.name)
+    assert launched.status == 201, "the execute bit is enough, and what he launched he may see"
+    assert bob.http("GET", f"/v1/launches/{launched.json['id']}?wait_seconds=30").json["state"] == "success"
+
+
+def test_a_dag_id_that_is_not_his_to_give(live: Live, alice: Person, bob: Person) -> None:
+    for who in (alice, bob):
+        assert who.push(f"{who.name}.py", source(who.name)).status == 201
+    path, to_bob = f"/v1/dags/{alice.name}/transfer", {"archive": f"{bob.name}.py"}
+    for who in (alice, bob):  # neither may write both
+        refused(live, who.http("POST", path, to_bob), 403, "not-owner", who)
+    refused(live, bob.push(f"{bob.name}.py", source(alice.name)), 409, "conflict", bob)
+    assert live.http("PATCH", f"/v1/ownership/archive/{bob.name}.py", {"mode": "o+w"}).status == 200
+    assert alice.http("POST", path, to_bob).json["was"] == f"{alice.name}.py"
+    refused(live, alice.launch(alice.name), 403, "not-owner", alice)
+    refused(live, alice.push(f"{alice.name}.py", source(alice.name) + "# new\n"), 409, "conflict", alice)
+    assert bob.push(f"{bob.name}.py", source(alice.name)).status == 201
+    moved = live.audit(object=f"dag:{alice.name}")[-1]
+    assert (moved["verdict"], moved["principal"]) == ("accepted", alice.name)
+    assert moved["detail"] == f"{alice.name}.py -> {bob.name}.py"
+
+
+def test_a_secret_that_is_not_hers_to_spread(live: Live, alice: Person, bob: Person) -> None:
+    """She owns it: she replaces it and gives it to her group; everybody's tasks get it from an administrator only."""
+    conn = f"t18-{secrets.token_hex(4)}"
+    refused(live, alice.http("PUT", f"/v1/connections/{conn}", {"value": "http://hers"}), 403, "out-of-scope", alice)
+    assert live.http("GET", f"/v1/connections/{conn}").status == 404
+    assert live.http("PUT", f"/v1/connections/{conn}", {"value": "http://a:b@c"}).status == 201
+    path = f"/v1/ownership/connection/{conn}"
+    assert live.http("PATCH", path, {"owner": alice.name, "group": alice.name, "mode": "u+x"}).status == 200
+    for who, body in (
+        (alice, {"mode": "o+x"}),
+        (alice, {"mode": "777"}),
+        (bob, {"mode": "o+x"}),
+        (alice, {"group": bob.name}),
+    ):
+        refused(live, who.http("PATCH", path, body), 403, "not-owner", who)
+    for method, where in (("GET", f"/v1/connections/{conn}"), ("DELETE", f"/v1/connections/{conn}")):
+        refused(live, bob.http(method, where), 403, "not-owner", bob)
+    refused(live, bob.http("PUT", f"/v1/connections/{conn}", {"value": "http://his"}), 403, "not-owner", bob)
+    assert bob.http("GET", "/v1/connections").json == {"connections": []}
+    assert alice.http("PUT", f"/v1/connections/{conn}", {"value": "http://new"}).json["version"] == 2
+    for who, status in ((alice, 201), (bob, 403)):
+        allow(live, who.name)
+        assert who.push(f"{who.name}.py", SQL.format(dag_id=who.name, conn=conn)).status == 201
+        answer = who.launch(who.name)
+        assert answer.status == status, answer.body
+        if status == 201:
+            live.wait(answer.json["id"])
+    assert alice.http("PATCH", path, {"mode": "u-x"}).status == 200
+    refused(live, alice.launch(alice.name), 403, "out-of-scope", alice)
+
+
+def test_a_queue_that_is_anothers(live: Live, alice: Person, bob: Person) -> None:
+    queue = f"q-{secrets.token_hex(4)}"
+    for who in (alice, bob):
+        allow(live, who.name)
+        assert who.push(f"{who.name}.py", source(who.name)).status == 201
+    refused(live, bob.http("PUT", f"/v1/queues/{queue}", {}), 403, "out-of-scope", bob)
+    worker = LyingAgent.enrol(live)
+    for name in (queue, worker.name):
+        assert live.http("PUT", f"/v1/queues/{name}", {"owner": alice.name, "mode": "700"}).status == 201
+    refused(live, bob.launch(bob.name, queue=queue), 403, "not-owner", bob)
+    assert alice.launch(alice.name, queue=queue).status == 201
+    # Whose tasks run there is asked again when one is offered.
+    reserved = alice.launch(alice.name, queue=worker.name)
+    assert live.http("PATCH", f"/v1/ownership/queue/{worker.name}", {"mode": "000"}).status == 200
+    body = {"queues": [worker.name]}
+    assert live.http("POST", f"/v1/workers/{worker.name}/take", body, token=worker.token).status == 204
+    launch = alice.http("GET", f"/v1/launches/{reserved.json['id']}").json
+    assert (launch["state"], launch["error"]) == ("refused", "not-owner")
 
 
 def test_a_connection_that_was_not_granted(live: Live, alice: Person, bob: Person) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from dagseal.cli import printing
+from dagseal.cli.commands import ownership
 from dagseal.cli.context import Run, run_of
 from dagseal.cli.exits import REFUSED, UsageError, code_of
 
@@ -185,12 +186,17 @@ def list_archives(ctx: typer.Context) -> None:
     """The archives that you may see."""
     run = run_of(ctx)
     found = run.call(lambda client: client.get("/v1/archives"))
-    printing.rows(run, found["archives"], ("name", "owner", "group", "active", "latest", "digest", "dags"))
+    printing.rows(run, found["archives"], ("name", "mode", "owner", "group", "active", "latest", "digest", "dags"))
 
 
-def show(ctx: typer.Context, archive: str = typer.Argument(..., metavar="NAME[@N]")) -> None:
-    """One release: the active one, or number N."""
-    run, (name, number) = run_of(ctx), reference(archive)
+def show(ctx: typer.Context, archive: str = typer.Argument(..., metavar="NAME[@N]|KIND:NAME")) -> None:
+    """One release: the active one, or number N. With KIND (archive, connection, variable, queue) owner, group and mode."""
+    run = run_of(ctx)
+    if ":" in archive:
+        path = ownership.path_of(*ownership.of(archive))
+        printing.item(run, run.call(lambda client: client.get(path)), ownership.COLUMNS)
+        return
+    name, number = reference(archive)
     found = run.call(lambda client: find_release(client, name, number))
     if run.settings.output in ("json", "yaml"):
         printing.item(run, found)

@@ -31,7 +31,7 @@ def _group(kind: str) -> typer.Typer:
         """Names, never values."""
         run = run_of(ctx)
         found = run.call(lambda client: client.get(f"/v1/{plural}"))
-        printing.rows(run, found[plural], ("name", "version", "updated_at", "updated_by"))
+        printing.rows(run, found[plural], ("name", "mode", "owner", "group", "version", "updated_at", "updated_by"))
 
     @group.command("set")
     def set_(

@@ -226,6 +226,38 @@ def test_policy_refuses_with_7_and_strangers_with_4(shell: Shell, bob: Path) -> 
     assert shell("list", token=broken).code == 4
 
 
+def test_who_owns_what(shell: Shell, bob: Path) -> None:
+    """chown, chgrp and chmod as in unix; the queues; and a dag_id that moves to another archive."""
+    (shell.folder / "ours.py").write_text(DAG.format(dag_id="ours"))
+    assert shell("push", str(shell.folder / "ours.py")).code == 0
+    assert (
+        shell(
+            "list",
+            token=bob,
+        ).out.count("ours.py")
+        == 0
+    )
+    said = shell("chmod", "o=rx", "ours.py", "-o", "json").json
+    assert said == [{"kind": "archive", "name": "ours.py", "owner": "admin", "group": "admin", "mode": "rwxrwxr-x"}]
+    assert shell("list", token=bob).out.count("ours.py") == 1
+    assert shell("chmod", "777", "ours.py", token=bob).code == 4
+    assert shell("chgrp", "nobodys", "ours.py").code == 5
+    assert shell("chown", "bob", "ours.py").code == 0
+    assert shell("chmod", "-x", "ours.py", token=bob).code == 0
+    assert shell("show", "archive:ours.py", "-o", "json").json["mode"] == "rw-rw-r--"
+    assert shell("chmod", "rwx", "ours.py").code == 2 and shell("chmod", "700", "folder:x").code == 2
+    assert (
+        shell("queue", "add", "gpu", "--owner", "bob", "--mode", "u=rwx,go=", "-o", "json").json["mode"] == "rwx------"
+    )
+    assert [row["name"] for row in shell("queue", "list", "-o", "json", token=bob).json] == ["gpu"]
+    assert shell("queue", "add", "gpu").code == 6
+    assert shell("queue", "rm", "gpu").code == 0 and shell("queue", "rm", "gpu").code == 5
+    (shell.folder / "theirs.py").write_text(DAG.format(dag_id="theirs"))
+    assert shell("push", str(shell.folder / "theirs.py")).code == 0
+    moved = shell("dag", "transfer", "ours", "theirs.py", "-o", "json").json
+    assert moved == {"dag_id": "ours", "archive": "theirs.py", "was": "ours.py"}
+
+
 def test_refused_archives_end_with_7(shell: Shell) -> None:
     cases = {
         "syntax.py": "def f(:\n",

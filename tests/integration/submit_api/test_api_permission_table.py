@@ -275,6 +275,15 @@ async def test_whose_task_may_use_what(table: Table, relation: str) -> None:
             assert fits or answer.slug == slug
 
 
+async def test_releases_from_before_a_transfer_are_no_damage(table: Table) -> None:
+    await table.arrange(0o770)
+    assert (await table.ask("owner", "dag.transfer")).status == 200
+    assert await table.api.fsck() == []
+    async with table.api.service.database.write() as tx:
+        await tx.session.execute(update(DagRow).values(transferred_at=None))
+    assert {finding.rule for finding in await table.api.fsck()} == {"dag-owner"}
+
+
 async def test_a_token_of_nobody_changes_nothing(table: Table) -> None:
     before = await table.rows()
     for action, ask in ASKS.items():
