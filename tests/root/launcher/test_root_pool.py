@@ -126,7 +126,8 @@ async def pools() -> AsyncIterator[Callable[..., Pool]]:
         await pool.end()
     after = left()
     trees.close()
-    assert after == before
+    assert after[1] <= before[1], "what an earlier test left may end meanwhile, and nothing of ours is there"
+    assert (after[0], *after[2:]) == (before[0], *before[2:])
 
 
 async def ran(task: TaskProcess) -> str:
