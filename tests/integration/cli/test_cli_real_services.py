@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -420,6 +421,7 @@ def test_interrupting_a_follow_ends_with_130(shell: Shell) -> None:
         env=shell.stack.environment(HOME=str(shell.folder)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what runs us in the background may ignore it
     )
     assert following.stdout is not None
     for line in io.TextIOWrapper(following.stdout):
