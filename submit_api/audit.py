@@ -1,4 +1,4 @@
-"""The audit log's events: who, what, on which object, with which digest, and the verdict.
+"""The audit log's events: who, what, on which object, with which digest, the verdict, and the rule that it follows from.
 
 Promise: `accepted` writes in the caller's transaction, so an event is there exactly when what it tells of is. A refusal
 has no such transaction; `refused` is written in one of its own. No event holds a secret's value.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from integrity.errors import DagsealError
+from submit_api import permissions
 from submit_api.identity import Caller
 from submit_api.registry import ledger
 from submit_api.registry.database import Transaction
@@ -30,8 +31,9 @@ async def accepted(
     digest: str = "",
     detail: str = "",
     verdict: str = ACCEPTED,
+    rule: str = "",
 ) -> None:
-    """Record a decision together with its effects."""
+    """Record a decision together with its effects. Where no `rule` is named, the table of permissions decided."""
     event = Event(
         at=at,
         principal=caller.principal,
@@ -42,6 +44,7 @@ async def accepted(
         digest=digest,
         verdict=verdict,
         detail=_plain(detail, MAX_DETAIL_CHARS),
+        rule=rule or permissions.ACTIONS.get(action, caller.kind),
     )
     await ledger.add_event(tx, event)
 
@@ -60,8 +63,14 @@ async def refused(
         digest="",
         verdict=REFUSED,
         detail=_plain(f"{error.slug}: {error}", MAX_DETAIL_CHARS),
+        rule=rule_of(error),
     )
     await ledger.add_event(tx, event)
+
+
+def rule_of(error: DagsealError) -> str:
+    """What refused: an impersonation rule by its id, a rule about archives by its name, else the kind of error."""
+    return _plain(getattr(error, "rule", "") or error.slug, 100)
 
 
 def _plain(text: str, limit: int) -> str:

@@ -41,6 +41,7 @@ Glob = Annotated[str, Field(min_length=1, max_length=250, pattern=r"^[\w.*?\[\]!
 Scope = Annotated[str, AfterValidator(_scope)]
 Kind = Literal["connection", "variable"]
 SubjectKind = Literal["principal", "group"]
+Effect = Literal["allow", "deny"]  # submit_api.impersonation
 Profile = Literal["minimal", "standard", "strict"]  # integrity.claims.PROFILES
 
 
@@ -99,6 +100,7 @@ class RuleRequest(In):
     dag_glob: Glob = "*"
     unix_user: UnixUser
     queue_glob: Glob = "*"
+    effect: Effect = "allow"
 
 
 class GroupRequest(In):
@@ -266,6 +268,7 @@ class GrantList(Out):
 
 class RuleView(Out):
     id: str
+    effect: str
     subject_kind: str
     subject: str
     dag_glob: str
@@ -344,6 +347,7 @@ class EventView(Out):
     object: str
     digest: str
     verdict: str
+    rule: str
     detail: str
 
 

@@ -140,6 +140,7 @@ class RuleRow(Base):
     queue_glob: Mapped[str] = mapped_column(String(100))
     created_at: Mapped[int]
     created_by: Mapped[str] = mapped_column(String(100))
+    effect: Mapped[str] = mapped_column(String(10), server_default="allow")
 
 
 class WorkerRow(Base):
@@ -224,3 +225,4 @@ class EventRow(Base):
     digest: Mapped[str] = mapped_column(String(135))
     verdict: Mapped[str] = mapped_column(String(20))
     detail: Mapped[str] = mapped_column(Text)
+    rule: Mapped[str] = mapped_column(String(100), server_default="")

@@ -7,12 +7,13 @@ import typer
 from dagseal.cli import printing
 from dagseal.cli.context import run_of
 
-_RULE_COLUMNS = ("id", "subject_kind", "subject", "dag_glob", "unix_user", "queue_glob", "created_by")
+_RULE_COLUMNS = ("id", "effect", "subject_kind", "subject", "dag_glob", "unix_user", "queue_glob", "created_by")
 
 
 def register(app: typer.Typer) -> None:
     rules = typer.Typer(no_args_is_help=True)
     rules.command()(allow)
+    rules.command()(deny)
     rules.command("list")(list_rules)
     rules.command("rm")(remove_rule)
     app.add_typer(rules, name="impersonation", help="Whose tasks may run as which unix user.")
@@ -31,7 +32,24 @@ def allow(
     queue: str = typer.Option("*", "--queue", metavar="GLOB"),
 ) -> None:
     """Let the tasks of an owner or a group run as a unix user."""
+    _add(ctx, "allow", subject, as_user, group, dag, queue)
+
+
+def deny(
+    ctx: typer.Context,
+    subject: str = typer.Argument(..., metavar="PRINCIPAL", help="Who may not; with --group nobody of the group."),
+    as_user: str = typer.Option(..., "--as-user", help="The unix user that no task may run as."),
+    group: bool = typer.Option(False, "--group", help="PRINCIPAL is a group."),
+    dag: str = typer.Option("*", "--dag", metavar="GLOB"),
+    queue: str = typer.Option("*", "--queue", metavar="GLOB"),
+) -> None:
+    """Refuse it, whatever allows it: to owners, to those who submitted the code, and to those who launch it."""
+    _add(ctx, "deny", subject, as_user, group, dag, queue)
+
+
+def _add(ctx: typer.Context, effect: str, subject: str, as_user: str, group: bool, dag: str, queue: str) -> None:
     body = {
+        "effect": effect,
         "subject_kind": "group" if group else "principal",
         "subject": subject,
         "dag_glob": dag,

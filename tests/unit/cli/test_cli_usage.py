@@ -54,6 +54,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ["key", "fingerprint", "AAAA"],
         ["worker", "enroll", "w", "--identity-file", "/dev/null"],
         ["impersonation", "allow", "ann"],
+        ["impersonation", "deny", "ann"],
         ["verify", "etl.py", "--api-key", "AAAA"],
         ["--server", "http://example.com", "list", "--token-file", "/nonexistent"],
     ],
