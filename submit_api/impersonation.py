@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Literal, TypeAlias
 
 from integrity import names
 from integrity.errors import OutOfScopeError
@@ -23,15 +24,18 @@ from submit_api.refusals import InvalidRequestError
 from submit_api.registry.records import Rule
 
 ALLOW, DENY = "allow", "deny"
-OWNER, SUBMITTER, CALLER = "owner", "submitter", "caller"
-REQUEST, MANIFEST, SETTING = "request", "manifest", "default_impersonation"
+Role: TypeAlias = Literal["owner", "submitter", "caller"]
+Source: TypeAlias = Literal["request", "manifest", "default_impersonation"]
+OWNER: Role = "owner"
+SUBMITTER: Role = "submitter"
+CALLER: Role = "caller"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Party:
     """Somebody who has a hand in a launch, with the groups that he is in now."""
 
-    role: str
+    role: Role
     principal: str
     groups: Collection[str]
 
@@ -117,10 +121,15 @@ def _match(rule: Rule, question: Question) -> Match | None:
     return None
 
 
-def choose_user(wanted: str | None, task: TaskEntry, default: str) -> tuple[str, str]:
+def choose_user(wanted: str | None, task: TaskEntry, default: str) -> tuple[str, Source]:
     """The request's, else the signed manifest's, else the configured one, and which of these it is. Raises when there is
     none, or what there is names no unix user."""
-    for user, source in ((wanted, REQUEST), (task.run_as_user, MANIFEST), (default, SETTING)):
+    named: tuple[tuple[str | None, Source], ...] = (
+        (wanted, "request"),
+        (task.run_as_user, "manifest"),
+        (default, "default_impersonation"),
+    )
+    for user, source in named:
         if user:
             return names.check("unix user", user), source
     raise InvalidRequestError(

@@ -282,6 +282,32 @@ class RuleList(Out):
     rules: list[RuleView]
 
 
+class MatchView(RuleView):
+    """A rule that fits: `principal`, the launch's `role`, is whom it speaks of."""
+
+    role: Literal["owner", "submitter", "caller"]
+    principal: str
+    decides: bool
+
+
+class ExplainedView(Out):
+    """What a launch would run as, and why it may or may not. `rule` is the id of the one that decides, or null where none
+    fits; `ask` is what to ask an administrator for, empty where it is allowed."""
+
+    dag_id: str
+    task_id: str
+    archive: str
+    release: int
+    owner: str
+    unix_user: str
+    named_by: Literal["request", "manifest", "default_impersonation"]
+    queue: str
+    verdict: Literal["allowed", "refused"]
+    rule: str | None
+    ask: str
+    matches: list[MatchView]
+
+
 class GroupView(Out):
     name: str
     members: list[str]

@@ -43,6 +43,7 @@ ACTIONS: dict[str, str] = {
     "impersonation.add": ADMIN,
     "impersonation.read": ADMIN,
     "impersonation.remove": ADMIN,
+    "impersonation.explain": MEMBER,
     "group.write": ADMIN,
     "group.read": ADMIN,
     "token.create": ADMIN,

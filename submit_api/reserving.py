@@ -13,7 +13,7 @@ from integrity.errors import ConflictError, NotFoundError
 from integrity.manifest import TaskEntry
 from submit_api import audit, impersonation, launches, permissions, scopes
 from submit_api.identity import Caller
-from submit_api.impersonation import Party, Question, Verdict
+from submit_api.impersonation import Party, Question, Role, Source, Verdict
 from submit_api.models import LaunchRequest
 from submit_api.registry import archives, ledger, people, secrets
 from submit_api.registry.database import Transaction
@@ -30,7 +30,7 @@ class Chosen:
     task: TaskEntry
     queue: str
     user: str
-    source: str
+    source: Source
     verdict: Verdict
 
 
@@ -137,7 +137,7 @@ async def resolve(tx: Transaction, caller: Caller, dag_id: str, number: int | No
 async def judge(tx: Transaction, release: Release, *, dag_id: str, user: str, queue: str, caller: str) -> Verdict:
     """The impersonation rules' verdict on a launch that `caller` asks for, by the rules and groups of this moment."""
 
-    async def party(role: str, principal: str) -> Party:
+    async def party(role: Role, principal: str) -> Party:
         return Party(role=role, principal=principal, groups=await people.groups_of(tx, principal))
 
     question = Question(

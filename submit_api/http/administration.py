@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from submit_api import administering, connections, importing, views
+from integrity import names
+from submit_api import administering, connections, importing, reserving, views
 from submit_api.http.routes import Call, answer
 from submit_api.models import (
     ConnectionList,
@@ -132,6 +133,26 @@ async def list_rules(call: Call) -> web.Response:
 
 async def get_rule(call: Call) -> web.Response:
     return answer(views.copied(RuleView, await administering.find_rule(call.service, call.part("id"))))
+
+
+async def explain_rules(call: Call) -> web.Response:
+    """What a reservation would decide, by the same code, without reserving."""
+    query = call.request.query
+    for name in ("dag_id", "task_id"):
+        if name not in query:
+            raise InvalidRequestError(f"say {name}, as ?dag_id=DAG&task_id=TASK")
+    user, queue = query.get("run_as_user"), query.get("queue")
+    async with call.service.database.read() as tx:
+        found = await reserving.choose(
+            call.service,
+            tx,
+            call.caller,
+            dag_id=names.check("dag_id", query["dag_id"]),
+            task_id=names.check("task_id", query["task_id"]),
+            run_as_user=names.check("unix user", user) if user is not None else None,
+            queue=names.check("queue", queue) if queue is not None else None,
+        )
+    return answer(views.explained(found))
 
 
 async def remove_rule(call: Call) -> web.Response:

@@ -156,6 +156,11 @@ ROUTES: tuple[Route, ...] = (
         summary="All impersonation rules", answers={200: m.RuleList},
     ),
     Route(
+        method="GET", path="/v1/impersonation-rules/explain", handler=administration.explain_rules,
+        action="impersonation.explain", about="impersonation", summary="As whom a task would run, and which rule decides",
+        query=("dag_id", "task_id", "run_as_user", "queue"), answers={200: m.ExplainedView}, refusals=(404, 409, 422),
+    ),
+    Route(
         method="GET", path="/v1/impersonation-rules/{id}", handler=administration.get_rule,
         action="impersonation.read", about="rule:{id}", summary="A rule", answers={200: m.RuleView}, refusals=(404,),
     ),

@@ -6,14 +6,18 @@ import typer
 
 from dagseal.cli import printing
 from dagseal.cli.context import run_of
+from dagseal.cli.exits import PolicyError
 
 _RULE_COLUMNS = ("id", "effect", "subject_kind", "subject", "dag_glob", "unix_user", "queue_glob", "created_by")
+_MATCH_COLUMNS = ("decides", "id", "effect", "subject_kind", "subject", "role", "dag_glob", "unix_user", "queue_glob")
+_EXPLAINED = ("verdict", "unix_user", "named_by", "queue", "archive", "release", "owner", "rule")
 
 
 def register(app: typer.Typer) -> None:
     rules = typer.Typer(no_args_is_help=True)
     rules.command()(allow)
     rules.command()(deny)
+    rules.command()(explain)
     rules.command("list")(list_rules)
     rules.command("rm")(remove_rule)
     app.add_typer(rules, name="impersonation", help="Whose tasks may run as which unix user.")
@@ -58,6 +62,25 @@ def _add(ctx: typer.Context, effect: str, subject: str, as_user: str, group: boo
     }
     run = run_of(ctx)
     printing.item(run, run.call(lambda client: client.send("POST", "/v1/impersonation-rules", body)), _RULE_COLUMNS)
+
+
+def explain(
+    ctx: typer.Context,
+    dag_id: str = typer.Argument(..., metavar="DAG"),
+    task_id: str = typer.Argument(..., metavar="TASK"),
+    as_user: str | None = typer.Option(None, "--as-user", help="As 'dagseal launch --as-user' would."),
+    queue: str | None = typer.Option(None, "--queue", help="As 'dagseal launch --queue' would."),
+) -> None:
+    """As which unix user a launch of yours would run, and the rule that decides. Exits with 7 where it would be refused."""
+    run = run_of(ctx)
+    query = {"dag_id": dag_id, "task_id": task_id}
+    query |= {key: value for key, value in (("run_as_user", as_user), ("queue", queue)) if value is not None}
+    found = run.call(lambda client: client.get("/v1/impersonation-rules/explain", query))
+    printing.item(run, found, _EXPLAINED)
+    if run.settings.output in ("table", "plain") and found["matches"]:
+        printing.rows(run, found["matches"], _MATCH_COLUMNS)
+    if found["verdict"] != "allowed":
+        raise PolicyError(found["ask"])
 
 
 def list_rules(ctx: typer.Context) -> None:

@@ -308,6 +308,7 @@ def test_tokens_groups_and_rules(shell: Shell, bob: Path) -> None:
     assert shell("group", "set", "data", "ann", "carl", "-o", "json").json["members"] == ["ann", "carl"]
     allowed = shell("impersonation", "allow", "data", "--group", "--as-user", "etl", "--dag", "etl*", "-o", "json")
     assert (allowed.json["subject_kind"], allowed.json["effect"]) == ("group", "allow")
+    assert shell("impersonation", "explain", "none", "t").code == 5
     denied = shell("impersonation", "deny", "data", "--group", "--as-user", "etl", "-o", "json")
     assert denied.json["effect"] == "deny"
     assert shell("impersonation", "rm", denied.json["id"]).code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import pytest
@@ -136,3 +137,78 @@ async def test_a_rule_is_shown_with_its_effect(api: Api) -> None:
         assert (await api.events())[-1]["detail"] == f"group team {said} run dag * as nobody in queue *"
     made = await api.call("POST", "/v1/impersonation-rules", token=api.admin, json={**rule, "effect": "ask"})
     assert (made.status, made.slug) == (422, "invalid-request")
+
+
+async def explain(api: Api, token: str, **query: str) -> Any:
+    asked = {"dag_id": "etl", "task_id": "t", **query}
+    path = "/v1/impersonation-rules/explain?" + "&".join(f"{key}={value}" for key, value in asked.items())
+    return await api.call("GET", path, token=token)
+
+
+async def test_what_is_explained(api: Api, worker: WorkerPeer) -> None:
+    count = len(await api.events())
+    none = (await explain(api, api.tokens["eve"])).json
+    assert none == {
+        "dag_id": "etl", "task_id": "t", "archive": "etl.py", "release": 2, "owner": "alice", "unix_user": "nobody",
+        "named_by": "manifest", "queue": "default", "verdict": "refused", "rule": None, "matches": [],
+        "ask": "no rule lets alice run dag etl as unix user nobody in queue default: an administrator can add it with "
+        "'dagseal impersonation allow alice --as-user nobody --dag etl --queue default'",
+    }  # fmt: skip
+    assert len(await api.events()) == count, "a question changes nothing"
+    allow = await add(api, ":team", dag_glob="e*")
+    allowed = (await explain(api, api.tokens["eve"])).json
+    assert (allowed["verdict"], allowed["rule"], allowed["ask"]) == ("allowed", allow, "")
+    deny = await add(api, "bob", "deny")
+    denied = (await explain(api, api.tokens["eve"])).json
+    assert (denied["verdict"], denied["rule"]) == ("refused", deny)
+    assert denied["ask"].endswith(f"'dagseal impersonation rm {deny}'")
+    seen = {match["id"]: (match["role"], match["principal"], match["decides"]) for match in denied["matches"]}
+    assert seen == {allow: ("owner", "alice", False), deny: ("submitter", "bob", True)}
+    asked = (await explain(api, api.admin, run_as_user="games", queue="big")).json
+    assert (asked["unix_user"], asked["named_by"], asked["queue"]) == ("games", "request", "big")
+
+
+async def test_who_may_ask_for_an_explanation(api: Api, worker: WorkerPeer) -> None:
+    stranger = await api.token("stranger")
+    refused = await explain(api, stranger)
+    assert (refused.status, refused.slug) == (403, "not-owner")
+    last = (await api.events())[-1]
+    assert (last["action"], last["verdict"]) == ("impersonation.explain", "refused")
+    assert (await explain(api, worker.token)).slug == "out-of-scope"
+    assert (
+        await api.call("GET", "/v1/impersonation-rules/explain?dag_id=etl", token=api.admin)
+    ).slug == "invalid-request"
+    assert (await explain(api, api.admin, dag_id="none")).slug == "not-found"
+    assert (await explain(api, api.admin, task_id="none")).slug == "not-found"
+    for bad in ({"run_as_user": "0"}, {"queue": "a%20b"}, {"dag_id": "%00"}):
+        assert (await explain(api, api.admin, **bad)).slug == "malformed"
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_explanation_and_reservation_agree(api: Api, worker: WorkerPeer, seed: int) -> None:
+    """Of any rules, for any caller, user and queue."""
+    random, said = Random(seed), set()
+    await group(api, "guests", "eve")
+    rules: list[str] = []
+    for number in range(40):
+        if rules and random.random() < 0.5:
+            await remove(api, rules.pop(random.randrange(len(rules))))
+        if random.random() < 0.7:
+            subject = random.choice(["alice", "bob", "eve", ":team", ":guests"])
+            changes = {"dag_glob": random.choice(["*", "e*", "x*"]), "queue_glob": random.choice(["*", "big", "def*"])}
+            effect = random.choice(["allow", "allow", "deny"])
+            rules.append(await add(api, subject, effect, unix_user=random.choice(["nobody", "games"]), **changes))
+        token = api.tokens[random.choice(["alice", "bob", "eve", "admin"])]
+        asked = {"run_as_user": random.choice(["games", None]), "queue": random.choice(["big", "default", None])}
+        query = {key: value for key, value in asked.items() if value is not None}
+        told = (await explain(api, token, **query)).json
+        launched = await api.launch(token=token, run_id=f"r{number}", **query)
+        said.add(told["verdict"])
+        if told["verdict"] == "allowed":
+            assert launched.status == 201, launched.body
+            assert (launched.json["unix_user"], launched.json["queue"]) == (told["unix_user"], told["queue"])
+            assert (await api.events())[-1]["rule"] == told["rule"]
+        else:
+            assert (launched.status, launched.json["detail"]) == (403, told["ask"])
+            assert (await api.events())[-1]["rule"] == (told["rule"] or "out-of-scope")
+    assert said == {"allowed", "refused"}

@@ -55,6 +55,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ["worker", "enroll", "w", "--identity-file", "/dev/null"],
         ["impersonation", "allow", "ann"],
         ["impersonation", "deny", "ann"],
+        ["impersonation", "explain", "dag"],
         ["verify", "etl.py", "--api-key", "AAAA"],
         ["--server", "http://example.com", "list", "--token-file", "/nonexistent"],
     ],
