@@ -11,10 +11,13 @@ import re
 from integrity.errors import DagsealError
 from submit_api import permissions
 from submit_api.identity import Caller
-from submit_api.registry import ledger
+from submit_api.registry import events
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Event
+from submit_api.strangers import LeftOut
 
+# Notes on an error: it hides what is there, so it is a decision; its event is in a transaction already.
+HIDES, RECORDED = "dagseal: hides", "dagseal: recorded"
 ACCEPTED, REFUSED = "accepted", "refused"
 MAX_DETAIL_CHARS = 2000
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -46,7 +49,7 @@ async def accepted(
         detail=_plain(detail, MAX_DETAIL_CHARS),
         rule=rule or permissions.ACTIONS.get(action, caller.kind),
     )
-    await ledger.add_event(tx, event)
+    await events.add(tx, event)
 
 
 async def refused(
@@ -65,7 +68,26 @@ async def refused(
         detail=_plain(f"{error.slug}: {error}", MAX_DETAIL_CHARS),
         rule=rule_of(error),
     )
-    await ledger.add_event(tx, event)
+    await events.add(tx, event)
+
+
+async def left_out(tx: Transaction, found: LeftOut, *, at: int) -> None:
+    """Record how many refusals of strangers have no event of their own."""
+    await accepted(
+        tx,
+        at=at,
+        caller=SERVICE,
+        action="audit.left-out",
+        about="audit",
+        verdict=REFUSED,
+        detail=str(found),
+        rule="unauthenticated",
+    )
+
+
+def noted(error: DagsealError, note: str) -> bool:
+    """Whether the error has this note."""
+    return note in getattr(error, "__notes__", ())
 
 
 def rule_of(error: DagsealError) -> str:

@@ -187,6 +187,7 @@ async def end_refused(
         detail=f"{error.slug}: {error}",
         rule=audit.rule_of(error),
     )
+    error.add_note(audit.RECORDED)
 
 
 async def expire(service: Service) -> None:

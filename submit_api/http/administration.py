@@ -1,4 +1,4 @@
-"""Secrets, grants, impersonation rules, groups, tokens, workers and the audit log over HTTP."""
+"""Secrets, grants, impersonation rules, groups, tokens and workers over HTTP."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from submit_api import administering, connections, importing, reserving, views
 from submit_api.http.routes import Call, answer
 from submit_api.models import (
     ConnectionList,
-    EventList,
-    EventView,
     GrantList,
     GrantRequest,
     GrantView,
@@ -33,9 +31,7 @@ from submit_api.models import (
     WorkerRequest,
 )
 from submit_api.refusals import InvalidRequestError
-from submit_api.registry import ledger, people, secrets
-
-MAX_EVENTS = 1000
+from submit_api.registry import people, secrets
 
 
 async def put_connection(call: Call) -> web.Response:
@@ -216,15 +212,3 @@ async def list_workers(call: Call) -> web.Response:
 async def revoke_worker(call: Call) -> web.Response:
     await administering.revoke_worker(call.service, call.caller, call.part("name"))
     return web.Response(status=204)
-
-
-async def audit_events(call: Call) -> web.Response:
-    async with call.service.database.read() as tx:
-        found = await ledger.events(
-            tx,
-            after=call.number("after", 0),
-            limit=call.number("limit", 100, most=MAX_EVENTS),
-            about=call.request.query.get("object"),
-            principal=call.request.query.get("principal"),
-        )
-    return answer(EventList(events=[views.copied(EventView, event) for event in found]))

@@ -128,7 +128,10 @@ async def blob(call: Call) -> web.StreamResponse:
     async with call.service.database.read() as tx:
         found = await archives.releases_of_digest(tx, str(digest))
     if not any(_may_fetch(call.caller, release) for release in found):
-        raise NotFoundError(f"there is no blob {digest}")
+        missing = NotFoundError(f"there is no blob {digest}")
+        if found:
+            missing.add_note(audit.HIDES)
+        raise missing
     headers = {
         "ETag": f'"{digest}"',
         "Cache-Control": "private, max-age=31536000, immutable",

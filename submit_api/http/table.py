@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from integrity.logrecords import MEDIA_TYPE
 from submit_api import models as m
-from submit_api.http import administration, archives, launches, system
+from submit_api.http import administration, archives, audit_log, launches, system
 from submit_api.http.routes import BYTES, DSSE, JSON, Route
 
 _RELEASE = "/v1/archives/{name}/releases/{number:[0-9]{1,9}}"
@@ -215,8 +215,9 @@ ROUTES: tuple[Route, ...] = (
         about="worker:{name}", summary="Revoke a worker and its tokens", answers={204: None}, refusals=(404,),
     ),
     Route(
-        method="GET", path="/v1/audit", handler=administration.audit_events, action="audit.read",
-        summary="The audit log, in order", query=("after", "limit", "object", "principal"),
+        method="GET", path="/v1/audit", handler=audit_log.listed, action="audit.read",
+        summary="The audit log, in order",
+        query=("after", "limit", "object", "principal", "action", "verdict", "since", "until"),
         answers={200: m.EventList}, refusals=(422,),
     ),
     Route(
