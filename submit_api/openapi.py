@@ -141,4 +141,5 @@ def _reference(model: type[BaseModel]) -> Document:
 
 
 def _models(route: Route) -> set[type[BaseModel]]:
-    return {content for content in (*route.body, *route.answers.values()) if isinstance(content, type)}
+    answers = [one for answer in route.answers.values() for one in (answer if isinstance(answer, tuple) else (answer,))]
+    return {content for content in (*route.body, *answers) if isinstance(content, type)}

@@ -218,7 +218,7 @@ ROUTES: tuple[Route, ...] = (
         method="GET", path="/v1/audit", handler=audit_log.listed, action="audit.read",
         summary="The audit log, in order",
         query=("after", "limit", "object", "principal", "action", "verdict", "since", "until"),
-        answers={200: m.EventList}, refusals=(422,),
+        answers={200: (m.EventList, *audit_log.FORMS)}, refusals=(422,),
     ),
     Route(
         method="GET", path="/healthz", handler=system.healthz, action="health", summary="The process answers",

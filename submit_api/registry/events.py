@@ -50,33 +50,29 @@ async def newest(tx: Transaction) -> int:
 
 async def page(tx: Transaction, wanted: Query, *, limit: int) -> list[Event]:
     """The first `limit` of them, by number."""
-    query = select(EventRow).where(EventRow.seq > wanted.after, *await _conditions(tx, wanted))
-    return [record(Event, row) for row in await tx.session.scalars(query.order_by(EventRow.seq).limit(limit))]
+    query = select(EventRow).where(*await _conditions(tx, wanted)).order_by(EventRow.seq).limit(limit)
+    return [record(Event, row) for row in await tx.session.scalars(query)]
 
 
 async def _conditions(tx: Transaction, wanted: Query) -> list[ColumnElement[bool]]:
     """A time is first made a number, by the index of times, so that no page has to walk through all that lies outside. Rows
     are in the order of their times but for clocks that were set back: up to `CLOCK_STEP_US` that changes no answer."""
+    after, last = wanted.after, wanted.last
+    at = EventRow.at + 0  # not by its index, which would have all that follows to be sorted by number
     found: list[ColumnElement[bool]] = []
-    if wanted.last is not None:
-        found.append(EventRow.seq <= wanted.last)
     if wanted.since is not None:
-        before = (
-            select(EventRow.seq)
-            .where(EventRow.at < wanted.since - CLOCK_STEP_US)
-            .order_by(EventRow.at.desc(), EventRow.seq.desc())
-            .limit(1)
-        )
-        found += [EventRow.at >= wanted.since, EventRow.seq > (await tx.session.scalar(before) or 0)]
+        before = select(EventRow.seq).where(EventRow.at < wanted.since - CLOCK_STEP_US)
+        newest_before = await tx.session.scalar(before.order_by(EventRow.at.desc(), EventRow.seq.desc()).limit(1))
+        after = max(after, newest_before or 0)
+        found.append(at >= wanted.since)
     if wanted.until is not None:
-        after = (
-            select(EventRow.seq)
-            .where(EventRow.at >= wanted.until + CLOCK_STEP_US)
-            .order_by(EventRow.at, EventRow.seq)
-            .limit(1)
-        )
-        first = await tx.session.scalar(after)
-        found += [EventRow.at < wanted.until, *([EventRow.seq < first] if first is not None else [])]
+        beyond = select(EventRow.seq).where(EventRow.at >= wanted.until + CLOCK_STEP_US)
+        first_beyond = await tx.session.scalar(beyond.order_by(EventRow.at, EventRow.seq).limit(1))
+        if first_beyond is not None:
+            last = first_beyond - 1 if last is None else min(last, first_beyond - 1)
+        found.append(at < wanted.until)
+    # One bound below and one above: SQLite would walk from the first of two.
+    found += [EventRow.seq > after, *([EventRow.seq <= last] if last is not None else [])]
     equal = (
         (EventRow.object, wanted.about),
         (EventRow.principal, wanted.principal),

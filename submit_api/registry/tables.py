@@ -218,6 +218,7 @@ class EventRow(Base):
     __table_args__ = (
         Index("ix_audit_events_object_seq", "object", "seq"),
         Index("ix_audit_events_principal_seq", "principal", "seq"),
+        Index("ix_audit_events_principal_verdict_seq", "principal", "verdict", "seq"),
         Index("ix_audit_events_action_seq", "action", "seq"),
         Index("ix_audit_events_verdict_seq", "verdict", "seq"),
         Index("ix_audit_events_at_seq", "at", "seq"),

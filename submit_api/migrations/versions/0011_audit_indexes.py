@@ -15,9 +15,11 @@ def upgrade() -> None:
     op.drop_index("ix_audit_events_principal", table_name="audit_events")
     for column in COLUMNS:
         op.create_index(f"ix_audit_events_{column}_seq", "audit_events", [column, "seq"])
+    op.create_index("ix_audit_events_principal_verdict_seq", "audit_events", ["principal", "verdict", "seq"])
 
 
 def downgrade() -> None:
+    op.drop_index("ix_audit_events_principal_verdict_seq", table_name="audit_events")
     for column in COLUMNS:
         op.drop_index(f"ix_audit_events_{column}_seq", table_name="audit_events")
     op.create_index("ix_audit_events_object", "audit_events", ["object"])

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import resource
 from typing import Any
 
 import pytest
 from api_rig import SOURCE, T0, Api, WorkerPeer, dag_entry, task_entry
+from sqlalchemy import insert
 
+from integrity.digests import Digest
 from submit_api.http.routes import Route
 from submit_api.http.table import ROUTES
 from submit_api.permissions import ACTIONS, FETCHERS, PUBLIC, WORKERS
+from submit_api.registry.events import newest
+from submit_api.registry.tables import EventRow
+from tests.bench.audit_pages import row as bench_row
 
 GUARDED = [route for route in ROUTES if ACTIONS[route.action] != PUBLIC]
 
@@ -30,11 +38,12 @@ def ids(route: Route) -> str:
 
 
 async def since(api: Api, seq: int) -> list[dict[str, Any]]:
-    return [event for event in await api.events() if event["seq"] > seq]
+    return list((await api.call("GET", f"/v1/audit?after={seq}&limit=1000", token=api.admin)).json["events"])
 
 
 async def last(api: Api) -> int:
-    return int((await api.events())[-1]["seq"])
+    async with api.service.database.read() as tx:
+        return await newest(tx)
 
 
 @pytest.fixture
@@ -206,3 +215,102 @@ async def test_numbers_have_no_gap_whatever_fails(api: Api) -> None:
     await api.connection("c", "http://h")
     numbers = [event["seq"] for event in await api.events()]
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+async def exported(api: Api, text: str = "", accept: str = "application/jsonl") -> bytes:
+    answer = await api.call("GET", f"/v1/audit?{text}", token=api.admin, headers={"Accept": accept})
+    assert answer.status == 200, answer.body
+    assert answer.headers["Content-Type"] == f"{accept}; charset=utf-8"
+    return answer.body
+
+
+async def add_many(api: Api, count: int) -> None:
+    """Events of a service that has run for long."""
+    async with api.service.database.write() as tx:
+        first = await newest(tx) + 1
+        for start in range(first, first + count, 5000):
+            rows = [bench_row(seq) for seq in range(start, min(start + 5000, first + count))]
+            await tx.session.execute(insert(EventRow), rows)
+
+
+async def test_an_export_is_all_lines_and_says_so_with_its_digest(api: Api) -> None:
+    await add_many(api, 2500)
+    events: list[int] = []
+    while page := await query(api, f"limit=1000&after={events[-1] if events else 0}"):
+        events += page
+    lines = (await exported(api)).splitlines()
+    assert [json.loads(line)["seq"] for line in lines] == events
+    (first,) = (await api.call("GET", "/v1/audit?limit=1", token=api.admin)).json["events"]
+    assert json.loads(lines[0]) == first
+    (event,) = await since(api, events[-1])
+    assert (event["action"], event["verdict"], event["principal"]) == ("audit.export", "accepted", "admin")
+    assert event["object"] == f"audit:1-{events[-1]}"
+    assert event["digest"] == str(Digest.of(b"".join(line + b"\n" for line in lines)))
+    assert event["detail"] == f"{len(events)} events as application/jsonl"
+    # Gone on with, by number; the export is in the next one.
+    more = (await exported(api, f"after={events[-1]}")).splitlines()
+    assert [json.loads(line)["action"] for line in more] == ["audit.export"]
+
+
+async def test_an_export_as_cef_has_the_same_events(api: Api) -> None:
+    await api.connection("c", "http://h")
+    await api.call("GET", "/v1/archives")
+    events = await api.events()
+    lines = (await exported(api, accept="text/x-cef")).decode().splitlines()
+    assert len(lines) == len(events)
+    for line, event in zip(lines, events, strict=True):
+        assert (
+            line.startswith("CEF:0|dagseal|dagseal|") and f" externalId={event['seq']} act={event['action']} " in line
+        )
+    assert lines[-1].split("|")[5:7] == ["archive.list refused", "7"]
+
+
+async def test_an_export_of_some_does_not_pass_for_one_of_all(api: Api) -> None:
+    await api.connection("c", "http://h")
+    for text, count in (
+        ("action=connection.write", 1),
+        ("verdict=accepted&limit=1", 1),
+        ("limit=1", 1),
+        ("since=1", 3),
+    ):
+        before = await last(api)
+        assert len((await exported(api, text)).splitlines()) >= count
+        (event,) = await since(api, before)
+        assert (event["action"], event["object"]) == ("audit.export", "audit")
+        assert event["detail"].startswith(f"{count} events as application/jsonl, chosen" if count == 1 else "")
+    before = await last(api)
+    assert await exported(api, "principal=nobody") == b""
+    head = await api.call("HEAD", "/v1/audit", token=api.admin, headers={"Accept": "application/jsonl"})
+    assert (head.status, head.headers["Content-Type"]) == (200, "application/json")
+    bad = await api.call("GET", "/v1/audit?since=x", token=api.admin, headers={"Accept": "application/jsonl"})
+    assert (bad.status, bad.slug) == (422, "invalid-request")
+    assert await since(api, before) == [], "nothing, its head alone and a refusal of its words are no export"
+
+
+async def test_an_export_that_breaks_off_is_not_recorded_as_one(api: Api) -> None:
+    await add_many(api, 30_000)
+    before = await last(api)
+    headers = {"Accept": "application/jsonl", "Authorization": f"Bearer {api.admin}"}
+    async with api.session.get(api.url + "/v1/audit", headers=headers) as response:
+        await response.content.readany()
+        response.close()
+    async with asyncio.timeout(10):
+        while api.listener._runner.server and len(api.listener._runner.server.connections) > 1:
+            await asyncio.sleep(0)
+    assert await last(api) == before
+
+
+@pytest.mark.soak
+async def test_a_million_events_are_exported_in_the_memory_of_a_page(api: Api) -> None:
+    await add_many(api, 1_000_000)
+    headers = {"Accept": "application/jsonl", "Authorization": f"Bearer {api.admin}"}
+    async with api.session.get(api.url + "/v1/audit?limit=50000", headers=headers) as response:
+        async for _ in response.content.iter_chunked(65536):
+            pass
+    before, total = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0
+    async with api.session.get(api.url + "/v1/audit", headers=headers) as response:
+        async for chunk in response.content.iter_chunked(65536):
+            total += chunk.count(b"\n")
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert total > 1_000_000
+    assert grown < 32 * 1024, f"{grown} KiB more than for 50,000"

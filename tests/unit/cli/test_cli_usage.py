@@ -56,6 +56,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ["impersonation", "allow", "ann"],
         ["impersonation", "deny", "ann"],
         ["impersonation", "explain", "dag"],
+        ["audit", "export", "--format", "xml"],
         ["verify", "etl.py", "--api-key", "AAAA"],
         ["--server", "http://example.com", "list", "--token-file", "/nonexistent"],
     ],
