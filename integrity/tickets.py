@@ -1,7 +1,21 @@
 """The ticket: the API's signed, expiring, single-use permission to launch one task instance.
 
-It names who asked, which bytes, which task, as which unix user, and the one launcher that may use it. No secret is in
-it. Payload type `application/vnd.dagseal.ticket.v1+json`; canonical JSON; times in seconds since 1970 (UTC).
+It names who asked, which bytes, which task, as which unix user and by which rule, and the one launcher that may use it. No
+secret is in it. Payload type `application/vnd.dagseal.ticket.v1+json`; canonical JSON; times in seconds since 1970 (UTC).
+
+>>> ticket = Ticket(
+...     ticket_id="1" * 32, launch_id="2" * 32, audience="a" * 64, queue="default", archive="etl.py", release=3,
+...     digest=Digest("c" * 128), manifest_digest=Digest("d" * 128), dag_id="etl", task_id="load", run_id="manual__1",
+...     map_index=-1, try_number=1, task_digest=None, unix_user="etl", rule="3" * 32, owner="ann", principal="ci",
+...     issued_at=1800000000, expires_at=1800000060, timeout_seconds=600,
+... )
+>>> print(ticket.to_bytes().decode().replace("c" * 128, "c…").replace("d" * 128, "d…"))
+{"archive":"etl.py","audience":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",\
+"dag_id":"etl","digest":"sha512:c…","expires_at":1800000060,"issued_at":1800000000,\
+"launch_id":"22222222222222222222222222222222","manifest_digest":"sha512:d…","map_index":-1,"owner":"ann",\
+"principal":"ci","queue":"default","release":3,"rule":"33333333333333333333333333333333","run_id":"manual__1",\
+"task_digest":null,"task_id":"load","ticket_id":"11111111111111111111111111111111","timeout_seconds":600,\
+"try_number":1,"unix_user":"etl","v":1}
 """
 
 from __future__ import annotations
@@ -39,6 +53,7 @@ class Ticket:
     try_number: int
     task_digest: Digest | None
     unix_user: str
+    rule: str
     owner: str
     principal: str
     issued_at: int
@@ -64,6 +79,7 @@ class Ticket:
                 "try_number": self.try_number,
                 "task_digest": str(self.task_digest) if self.task_digest else None,
                 "unix_user": self.unix_user,
+                "rule": self.rule,
                 "owner": self.owner,
                 "principal": self.principal,
                 "issued_at": self.issued_at,
@@ -93,6 +109,7 @@ class Ticket:
             try_number=fields.integer("try_number", least=1),
             task_digest=fields.optional("task_digest", fields.digest),
             unix_user=fields.name("unix_user", "unix user"),
+            rule=fields.name("rule", "id"),
             owner=fields.name("owner", "principal"),
             principal=fields.name("principal", "principal"),
             issued_at=fields.integer("issued_at"),

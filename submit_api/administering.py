@@ -11,7 +11,7 @@ from integrity import names
 from integrity.errors import ConflictError, MalformedError, NotFoundError, OutOfScopeError
 from integrity.fields import from_base64
 from integrity.keys import SealTo, VerifyKey, fingerprint
-from submit_api import audit, connections, identity, modes, permissions
+from submit_api import audit, connections, identity, impersonation, modes, permissions
 from submit_api.identity import Caller, NewToken
 from submit_api.models import GrantRequest, RuleRequest, TokenRequest, WorkerRequest
 from submit_api.refusals import InvalidRequestError
@@ -111,6 +111,7 @@ async def add_rule(service: Service, caller: Caller, wanted: RuleRequest) -> Rul
         queue_glob=wanted.queue_glob,
         created_at=service.now_us(),
         created_by=caller.principal,
+        effect=wanted.effect,
     )
     async with service.database.write() as tx:
         await secrets.add_rule(tx, rule)
@@ -266,9 +267,8 @@ async def revoke_worker(service: Service, caller: Caller, name: str) -> None:
 
 
 def _says(rule: Rule) -> str:
-    return (
-        f"{rule.subject_kind} {rule.subject} may run dag {rule.dag_glob} as {rule.unix_user} in queue {rule.queue_glob}"
-    )
+    may = "may" if rule.effect == impersonation.ALLOW else "may not"
+    return f"{rule.subject_kind} {rule.subject} {may} run dag {rule.dag_glob} as {rule.unix_user} in queue {rule.queue_glob}"
 
 
 async def _note(tx: Transaction, service: Service, caller: Caller, action: str, about: str, detail: str) -> None:

@@ -106,23 +106,41 @@ def _anybody(request: web.Request) -> Caller:
 async def _audit_refusal(
     service: Service, request: web.Request, route: Route, caller: Caller | None, error: DagsealError
 ) -> None:
-    if request.method in ("GET", "HEAD") and not isinstance(error, SecurityError):
+    decided = isinstance(error, SecurityError) or audit.noted(error, audit.HIDES)
+    if audit.noted(error, audit.RECORDED) or (request.method in ("GET", "HEAD") and not decided):
         return
+    now, address = service.now_us(), request.remote or ""
+    if caller is None:
+        await record_left_out(service)
+        if not service.strangers.admit(address, now):
+            return
     about = (route.about or route.action).format_map(request.match_info)
     try:
         async with service.database.write() as tx:
             await audit.refused(
                 tx,
                 error,
-                at=service.now_us(),
+                at=now,
                 caller=caller,
-                address=request.remote or "",
+                address=address,
                 action=route.action,
                 about=about,
             )
     except SQLAlchemyError as failure:
         # The refusal itself stands; that it could not be recorded is for the operator.
         _log.error("audit_failed", action=route.action, about=about, slug=error.slug, error=type(failure).__name__)
+
+
+async def record_left_out(service: Service, *, anyway: bool = False) -> None:
+    """When a minute is over: how many refusals of strangers were not recorded one by one in it."""
+    found = service.strangers.over(service.now_us(), anyway=anyway)
+    if found is None:
+        return
+    try:
+        async with service.database.write() as tx:
+            await audit.left_out(tx, found, at=service.now_us())
+    except SQLAlchemyError as failure:
+        _log.error("audit_failed", action="audit.left-out", detail=str(found), error=type(failure).__name__)
 
 
 @web.middleware

@@ -1,4 +1,4 @@
-"""The audit log's events: who, what, on which object, with which digest, and the verdict.
+"""The audit log's events: who, what, on which object, with which digest, the verdict, and the rule that it follows from.
 
 Promise: `accepted` writes in the caller's transaction, so an event is there exactly when what it tells of is. A refusal
 has no such transaction; `refused` is written in one of its own. No event holds a secret's value.
@@ -9,11 +9,15 @@ from __future__ import annotations
 import re
 
 from integrity.errors import DagsealError
+from submit_api import permissions
 from submit_api.identity import Caller
-from submit_api.registry import ledger
+from submit_api.registry import events
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Event
+from submit_api.strangers import LeftOut
 
+# Notes on an error: it hides what is there, so it is a decision; its event is in a transaction already.
+HIDES, RECORDED = "dagseal: hides", "dagseal: recorded"
 ACCEPTED, REFUSED = "accepted", "refused"
 MAX_DETAIL_CHARS = 2000
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -30,8 +34,9 @@ async def accepted(
     digest: str = "",
     detail: str = "",
     verdict: str = ACCEPTED,
+    rule: str = "",
 ) -> None:
-    """Record a decision together with its effects."""
+    """Record a decision together with its effects. Where no `rule` is named, the table of permissions decided."""
     event = Event(
         at=at,
         principal=caller.principal,
@@ -42,8 +47,9 @@ async def accepted(
         digest=digest,
         verdict=verdict,
         detail=_plain(detail, MAX_DETAIL_CHARS),
+        rule=rule or permissions.ACTIONS.get(action, caller.kind),
     )
-    await ledger.add_event(tx, event)
+    await events.add(tx, event)
 
 
 async def refused(
@@ -60,8 +66,38 @@ async def refused(
         digest="",
         verdict=REFUSED,
         detail=_plain(f"{error.slug}: {error}", MAX_DETAIL_CHARS),
+        rule=rule_of(error),
     )
-    await ledger.add_event(tx, event)
+    await events.add(tx, event)
+
+
+async def left_out(tx: Transaction, found: LeftOut, *, at: int) -> None:
+    """Record how many refusals of strangers have no event of their own."""
+    await accepted(
+        tx,
+        at=at,
+        caller=SERVICE,
+        action="audit.left-out",
+        about="audit",
+        verdict=REFUSED,
+        detail=str(found),
+        rule="unauthenticated",
+    )
+
+
+def numbers(first: int, last: int) -> str:
+    """How an event names a range of events, both ends included, as its object."""
+    return f"audit:{first}-{last}"
+
+
+def noted(error: DagsealError, note: str) -> bool:
+    """Whether the error has this note."""
+    return note in getattr(error, "__notes__", ())
+
+
+def rule_of(error: DagsealError) -> str:
+    """What refused: an impersonation rule by its id, a rule about archives by its name, else the kind of error."""
+    return _plain(getattr(error, "rule", "") or error.slug, 100)
 
 
 def _plain(text: str, limit: int) -> str:

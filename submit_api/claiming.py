@@ -84,7 +84,7 @@ async def _grant(
         f"queue {launch.queue}": service.settings.launches.floor_of(launch.queue),
     }
     launches.require_isolation(verified.claim.attestation, floors)
-    await reserving.authorise(tx, release, task, dag_id=launch.dag_id, user=launch.unix_user, queue=launch.queue)
+    rule = await reserving.authorise(tx, release, task, launch)
     found, delivered = await _secrets(service, tx, launch)
     envelope = grants.seal(
         found,
@@ -115,6 +115,7 @@ async def _grant(
         about=about,
         digest=str(verified.digest),
         detail=f"ticket {launch.ticket_id}, {len(delivered)} secrets delivered",
+        rule=rule,
     )
     for name in delivered:
         await audit.accepted(
@@ -184,6 +185,7 @@ async def refuse(service: Service, caller: Caller, launch_id: str, slug: str, de
             digest=launch.digest,
             verdict=audit.REFUSED,
             detail=f"{slug}: {detail}",
+            rule=slug,
         )
         ended = await ledger.find(tx, launch.id)
     service.signals.notify(of_launch(launch_id))
@@ -219,6 +221,7 @@ async def finish(service: Service, caller: Caller, launch_id: str, envelope: byt
                     about=f"launch:{launch.id}",
                     digest=str(result.log_digest),
                     verdict=audit.REFUSED,
+                    rule=DigestMismatchError.slug,
                     detail=f"the launcher signed {result.log_bytes} bytes of log, {seen.log_held_bytes} held here differ",
                 )
         ended = await ledger.find(tx, launch.id)
@@ -255,6 +258,7 @@ async def _store(service: Service, tx: Transaction, caller: Caller, launch: Laun
         about=f"launch:{launch.id}",
         digest=str(verified.digest),
         verdict=audit.REFUSED if result.state == "refused" else audit.ACCEPTED,
+        rule=result.error[:100] if result.state == "refused" else "",
         detail=f"{result.state}, exit code {result.exit_code} {result.error} {result.detail}".strip(),
     )
 

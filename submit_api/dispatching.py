@@ -106,7 +106,7 @@ async def _offer_next(service: Service, caller: Caller, worker: Worker, queues: 
 async def _mint(service: Service, tx: Transaction, caller: Caller, launch: Launch, worker: Worker) -> Offer:
     release, verified = await launchable(service, tx, launch)
     task = verified.manifest.task(launch.dag_id, launch.task_id)
-    await reserving.authorise(tx, release, task, dag_id=launch.dag_id, user=launch.unix_user, queue=launch.queue)
+    rule = await reserving.authorise(tx, release, task, launch)
     now = service.now_us()
     issued_at = now // MICROSECONDS
     ticket = Ticket(
@@ -125,6 +125,7 @@ async def _mint(service: Service, tx: Transaction, caller: Caller, launch: Launc
         try_number=launch.try_number,
         task_digest=task.digest if release.task_check == "task" else None,
         unix_user=launch.unix_user,
+        rule=rule,
         owner=launch.owner,
         principal=launch.principal,
         issued_at=issued_at,
@@ -148,6 +149,7 @@ async def _mint(service: Service, tx: Transaction, caller: Caller, launch: Launc
         about=f"launch:{launch.id}",
         digest=launch.digest,
         detail=f"ticket {ticket.ticket_id} for launcher {ticket.audience[:16]} until {ticket.expires_at}",
+        rule=rule,
     )
     return Offer(launch=launch, ticket=tickets.sign(ticket, service.keys.signing), manifest=release.manifest)
 
@@ -183,7 +185,9 @@ async def end_refused(
         digest=launch.digest,
         verdict=audit.REFUSED,
         detail=f"{error.slug}: {error}",
+        rule=audit.rule_of(error),
     )
+    error.add_note(audit.RECORDED)
 
 
 async def expire(service: Service) -> None:

@@ -7,14 +7,13 @@ raising; they do no I/O, so they are asked when a launch is reserved and again b
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from fnmatch import fnmatchcase
 
 from integrity import claims, names
 from integrity.errors import ConflictError, MalformedError, NotOwnerError, OutOfScopeError
 from integrity.manifest import TaskEntry
 from submit_api import modes
 from submit_api.refusals import BelowFloorError, InvalidRequestError
-from submit_api.registry.records import Launch, Queue, Release, Rule, Secret
+from submit_api.registry.records import Launch, Queue, Release, Secret
 
 ENDS = frozenset(
     {
@@ -45,36 +44,6 @@ def step(launch: Launch, to: str) -> str:
     if to not in TRANSITIONS[launch.state]:
         raise ConflictError(f"launch {launch.id} is {launch.state}: it cannot become {to}")
     return to
-
-
-def unix_user(wanted: str | None, task: TaskEntry, default: str) -> str:
-    """The request's, else the signed manifest's, else the configured one. Raises when there is none."""
-    chosen = wanted or task.run_as_user or default
-    if not chosen:
-        raise InvalidRequestError(
-            f"task {task.task_id} names no run_as_user and launches.default_impersonation is not set: "
-            "say which unix user, as run_as_user in the request or in the DAG"
-        )
-    return names.check("unix user", chosen)
-
-
-def require_impersonation(
-    rules: Iterable[Rule], *, owner: str, groups: Collection[str], dag_id: str, user: str, queue: str
-) -> None:
-    """Some rule lets this owner's dag run as `user` in `queue`. Rules permit or refuse; they never choose."""
-    for rule in rules:
-        subjects = (owner,) if rule.subject_kind == "principal" else groups
-        if (
-            rule.subject in subjects
-            and fnmatchcase(dag_id, rule.dag_glob)
-            and rule.unix_user == user
-            and fnmatchcase(queue, rule.queue_glob)
-        ):
-            return
-    raise OutOfScopeError(
-        f"no rule lets {owner} run dag {dag_id} as unix user {user} in queue {queue}: an administrator can add it with "
-        f"'dagseal impersonation allow {owner} --as-user {user} --dag {dag_id} --queue {queue}'"
-    )
 
 
 def require_queue(queue: Queue | None, *, owner: str, groups: frozenset[str]) -> None:

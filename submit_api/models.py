@@ -47,6 +47,7 @@ Scope = Annotated[str, AfterValidator(_scope)]
 Mode = Annotated[str, BeforeValidator(_shown), Field(pattern=r"^([r-][w-][x-]){3}$")]
 Kind = Literal["connection", "variable"]
 SubjectKind = Literal["principal", "group"]
+Effect = Literal["allow", "deny"]  # submit_api.impersonation
 Profile = Literal["minimal", "standard", "strict"]  # integrity.claims.PROFILES
 
 
@@ -125,6 +126,7 @@ class RuleRequest(In):
     dag_glob: Glob = "*"
     unix_user: UnixUser
     queue_glob: Glob = "*"
+    effect: Effect = "allow"
 
 
 class GroupRequest(In):
@@ -322,6 +324,7 @@ class GrantList(Out):
 
 class RuleView(Out):
     id: str
+    effect: str
     subject_kind: str
     subject: str
     dag_glob: str
@@ -333,6 +336,32 @@ class RuleView(Out):
 
 class RuleList(Out):
     rules: list[RuleView]
+
+
+class MatchView(RuleView):
+    """A rule that fits: `principal`, the launch's `role`, is whom it speaks of."""
+
+    role: Literal["owner", "submitter", "caller"]
+    principal: str
+    decides: bool
+
+
+class ExplainedView(Out):
+    """What a launch would run as, and why it may or may not. `rule` is the id of the one that decides, or null where none
+    fits; `ask` is what to ask an administrator for, empty where it is allowed."""
+
+    dag_id: str
+    task_id: str
+    archive: str
+    release: int
+    owner: str
+    unix_user: str
+    named_by: Literal["request", "manifest", "default_impersonation"]
+    queue: str
+    verdict: Literal["allowed", "refused"]
+    rule: str | None
+    ask: str
+    matches: list[MatchView]
 
 
 class GroupView(Out):
@@ -400,6 +429,7 @@ class EventView(Out):
     object: str
     digest: str
     verdict: str
+    rule: str
     detail: str
 
 

@@ -15,6 +15,7 @@ from pydantic.json_schema import models_json_schema
 
 from integrity.claims import PROFILES
 from integrity.manifest import TASK_CHECKS
+from submit_api.audit import ACCEPTED, REFUSED
 from submit_api.http.routes import Answer, Content, Route
 from submit_api.models import Problem
 from submit_api.permissions import ACTIONS, PUBLIC
@@ -27,7 +28,9 @@ WITH_TOKEN = (401, 403)
 WITH_BODY = (408, 411, 413, 415, 417, 422)
 _PARAMETER = re.compile(r"\{(\w+)(?::((?:[^{}]|\{[0-9,]+\})+))?\}")
 _INTEGERS = frozenset({"limit", "after", "offset", "number"})
-_CHOICES = {"task_check": TASK_CHECKS, "isolation": PROFILES}
+_CHOICES = {"task_check": TASK_CHECKS, "isolation": PROFILES, "verdict": (ACCEPTED, REFUSED)}
+_TIMES = frozenset({"since", "until"})
+_TIME: Document = {"type": "string", "anyOf": [{"format": "date-time"}, {"pattern": "^[0-9]{1,16}$"}]}
 
 
 def document(routes: Iterable[Route]) -> Document:
@@ -104,6 +107,8 @@ def _parameters(route: Route) -> list[Document]:
         schema = {"type": "integer", "minimum": 0} if name in _INTEGERS else {"type": "string"}
         if name in _CHOICES:
             schema["enum"] = list(_CHOICES[name])
+        if name in _TIMES:
+            schema = _TIME
         if name == "wait_seconds":
             schema = {"type": "number", "minimum": 0}
         found.append({"name": name, "in": "query", "required": False, "schema": schema})
@@ -136,4 +141,5 @@ def _reference(model: type[BaseModel]) -> Document:
 
 
 def _models(route: Route) -> set[type[BaseModel]]:
-    return {content for content in (*route.body, *route.answers.values()) if isinstance(content, type)}
+    answers = [one for answer in route.answers.values() for one in (answer if isinstance(answer, tuple) else (answer,))]
+    return {content for content in (*route.body, *answers) if isinstance(content, type)}

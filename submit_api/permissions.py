@@ -50,6 +50,7 @@ ACTIONS: dict[str, str] = {
     "impersonation.add": ADMIN,
     "impersonation.read": ADMIN,
     "impersonation.remove": ADMIN,
+    "impersonation.explain": "archive:x",
     "group.write": ADMIN,
     "group.read": ADMIN,
     "token.create": ADMIN,

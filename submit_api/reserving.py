@@ -7,11 +7,13 @@ The stored bytes are checked when a worker takes it (`submit_api.dispatching`), 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 from integrity.errors import ConflictError, NotFoundError
 from integrity.manifest import TaskEntry
-from submit_api import audit, launches, modes, permissions, scopes
+from submit_api import audit, impersonation, launches, modes, permissions, scopes
 from submit_api.identity import USER, Caller
+from submit_api.impersonation import Party, Question, Role, Source, Verdict
 from submit_api.models import LaunchRequest
 from submit_api.registry import archives, ledger, ownership, people, secrets
 from submit_api.registry.database import Transaction
@@ -20,16 +22,58 @@ from submit_api.service import Service
 from submit_api.signals import QUEUE, of_launch
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """What a launch would be: which release and task, in which queue, as which unix user, who named him, and the verdict."""
+
+    release: Release
+    task: TaskEntry
+    queue: str
+    user: str
+    source: Source
+    verdict: Verdict
+
+
+async def choose(
+    service: Service,
+    tx: Transaction,
+    caller: Caller,
+    *,
+    dag_id: str,
+    task_id: str,
+    run_as_user: str | None = None,
+    queue: str | None = None,
+    number: int | None = None,
+) -> Chosen:
+    """The choice and the judgement of a reservation; nothing is reserved. Raises what `reserve` raises, but for the
+    verdict, which is in what is returned."""
+    config = service.settings.launches
+    release = await resolve(tx, caller, dag_id, number)
+    task = (await service.manifest_of(release)).manifest.task(dag_id, task_id)
+    user, source = impersonation.choose_user(run_as_user, task, config.default_impersonation)
+    chosen_queue = launches.queue_of(queue, task, config.default_queue)
+    await require_queue(tx, release, chosen_queue)
+    verdict = await judge(tx, release, dag_id=dag_id, user=user, queue=chosen_queue, caller=caller.principal)
+    return Chosen(release=release, task=task, queue=chosen_queue, user=user, source=source, verdict=verdict)
+
+
 async def reserve(service: Service, caller: Caller, wanted: LaunchRequest) -> Launch:
     """A queued launch. Raises `NotFoundError`, `UnauthorizedError`, `ConflictError` or `InvalidRequestError`."""
     config = service.settings.launches
     async with service.database.write() as tx:
-        release = await resolve(tx, caller, wanted.dag_id, wanted.release)
-        manifest = (await service.manifest_of(release)).manifest
-        task = manifest.task(wanted.dag_id, wanted.task_id)
-        user = launches.unix_user(wanted.run_as_user, task, config.default_impersonation)
-        queue = launches.queue_of(wanted.queue, task, config.default_queue)
-        await authorise(tx, release, task, dag_id=wanted.dag_id, user=user, queue=queue)
+        chosen = await choose(
+            service,
+            tx,
+            caller,
+            dag_id=wanted.dag_id,
+            task_id=wanted.task_id,
+            run_as_user=wanted.run_as_user,
+            queue=wanted.queue,
+            number=wanted.release,
+        )
+        release = chosen.release
+        rule = chosen.verdict.require()
+        await require_connections(tx, release, chosen.task)
         earlier = await ledger.find_try(
             tx, wanted.dag_id, wanted.task_id, wanted.run_id, wanted.map_index, wanted.try_number
         )
@@ -49,8 +93,8 @@ async def reserve(service: Service, caller: Caller, wanted: LaunchRequest) -> La
             archive=release.archive,
             release=release.number,
             digest=release.digest,
-            unix_user=user,
-            queue=queue,
+            unix_user=chosen.user,
+            queue=chosen.queue,
             owner=release.owner,
             group=release.group,
             principal=caller.principal,
@@ -67,6 +111,7 @@ async def reserve(service: Service, caller: Caller, wanted: LaunchRequest) -> La
             digest=launch.digest,
             detail=f"{launch.dag_id}.{launch.task_id} run {launch.run_id} try {launch.try_number} of "
             f"{launch.archive}@{launch.release} as {launch.unix_user} in {launch.queue}",
+            rule=rule,
         )
     service.signals.notify(QUEUE)
     return launch
@@ -90,13 +135,46 @@ async def resolve(tx: Transaction, caller: Caller, dag_id: str, number: int | No
     return release
 
 
-async def authorise(tx: Transaction, release: Release, task: TaskEntry, *, dag_id: str, user: str, queue: str) -> None:
-    """What the release's owner may: this queue, this unix user, these connections. Raises `UnauthorizedError`."""
+async def require_queue(tx: Transaction, release: Release, queue: str) -> None:
+    """The release's owner may run in it. Raises `NotOwnerError`."""
     groups = await people.groups_of(tx, release.owner)
     launches.require_queue(await ownership.queue(tx, queue), owner=release.owner, groups=groups)
-    launches.require_impersonation(
-        await secrets.rules(tx), owner=release.owner, groups=groups, dag_id=dag_id, user=user, queue=queue
+
+
+async def judge(tx: Transaction, release: Release, *, dag_id: str, user: str, queue: str, caller: str) -> Verdict:
+    """The impersonation rules' verdict on a launch that `caller` asks for, by the rules and groups of this moment."""
+
+    async def party(role: Role, principal: str) -> Party:
+        return Party(role=role, principal=principal, groups=await people.groups_of(tx, principal))
+
+    question = Question(
+        owner=await party(impersonation.OWNER, release.owner),
+        others=(
+            await party(impersonation.SUBMITTER, release.submitted_by),
+            await party(impersonation.CALLER, caller),
+        ),
+        dag_id=dag_id,
+        user=user,
+        queue=queue,
     )
+    return impersonation.decide(await secrets.rules(tx), question)
+
+
+async def authorise(tx: Transaction, release: Release, task: TaskEntry, launch: Launch) -> str:
+    """What was reserved is judged again: this queue, this unix user, these connections. Returns the id of the rule that
+    allows it. Raises `UnauthorizedError`."""
+    await require_queue(tx, release, launch.queue)
+    verdict = await judge(
+        tx, release, dag_id=launch.dag_id, user=launch.unix_user, queue=launch.queue, caller=launch.principal
+    )
+    rule = verdict.require()
+    await require_connections(tx, release, task)
+    return rule
+
+
+async def require_connections(tx: Transaction, release: Release, task: TaskEntry) -> None:
+    """The release's owner may use what the task names. Raises `OutOfScopeError`."""
+    groups = await people.groups_of(tx, release.owner)
     existing = {secret.name for secret in await secrets.listed(tx, "connection")} if task.connections else set()
     launches.require_connections(
         task, owner=release.owner, granted=await secrets.granted(tx, release.owner, groups), existing=existing

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from integrity.errors import DagsealError, SettingsError
 from submit_api import dispatching, keyfiles
-from submit_api.app import build_app
+from submit_api.app import build_app, record_left_out
 from submit_api.blobs import BlobStore
 from submit_api.describing import Describer, LauncherDescriber
 from submit_api.effects import Clock, Randomness, SystemClock, SystemRandomness
@@ -30,6 +30,7 @@ from submit_api.server import Listener, listen
 from submit_api.service import Service
 from submit_api.settings import Settings
 from submit_api.signals import Signals
+from submit_api.strangers import Strangers
 
 _log = structlog.get_logger("submit_api")
 
@@ -89,6 +90,7 @@ async def opened(
                 clock=clock or SystemClock(),
                 randomness=randomness or SystemRandomness(),
                 signals=Signals(),
+                strangers=Strangers(settings.audit.unauthenticated_per_minute),
             )
         finally:
             await database.close()
@@ -108,12 +110,14 @@ async def serving(service: Service) -> AsyncIterator[Listener]:
             await watch
         service.signals.close()
         await listener.close()
+        await record_left_out(service, anyway=True)
 
 
 async def _watch(service: Service) -> None:
     while True:
         try:
             await dispatching.expire(service)
+            await record_left_out(service)
         except (DagsealError, SQLAlchemyError, OSError) as error:
             _log.error("watch_failed", error=type(error).__name__)
         await asyncio.sleep(service.settings.launches.watch_interval_seconds)

@@ -1,7 +1,8 @@
 """What a token is limited to. Scopes take away from what its principal may, and never give.
 
     archive:push:<prefix>   submit archives whose names begin so, and see them
-    launch:<glob>           launch tasks of dags whose ids match; see these launches, their logs, and cancel them
+    launch:<glob>           launch tasks of dags whose ids match; see these launches, their logs, and cancel them; ask what
+                            a launch would run as
     audit:read              read the audit log
     admin                   no limit: what an administrator's token without scopes may
 
@@ -30,6 +31,7 @@ ACTIONS: dict[str, str] = {
     "launch.read": LAUNCH,
     "launch.log.read": LAUNCH,
     "launch.cancel": LAUNCH,
+    "impersonation.explain": LAUNCH,
     "audit.read": AUDIT,
 }
 

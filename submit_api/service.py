@@ -16,6 +16,7 @@ from submit_api.registry.database import Database
 from submit_api.registry.records import Release
 from submit_api.settings import Settings
 from submit_api.signals import Signals
+from submit_api.strangers import Strangers
 
 _INLINE_MANIFEST_BYTES = 64 * 1024
 
@@ -33,6 +34,7 @@ class Service:
     clock: Clock
     randomness: Randomness
     signals: Signals
+    strangers: Strangers
 
     def now_us(self) -> int:
         return self.clock.now_us()

@@ -89,6 +89,13 @@ class LaunchesSection(_Section):
         return max(found, key=PROFILES.index, default=None)
 
 
+class AuditSection(_Section):
+    """Requests without a valid token: so many are recorded one by one in a minute, a quarter of it for one address; the
+    others are counted."""
+
+    unauthenticated_per_minute: int = Field(default=120, ge=1)
+
+
 class Settings(BaseSettings):
     """The whole configuration of one API process."""
 
@@ -101,6 +108,7 @@ class Settings(BaseSettings):
     keys: KeysSection = KeysSection()
     limits: LimitsSection = LimitsSection()
     launches: LaunchesSection = LaunchesSection()
+    audit: AuditSection = AuditSection()
 
     @property
     def database_url(self) -> str:

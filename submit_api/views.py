@@ -13,13 +13,17 @@ from submit_api.dispatching import Offer
 from submit_api.models import (
     ArchiveView,
     DagView,
+    ExplainedView,
     LaunchView,
+    MatchView,
     OfferView,
     ReleaseView,
+    RuleView,
     TaskView,
     WorkerView,
 )
 from submit_api.registry.records import Archive, Launch, Release, Worker
+from submit_api.reserving import Chosen
 
 V = TypeVar("V", bound=BaseModel)
 
@@ -54,6 +58,33 @@ def archive(found: Archive, latest: Release, dags: list[str]) -> ArchiveView:
 
 def launch(found: Launch) -> LaunchView:
     return copied(LaunchView, found)
+
+
+def explained(found: Chosen) -> ExplainedView:
+    verdict = found.verdict
+    matches = [
+        MatchView(
+            **{name: getattr(match.rule, name) for name in RuleView.model_fields},
+            role=match.party.role,
+            principal=match.party.principal,
+            decides=match is verdict.decides,
+        )
+        for match in verdict.matches
+    ]
+    return ExplainedView(
+        dag_id=verdict.question.dag_id,
+        task_id=found.task.task_id,
+        archive=found.release.archive,
+        release=found.release.number,
+        owner=found.release.owner,
+        unix_user=found.user,
+        named_by=found.source,
+        queue=found.queue,
+        verdict="allowed" if verdict.allowed else "refused",
+        rule=verdict.decides.rule.id if verdict.decides else None,
+        ask=str(verdict.refusal or ""),
+        matches=matches,
+    )
 
 
 def offer(found: Offer) -> OfferView:

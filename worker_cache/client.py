@@ -80,6 +80,10 @@ class Client:
         """The bytes as they arrive, unverified: the caller hashes and caps them."""
         return self._transport.stream(f"/v1/blobs/sha512/{digest.hex}")
 
+    def audit_lines(self, media_type: str, query: Mapping[str, str]) -> AsyncGenerator[bytes, None]:
+        """The audit log as lines of this form, as they arrive, cut anywhere."""
+        return self._transport.stream("/v1/audit", query=query, headers={"Accept": media_type})
+
     async def launch_log(self, launch_id: str, *, offset: int, wait_seconds: int) -> LogPart:
         """What was logged from `offset` on; waits up to `wait_seconds` for more."""
         answer = await self._transport.request(

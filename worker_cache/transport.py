@@ -116,9 +116,16 @@ class Transport:
             data = await _read_limited(response, max_bytes, f"{method} {path}")
             return Answer(response.status, response.headers, data)
 
-    async def stream(self, path: str, *, chunk_bytes: int = 256 * 1024) -> AsyncGenerator[bytes, None]:
+    async def stream(
+        self,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        chunk_bytes: int = 256 * 1024,
+    ) -> AsyncGenerator[bytes, None]:
         """The answer's body, piece by piece. An answer shorter than announced is a `FetchError`."""
-        async with self._answered("GET", path, query=None, body=None, headers=None, wait=0.0) as response:
+        async with self._answered("GET", path, query=query, body=None, headers=headers, wait=0.0) as response:
             async for chunk in response.content.iter_chunked(chunk_bytes):
                 yield chunk
 

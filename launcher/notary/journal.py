@@ -122,6 +122,7 @@ class Journal:
             expires_at=ticket.expires_at,
             ticket=str(verified.digest),
             digest=str(ticket.digest),
+            rule=ticket.rule,
             **fields,
         )
         self._used[ticket.ticket_id] = ticket.expires_at

@@ -1,15 +1,14 @@
-"""Secrets, grants, impersonation rules, groups, tokens, workers and the audit log over HTTP."""
+"""Secrets, grants, impersonation rules, groups, tokens and workers over HTTP."""
 
 from __future__ import annotations
 
 from aiohttp import web
 
-from submit_api import administering, connections, importing, modes, permissions, views
+from integrity import names
+from submit_api import administering, connections, importing, modes, permissions, reserving, views
 from submit_api.http.routes import Call, answer
 from submit_api.models import (
     ConnectionList,
-    EventList,
-    EventView,
     GrantList,
     GrantRequest,
     GrantView,
@@ -32,9 +31,7 @@ from submit_api.models import (
     WorkerRequest,
 )
 from submit_api.refusals import InvalidRequestError
-from submit_api.registry import ledger, people, secrets
-
-MAX_EVENTS = 1000
+from submit_api.registry import people, secrets
 
 
 async def put_connection(call: Call) -> web.Response:
@@ -139,6 +136,26 @@ async def get_rule(call: Call) -> web.Response:
     return answer(views.copied(RuleView, await administering.find_rule(call.service, call.part("id"))))
 
 
+async def explain_rules(call: Call) -> web.Response:
+    """What a reservation would decide, by the same code, without reserving."""
+    query = call.request.query
+    for name in ("dag_id", "task_id"):
+        if name not in query:
+            raise InvalidRequestError(f"say {name}, as ?dag_id=DAG&task_id=TASK")
+    user, queue = query.get("run_as_user"), query.get("queue")
+    async with call.service.database.read() as tx:
+        found = await reserving.choose(
+            call.service,
+            tx,
+            call.caller,
+            dag_id=names.check("dag_id", query["dag_id"]),
+            task_id=names.check("task_id", query["task_id"]),
+            run_as_user=names.check("unix user", user) if user is not None else None,
+            queue=names.check("queue", queue) if queue is not None else None,
+        )
+    return answer(views.explained(found))
+
+
 async def remove_rule(call: Call) -> web.Response:
     await administering.remove_rule(call.service, call.caller, call.part("id"))
     return web.Response(status=204)
@@ -200,15 +217,3 @@ async def list_workers(call: Call) -> web.Response:
 async def revoke_worker(call: Call) -> web.Response:
     await administering.revoke_worker(call.service, call.caller, call.part("name"))
     return web.Response(status=204)
-
-
-async def audit_events(call: Call) -> web.Response:
-    async with call.service.database.read() as tx:
-        found = await ledger.events(
-            tx,
-            after=call.number("after", 0),
-            limit=call.number("limit", 100, most=MAX_EVENTS),
-            about=call.request.query.get("object"),
-            principal=call.request.query.get("principal"),
-        )
-    return answer(EventList(events=[views.copied(EventView, event) for event in found]))

@@ -128,7 +128,10 @@ async def blob(call: Call) -> web.StreamResponse:
         found = await archives.releases_of_digest(tx, str(digest))
         having = {name: await archives.find(tx, name) for name in {release.archive for release in found}}
     if not any(_may_fetch(call.caller, archive) for archive in having.values() if archive):
-        raise NotFoundError(f"there is no blob {digest}")
+        missing = NotFoundError(f"there is no blob {digest}")
+        if found:
+            missing.add_note(audit.HIDES)
+        raise missing
     headers = {
         "ETag": f'"{digest}"',
         "Cache-Control": "private, max-age=31536000, immutable",

@@ -45,7 +45,7 @@ class Call:
 
 Handler: TypeAlias = Callable[[Call], Awaitable[web.StreamResponse]]
 Content: TypeAlias = type[BaseModel] | str | None
-Answer: TypeAlias = Content | tuple[str, ...]
+Answer: TypeAlias = Content | tuple[Content, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

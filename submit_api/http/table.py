@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from integrity.logrecords import MEDIA_TYPE
 from submit_api import models as m
-from submit_api.http import administration, archives, launches, ownership, system
+from submit_api.http import administration, archives, audit_log, launches, ownership, system
 from submit_api.http.routes import BYTES, DSSE, JSON, Route
 
 _RELEASE = "/v1/archives/{name}/releases/{number:[0-9]{1,9}}"
@@ -184,6 +184,11 @@ ROUTES: tuple[Route, ...] = (
         summary="All impersonation rules", answers={200: m.RuleList},
     ),
     Route(
+        method="GET", path="/v1/impersonation-rules/explain", handler=administration.explain_rules,
+        action="impersonation.explain", about="impersonation", summary="As whom a task would run, and which rule decides",
+        query=("dag_id", "task_id", "run_as_user", "queue"), answers={200: m.ExplainedView}, refusals=(404, 409, 422),
+    ),
+    Route(
         method="GET", path="/v1/impersonation-rules/{id}", handler=administration.get_rule,
         action="impersonation.read", about="rule:{id}", summary="A rule", answers={200: m.RuleView}, refusals=(404,),
     ),
@@ -238,9 +243,10 @@ ROUTES: tuple[Route, ...] = (
         about="worker:{name}", summary="Revoke a worker and its tokens", answers={204: None}, refusals=(404,),
     ),
     Route(
-        method="GET", path="/v1/audit", handler=administration.audit_events, action="audit.read",
-        summary="The audit log, in order", query=("after", "limit", "object", "principal"),
-        answers={200: m.EventList}, refusals=(422,),
+        method="GET", path="/v1/audit", handler=audit_log.listed, action="audit.read",
+        summary="The audit log, in order",
+        query=("after", "limit", "object", "principal", "action", "verdict", "since", "until"),
+        answers={200: (m.EventList, *audit_log.FORMS)}, refusals=(422,),
     ),
     Route(
         method="GET", path="/healthz", handler=system.healthz, action="health", summary="The process answers",

@@ -1,4 +1,4 @@
-"""The launch ledger, the XComs of its runs, and the audit log."""
+"""The launch ledger, and the XComs of its runs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from sqlalchemy import delete, func, insert, select, update
 from submit_api.modes import READ
 from submit_api.registry.database import Transaction
 from submit_api.registry.ownership import permitted
-from submit_api.registry.records import Event, Launch, StoredXcom, columns, record
-from submit_api.registry.tables import ArchiveRow, EventRow, LaunchRow, XcomRow
+from submit_api.registry.records import Launch, StoredXcom, columns, record
+from submit_api.registry.tables import ArchiveRow, LaunchRow, XcomRow
 
 
 async def find(tx: Transaction, launch_id: str) -> Launch | None:
@@ -123,21 +123,3 @@ async def replace_xcoms(tx: Transaction, launch: Launch, xcoms: Iterable[StoredX
     rows = [columns(xcom) for xcom in xcoms]
     if rows:
         await tx.session.execute(insert(XcomRow), rows)
-
-
-async def add_event(tx: Transaction, event: Event) -> None:
-    values = columns(event)
-    del values["seq"]
-    await tx.session.execute(insert(EventRow).values(**values))
-
-
-async def events(
-    tx: Transaction, *, after: int, limit: int, about: str | None = None, principal: str | None = None
-) -> list[Event]:
-    """In order, from the first after sequence number `after`."""
-    query = select(EventRow).where(EventRow.seq > after).order_by(EventRow.seq).limit(limit)
-    if about is not None:
-        query = query.where(EventRow.object == about)
-    if principal is not None:
-        query = query.where(EventRow.principal == principal)
-    return [record(Event, row) for row in await tx.session.scalars(query)]

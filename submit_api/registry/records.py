@@ -100,6 +100,7 @@ class Rule:
     queue_glob: str
     created_at: int
     created_by: str
+    effect: str = "allow"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +179,7 @@ class Event:
     digest: str
     verdict: str
     detail: str
+    rule: str = ""
     seq: int = 0
 
 

@@ -156,6 +156,7 @@ class RuleRow(Base):
     queue_glob: Mapped[str] = mapped_column(String(100))
     created_at: Mapped[int]
     created_by: Mapped[str] = mapped_column(String(100))
+    effect: Mapped[str] = mapped_column(String(10), server_default="allow")
 
 
 class WorkerRow(Base):
@@ -227,16 +228,25 @@ class XcomRow(Base):
 
 
 class EventRow(Base):
-    """The audit log. Rows are only ever added."""
+    """The audit log. Rows are added at the end, and leave from the front (`submit_api.retention`)."""
 
     __tablename__ = "audit_events"
+    __table_args__ = (
+        Index("ix_audit_events_object_seq", "object", "seq"),
+        Index("ix_audit_events_principal_seq", "principal", "seq"),
+        Index("ix_audit_events_principal_verdict_seq", "principal", "verdict", "seq"),
+        Index("ix_audit_events_action_seq", "action", "seq"),
+        Index("ix_audit_events_verdict_seq", "verdict", "seq"),
+        Index("ix_audit_events_at_seq", "at", "seq"),
+    )
     seq: Mapped[int] = mapped_column(BigSerial, primary_key=True, autoincrement=True)
     at: Mapped[int]
-    principal: Mapped[str] = mapped_column(String(100), index=True)
+    principal: Mapped[str] = mapped_column(String(100))
     token_id: Mapped[str] = mapped_column(String(12))
     address: Mapped[str] = mapped_column(String(64))
     action: Mapped[str] = mapped_column(String(64))
-    object: Mapped[str] = mapped_column(String(300), index=True)
+    object: Mapped[str] = mapped_column(String(300))
     digest: Mapped[str] = mapped_column(String(135))
     verdict: Mapped[str] = mapped_column(String(20))
     detail: Mapped[str] = mapped_column(Text)
+    rule: Mapped[str] = mapped_column(String(100), server_default="")

@@ -25,6 +25,8 @@ LIMITS = {
     "task_memory_bytes": 256 << 20,
     "task_tmp_bytes": 8 << 20,
 }
+# Of the hundreds that these tests make without a token, each is looked for in the audit log.
+EVERY_REFUSAL = "[audit]\nunauthenticated_per_minute = 1000000\n"
 SHORT = {
     "more_launcher_toml": "[limits]\n" + "".join(f"{name} = {value}\n" for name, value in LIMITS.items()),
     "more_agent_toml": "heartbeat_seconds = 1.0\n",
@@ -47,7 +49,9 @@ class Stacks:
             beside = Path("/run") if os.access("/run", os.W_OK) else None
             short = SHORT if "fragile" in name else {}
             live = self._ending.enter_context(
-                running(beside=beside, profile=profile, describe=DESCRIBE[profile], **short)
+                running(
+                    beside=beside, profile=profile, describe=DESCRIBE[profile], more_api_toml=EVERY_REFUSAL, **short
+                )
             )
             require_traces(live)
             self._started[name] = live

@@ -116,6 +116,7 @@ class Issuer:
             try_number=1,
             task_digest=self.task_digest,
             unix_user=self.unix_user,
+            rule="0" * 32,
             owner=OWNER,
             principal=OWNER,
             issued_at=now,

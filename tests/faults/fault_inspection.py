@@ -118,6 +118,7 @@ def used(ticket_id: str) -> VerifiedTicket:
         try_number=1,
         task_digest=nothing,
         unix_user="x",
+        rule="0" * 32,
         owner="x",
         principal="x",
         issued_at=1,

@@ -6,13 +6,18 @@ import typer
 
 from dagseal.cli import printing
 from dagseal.cli.context import run_of
+from dagseal.cli.exits import PolicyError
 
-_RULE_COLUMNS = ("id", "subject_kind", "subject", "dag_glob", "unix_user", "queue_glob", "created_by")
+_RULE_COLUMNS = ("id", "effect", "subject_kind", "subject", "dag_glob", "unix_user", "queue_glob", "created_by")
+_MATCH_COLUMNS = ("decides", "id", "effect", "subject_kind", "subject", "role", "dag_glob", "unix_user", "queue_glob")
+_EXPLAINED = ("verdict", "unix_user", "named_by", "queue", "archive", "release", "owner", "rule")
 
 
 def register(app: typer.Typer) -> None:
     rules = typer.Typer(no_args_is_help=True)
     rules.command()(allow)
+    rules.command()(deny)
+    rules.command()(explain)
     rules.command("list")(list_rules)
     rules.command("rm")(remove_rule)
     app.add_typer(rules, name="impersonation", help="Whose tasks may run as which unix user.")
@@ -31,7 +36,24 @@ def allow(
     queue: str = typer.Option("*", "--queue", metavar="GLOB"),
 ) -> None:
     """Let the tasks of an owner or a group run as a unix user."""
+    _add(ctx, "allow", subject, as_user, group, dag, queue)
+
+
+def deny(
+    ctx: typer.Context,
+    subject: str = typer.Argument(..., metavar="PRINCIPAL", help="Who may not; with --group nobody of the group."),
+    as_user: str = typer.Option(..., "--as-user", help="The unix user that no task may run as."),
+    group: bool = typer.Option(False, "--group", help="PRINCIPAL is a group."),
+    dag: str = typer.Option("*", "--dag", metavar="GLOB"),
+    queue: str = typer.Option("*", "--queue", metavar="GLOB"),
+) -> None:
+    """Refuse it, whatever allows it: to owners, to those who submitted the code, and to those who launch it."""
+    _add(ctx, "deny", subject, as_user, group, dag, queue)
+
+
+def _add(ctx: typer.Context, effect: str, subject: str, as_user: str, group: bool, dag: str, queue: str) -> None:
     body = {
+        "effect": effect,
         "subject_kind": "group" if group else "principal",
         "subject": subject,
         "dag_glob": dag,
@@ -40,6 +62,25 @@ def allow(
     }
     run = run_of(ctx)
     printing.item(run, run.call(lambda client: client.send("POST", "/v1/impersonation-rules", body)), _RULE_COLUMNS)
+
+
+def explain(
+    ctx: typer.Context,
+    dag_id: str = typer.Argument(..., metavar="DAG"),
+    task_id: str = typer.Argument(..., metavar="TASK"),
+    as_user: str | None = typer.Option(None, "--as-user", help="As 'dagseal launch --as-user' would."),
+    queue: str | None = typer.Option(None, "--queue", help="As 'dagseal launch --queue' would."),
+) -> None:
+    """As which unix user a launch of yours would run, and the rule that decides. Exits with 7 where it would be refused."""
+    run = run_of(ctx)
+    query = {"dag_id": dag_id, "task_id": task_id}
+    query |= {key: value for key, value in (("run_as_user", as_user), ("queue", queue)) if value is not None}
+    found = run.call(lambda client: client.get("/v1/impersonation-rules/explain", query))
+    printing.item(run, found, _EXPLAINED)
+    if run.settings.output in ("table", "plain") and found["matches"]:
+        printing.rows(run, found["matches"], _MATCH_COLUMNS)
+    if found["verdict"] != "allowed":
+        raise PolicyError(found["ask"])
 
 
 def list_rules(ctx: typer.Context) -> None:

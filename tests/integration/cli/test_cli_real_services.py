@@ -340,7 +340,11 @@ def test_tokens_groups_and_rules(shell: Shell, bob: Path) -> None:
     assert shell("token", "create", "carl", "--out", str(bob)).code == 2, "an existing file is not overwritten"
     assert shell("group", "set", "data", "ann", "carl", "-o", "json").json["members"] == ["ann", "carl"]
     allowed = shell("impersonation", "allow", "data", "--group", "--as-user", "etl", "--dag", "etl*", "-o", "json")
-    assert allowed.json["subject_kind"] == "group"
+    assert (allowed.json["subject_kind"], allowed.json["effect"]) == ("group", "allow")
+    assert shell("impersonation", "explain", "none", "t").code == 5
+    denied = shell("impersonation", "deny", "data", "--group", "--as-user", "etl", "-o", "json")
+    assert denied.json["effect"] == "deny"
+    assert shell("impersonation", "rm", denied.json["id"]).code == 0
     assert shell("impersonation", "rm", allowed.json["id"]).code == 0
     assert shell("impersonation", "rm", allowed.json["id"]).code == 5
 

@@ -91,6 +91,7 @@ ASKS: dict[str, Ask] = {
     "impersonation.add": Ask("POST", "/v1/impersonation-rules", 201, json=RULE),
     "impersonation.read": Ask("GET", "/v1/impersonation-rules", 200),
     "impersonation.remove": Ask("DELETE", f"/v1/impersonation-rules/{ID}", 404),
+    "impersonation.explain": Ask("GET", "/v1/impersonation-rules/explain?dag_id=etl&task_id=t", 200),
     "group.write": Ask("PUT", f"/v1/groups/{GROUP}", 200, json={"members": ["bob"]}),
     "group.read": Ask("GET", "/v1/groups", 200),
     "token.create": Ask("POST", "/v1/tokens", 201, json={"principal": "new"}),

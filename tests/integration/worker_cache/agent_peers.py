@@ -311,6 +311,7 @@ class ApiSim:
             "try_number": 1,
             "task_digest": TASK_DIGEST,
             "unix_user": "etl",
+            "rule": "b" * 32,
             "owner": "ann",
             "principal": "ann",
             "issued_at": now,

@@ -151,6 +151,7 @@ class Caller:
             try_number=1,
             task_digest=found.manifest.task(DAG_ID, TASK_ID).digest,
             unix_user=user,
+            rule="0" * 32,
             owner="tests",
             principal="tests",
             issued_at=now,

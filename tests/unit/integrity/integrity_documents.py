@@ -74,6 +74,7 @@ def ticket(**changes: Any) -> Ticket:
             "try_number": 1,
             "task_digest": Digest.of(b"task"),
             "unix_user": "etl",
+            "rule": ID,
             "owner": "ada",
             "principal": "scheduler",
             "issued_at": NOW,

@@ -70,6 +70,7 @@ def ticket_for(stated: Manifest) -> Ticket:
         try_number=1,
         task_digest=TASK.digest,
         unix_user="etl",
+        rule="3" * 32,
         owner="ann",
         principal="bob",
         issued_at=1_000_000,

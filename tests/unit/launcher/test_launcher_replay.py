@@ -32,6 +32,7 @@ TICKET = Ticket(
     try_number=1,
     task_digest=None,
     unix_user="etl",
+    rule="3" * 32,
     owner="ann",
     principal="ann",
     issued_at=1_000,

@@ -37,7 +37,7 @@ from submit_api.effects import SystemRandomness
 from submit_api.http.table import ROUTES
 from submit_api.identity import Caller
 from submit_api.refusals import BelowFloorError, InvalidRequestError, UnauthenticatedError
-from submit_api.registry.records import Launch, Queue, Rule, Secret, Token
+from submit_api.registry.records import Launch, Queue, Secret, Token
 
 ALICE = Caller(principal="alice", kind="user", admin=False, token_id="t", address="", groups=frozenset({"team"}))
 ADMIN = replace(ALICE, principal="root", admin=True, groups=frozenset())
@@ -116,36 +116,6 @@ def test_the_launch_table_is_whole() -> None:
     # Only a claim makes a launch run, and only a launch that ran can succeed.
     assert [state for state, to in launches.TRANSITIONS.items() if "running" in to] == ["offered"]
     assert [state for state, to in launches.TRANSITIONS.items() if "success" in to] == ["running"]
-
-
-def rule(**changes: str) -> Rule:
-    fields = {"subject_kind": "principal", "subject": "alice", "dag_glob": "etl_*", "unix_user": "u", "queue_glob": "*"}
-    return Rule(id="1", created_at=1, created_by="admin", **{**fields, **changes})
-
-
-@pytest.mark.parametrize(
-    ("found", "permitted"),
-    [
-        (rule(), True),
-        (rule(subject_kind="group", subject="team"), True),
-        (rule(subject_kind="group", subject="alice"), False),
-        (rule(subject="team"), False),
-        (rule(dag_glob="ETL_*"), False),
-        (rule(unix_user="v"), False),
-        (rule(queue_glob="big"), False),
-    ],
-)
-def test_impersonation_rules(found: Rule, permitted: bool) -> None:
-    def ask() -> None:
-        launches.require_impersonation(
-            [found], owner="alice", groups={"team"}, dag_id="etl_a", user="u", queue="default"
-        )
-
-    if permitted:
-        ask()
-    else:
-        with pytest.raises(OutOfScopeError, match="dagseal impersonation allow alice --as-user u"):
-            ask()
 
 
 def test_connections_must_exist_and_be_granted() -> None:

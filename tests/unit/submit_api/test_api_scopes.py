@@ -18,7 +18,7 @@ PERMITTED = {
     "archive:push:etl": {
         "archive.submit", "archive.list", "archive.read", "release.read", "manifest.read", "blob.read",
     },
-    "launch:etl*": {"launch.create", "launch.list", "launch.read", "launch.log.read", "launch.cancel"},
+    "launch:etl*": {"launch.create", "launch.list", "launch.read", "launch.log.read", "launch.cancel", "impersonation.explain"},
     "audit:read": {"audit.read"},
     "admin": set(permissions.ACTIONS),
 }  # fmt: skip
