@@ -147,6 +147,10 @@ async def _archives(tx: Transaction) -> list[Finding]:
             found.append(_damage("release-numbers", archive.name, f"latest is {archive.latest}, on record {numbers}"))
         if archive.active is not None and (archive.active not in numbers or archive.active in revoked):
             found.append(_damage("active-release", archive.name, f"release {archive.active} cannot be active"))
+        record = await archives.activations(tx, archive.name)
+        last = record[-1].number if record else None
+        if archive.active not in (None, last) or archive.activation != len(record):
+            found.append(_damage("activation-record", archive.name, f"the record ends with release {last}"))
     return found
 
 

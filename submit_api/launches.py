@@ -92,12 +92,16 @@ def require_connections(task: TaskEntry, *, owner: str, granted: Iterable[Secret
             )
 
 
+def unlaunchable(release: Release) -> str | None:
+    """Why this release is not launched, or None."""
+    return "was revoked" if release.revoked_at is not None else None
+
+
 def require_launchable(release: Release) -> None:
     """Raises `ConflictError` for a revoked release."""
-    if release.revoked_at is not None:
-        raise ConflictError(
-            f"{release.archive}@{release.number} was revoked: activate another release, or push a new one"
-        )
+    why = unlaunchable(release)
+    if why is not None:
+        raise ConflictError(f"{release.archive}@{release.number} {why}: activate another release, or push a new one")
 
 
 def require_isolation(attestation: Mapping[str, object], floors: Mapping[str, str | None]) -> None:

@@ -18,6 +18,7 @@ ACTIONS: dict[str, str] = {
     "archive.read": MEMBER,
     "release.read": MEMBER,
     "release.activate": MEMBER,
+    "release.rollback": MEMBER,
     "release.revoke": MEMBER,
     "manifest.read": FETCHERS,
     "blob.read": FETCHERS,

@@ -22,6 +22,7 @@ from dagseal.cli.commands import (
     launches,
     people,
     quickstart,
+    releases,
     secrets,
     services,
     tokens,
@@ -84,7 +85,20 @@ def build() -> typer.Typer:
         context_settings=_SETTINGS,
     )
     app.callback()(_globals)
-    for group in (quickstart, services, archives, verifying, launches, secrets, tokens, workers, people, audit, checks):
+    for group in (
+        quickstart,
+        services,
+        archives,
+        releases,
+        verifying,
+        launches,
+        secrets,
+        tokens,
+        workers,
+        people,
+        audit,
+        checks,
+    ):
         group.register(app)
     return app
 

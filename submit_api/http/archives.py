@@ -9,8 +9,8 @@ import re
 from aiohttp import web
 
 from integrity.digests import Digest
-from integrity.errors import ConflictError, NotFoundError
-from submit_api import audit, bodies, permissions, scopes, submissions, views
+from integrity.errors import NotFoundError
+from submit_api import bodies, permissions, scopes, submissions, views
 from submit_api.http.routes import BYTES, DSSE, Call, answer
 from submit_api.identity import WORKER, Caller
 from submit_api.models import ArchiveDetail, ArchiveList, ArchiveView, ReleaseList, ReleaseView
@@ -75,39 +75,6 @@ async def releases(call: Call) -> web.Response:
 async def release(call: Call) -> web.Response:
     async with call.service.database.read() as tx:
         archive = await _archive(tx, call, call.part("name"))
-        found = await _release(tx, call, archive)
-    return answer(await _view(call, found, archive))
-
-
-async def activate(call: Call) -> web.Response:
-    return await _decide(call, "release.activate")
-
-
-async def revoke(call: Call) -> web.Response:
-    return await _decide(call, "release.revoke")
-
-
-async def _decide(call: Call, action: str) -> web.Response:
-    now = call.service.now_us()
-    async with call.service.database.write() as tx:
-        archive = await _archive(tx, call, call.part("name"))
-        found = await _release(tx, call, archive)
-        if action == "release.revoke":
-            await archives.revoke(tx, archive.name, found.number, now)
-        elif found.revoked_at is not None:
-            raise ConflictError(f"{archive.name}@{found.number} was revoked: push its bytes changed, as a new release")
-        else:
-            await archives.activate(tx, archive.name, found.number)
-        await audit.accepted(
-            tx,
-            at=now,
-            caller=call.caller,
-            action=action,
-            about=f"archive:{archive.name}",
-            digest=found.digest,
-            detail=f"release {found.number}",
-        )
-        archive = await _archive(tx, call, archive.name)
         found = await _release(tx, call, archive)
     return answer(await _view(call, found, archive))
 

@@ -8,8 +8,8 @@ from sqlalchemy import func, insert, select, update
 
 from integrity.manifest import Manifest
 from submit_api.registry.database import Transaction
-from submit_api.registry.records import Archive, Release, columns, record
-from submit_api.registry.tables import ArchiveRow, DagRow, ReleaseRow, TaskRow
+from submit_api.registry.records import Activation, Archive, Release, columns, record
+from submit_api.registry.tables import ActivationRow, ArchiveRow, DagRow, ReleaseRow, TaskRow
 
 
 async def find(tx: Transaction, name: str) -> Archive | None:
@@ -68,15 +68,17 @@ async def add(tx: Transaction, found: Release, manifest: Manifest) -> None:
                 owner=found.owner,
                 group=found.group,
                 latest=found.number,
-                active=found.number,
+                active=None,
                 created_at=found.created_at,
             )
         )
     else:
-        row.latest = row.active = found.number
+        row.latest = found.number
         row.group = found.group
     await tx.session.flush()
     tx.session.add(ReleaseRow(**columns(found)))
+    await tx.session.flush()
+    await activate(tx, found.archive, found.number, at=found.created_at, principal=found.submitted_by)
     known = await archives_of_dags(tx, [dag.dag_id for dag in manifest.dags])
     fresh = [{"dag_id": dag.dag_id, "archive": found.archive} for dag in manifest.dags if dag.dag_id not in known]
     if fresh:
@@ -99,8 +101,32 @@ async def add(tx: Transaction, found: Release, manifest: Manifest) -> None:
     await tx.session.flush()
 
 
-async def activate(tx: Transaction, archive: str, number: int | None) -> None:
-    await tx.session.execute(update(ArchiveRow).where(ArchiveRow.name == archive).values(active=number))
+async def activate(
+    tx: Transaction, archive: str, number: int, *, at: int, principal: str, before: int | None = None
+) -> None:
+    """Make it the active one, and record that. `before` is where a later rollback goes on from: where this one came from,
+    unless this is itself a rollback."""
+    row = await tx.session.get_one(ArchiveRow, archive)
+    if row.active == number:
+        return
+    made = Activation(
+        archive=archive,
+        seq=row.activation + 1,
+        number=number,
+        was=row.active,
+        before=row.activation if before is None else before,
+        at=at,
+        principal=principal,
+    )
+    await tx.session.execute(insert(ActivationRow).values(**columns(made)))
+    row.active, row.activation = number, made.seq
+    await tx.session.flush()
+
+
+async def activations(tx: Transaction, archive: str) -> list[Activation]:
+    """In order."""
+    query = select(ActivationRow).where(ActivationRow.archive == archive).order_by(ActivationRow.seq)
+    return [record(Activation, row) for row in await tx.session.scalars(query)]
 
 
 async def revoke(tx: Transaction, archive: str, number: int, now_us: int) -> None:

@@ -33,6 +33,18 @@ class Archive:
     latest: int
     active: int | None
     created_at: int
+    activation: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activation:
+    archive: str
+    seq: int
+    number: int
+    was: int | None
+    before: int
+    at: int
+    principal: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -68,6 +68,7 @@ class ArchiveRow(Base):
     latest: Mapped[int]
     active: Mapped[int | None]
     created_at: Mapped[int]
+    activation: Mapped[int] = mapped_column(server_default="0")
 
 
 class ReleaseRow(Base):
@@ -85,6 +86,19 @@ class ReleaseRow(Base):
     isolation: Mapped[str | None] = mapped_column(String(10))
     manifest: Mapped[bytes]
     manifest_digest: Mapped[str] = mapped_column(String(135))
+
+
+class ActivationRow(Base):
+    """A release became the active one instead of `was`. `before` is the `seq` that a rollback goes on from, or 0."""
+
+    __tablename__ = "activations"
+    archive: Mapped[str] = mapped_column(ForeignKey("archives.name"), primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    number: Mapped[int]
+    was: Mapped[int | None]
+    before: Mapped[int]
+    at: Mapped[int]
+    principal: Mapped[str] = mapped_column(String(100))
 
 
 class DagRow(Base):

@@ -1,0 +1,44 @@
+"""What is decided about releases, over HTTP: which one is active, and which is never launched again."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from submit_api import releasing, views
+from submit_api.http.routes import Call, answer
+from submit_api.refusals import InvalidRequestError
+from submit_api.releasing import Decided
+
+
+async def activate(call: Call) -> web.Response:
+    return await _answer(
+        call,
+        await releasing.activate(
+            call.service, call.caller, call.part("name"), _number(call), call.request.headers.get("If-Match")
+        ),
+    )
+
+
+async def roll_back(call: Call) -> web.Response:
+    to = call.number("to", 0) if "to" in call.request.query else None
+    if to == 0:
+        raise InvalidRequestError("to is to be the number of a release")
+    return await _answer(
+        call,
+        await releasing.roll_back(
+            call.service, call.caller, call.part("name"), to, call.request.headers.get("If-Match")
+        ),
+    )
+
+
+async def revoke(call: Call) -> web.Response:
+    return await _answer(call, await releasing.revoke(call.service, call.caller, call.part("name"), _number(call)))
+
+
+def _number(call: Call) -> int:
+    return int(call.part("number"))
+
+
+async def _answer(call: Call, done: Decided) -> web.Response:
+    manifest = (await call.service.manifest_of(done.release)).manifest
+    return answer(views.release(done.release, manifest, done.archive.active))

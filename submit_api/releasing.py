@@ -1,0 +1,112 @@
+"""What is decided about releases after they are recorded: which one is active, and which is never launched again.
+
+Promise: each decision is one transaction with its audit event. `If-Match` names the release that the caller believes to be
+the active one, by its number in quotes (`"3"`, or `"none"`): when another is active by then, nothing is changed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from integrity.errors import NotFoundError
+from submit_api import audit, launches, permissions, rollback, scopes
+from submit_api.identity import Caller
+from submit_api.refusals import PreconditionError
+from submit_api.registry import archives
+from submit_api.registry.database import Transaction
+from submit_api.registry.records import Archive, Release
+from submit_api.service import Service
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """The release and its archive, as they are now."""
+
+    archive: Archive
+    release: Release
+
+
+async def activate(service: Service, caller: Caller, name: str, number: int, if_match: str | None) -> Decided:
+    """Raises `PreconditionError`, or `ConflictError` for a release that cannot be launched."""
+    async with service.database.write() as tx:
+        archive = await held(tx, caller, name)
+        require_active(archive, if_match)
+        release = await numbered(tx, archive, number)
+        launches.require_launchable(release)
+        now = service.now_us()
+        await archives.activate(tx, name, number, at=now, principal=caller.principal)
+        await note(tx, now, caller, "release.activate", release, f"release {_told(archive.active)} -> {number}")
+        return await _now(tx, name, number)
+
+
+async def roll_back(service: Service, caller: Caller, name: str, number: int | None, if_match: str | None) -> Decided:
+    """To the release that was active before the current one, or to an earlier one of those. Raises as `activate`."""
+    async with service.database.write() as tx:
+        archive = await held(tx, caller, name)
+        require_active(archive, if_match)
+        unusable = {
+            release.number: why
+            for release in await archives.releases(tx, name)
+            if (why := launches.unlaunchable(release)) is not None
+        }
+        to = rollback.target(archive, await archives.activations(tx, name), unusable, number)
+        now = service.now_us()
+        await archives.activate(tx, name, to.number, at=now, principal=caller.principal, before=to.before)
+        release = await numbered(tx, archive, to.number)
+        await note(tx, now, caller, "release.rollback", release, f"release {_told(archive.active)} -> {to.number}")
+        return await _now(tx, name, to.number)
+
+
+async def revoke(service: Service, caller: Caller, name: str, number: int) -> Decided:
+    """For good. Where it was the active release, none is active afterwards."""
+    async with service.database.write() as tx:
+        release = await numbered(tx, await held(tx, caller, name), number)
+        now = service.now_us()
+        await archives.revoke(tx, name, number, now)
+        await note(tx, now, caller, "release.revoke", release, f"release {number}")
+        return await _now(tx, name, number)
+
+
+async def held(tx: Transaction, caller: Caller, name: str) -> Archive:
+    """An archive whose releases the caller may decide about. Raises `NotFoundError`, `NotOwnerError`, `OutOfScopeError`."""
+    found = await archives.find(tx, name)
+    if found is None:
+        raise NotFoundError(f"there is no archive {name!r}")
+    permissions.require_member(caller, found.owner, found.group, f"archive {name}")
+    permissions.require_scope(caller, scopes.ARCHIVE, name)
+    return found
+
+
+async def numbered(tx: Transaction, archive: Archive, number: int) -> Release:
+    found = await archives.release(tx, archive.name, number)
+    if found is None:
+        raise NotFoundError(f"archive {archive.name} has no release {number}; the latest is {archive.latest}")
+    return found
+
+
+def require_active(archive: Archive, if_match: str | None) -> None:
+    """Raises `PreconditionError` where the active release is none of those named."""
+    if if_match is None:
+        return
+    tags = {tag.strip() for tag in if_match.split(",")}
+    if f'"{_told(archive.active)}"' not in tags and not ("*" in tags and archive.active is not None):
+        raise PreconditionError(
+            f"the active release of {archive.name} is {_told(archive.active)}, not {if_match[:100]}: somebody changed it; "
+            f"look at 'dagseal history {archive.name}', then decide again"
+        )
+
+
+async def note(tx: Transaction, now: int, caller: Caller, action: str, release: Release, detail: str) -> None:
+    about = f"archive:{release.archive}"
+    await audit.accepted(tx, at=now, caller=caller, action=action, about=about, digest=release.digest, detail=detail)
+
+
+async def _now(tx: Transaction, name: str, number: int) -> Decided:
+    archive, release = await archives.find(tx, name), await archives.release(tx, name, number)
+    if archive is None or release is None:
+        raise RuntimeError(f"{name}@{number} is gone")
+    return Decided(archive=archive, release=release)
+
+
+def _told(number: int | None) -> str:
+    return "none" if number is None else str(number)
