@@ -94,7 +94,9 @@ def require_connections(task: TaskEntry, *, owner: str, granted: Iterable[Secret
 
 def unlaunchable(release: Release) -> str | None:
     """Why this release is not launched, or None."""
-    return "was revoked" if release.revoked_at is not None else None
+    if release.revoked_at is not None:
+        return f"was revoked ({release.revoke_reason})" if release.revoke_reason else "was revoked"
+    return None
 
 
 def require_launchable(release: Release) -> None:

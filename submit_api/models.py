@@ -149,6 +149,9 @@ class ReleaseView(Out):
     task_check: Literal["task", "archive"]
     isolation: Profile | None
     manifest_digest: str
+    revoked_at: int | None
+    revoked_by: str | None
+    revoke_reason: str
     dags: list[DagView]
 
 

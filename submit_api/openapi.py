@@ -27,7 +27,7 @@ WITH_TOKEN = (401, 403)
 WITH_BODY = (408, 411, 413, 415, 417, 422)
 _PARAMETER = re.compile(r"\{(\w+)(?::((?:[^{}]|\{[0-9,]+\})+))?\}")
 _INTEGERS = frozenset({"limit", "after", "offset", "number", "to"})
-_CHOICES = {"task_check": TASK_CHECKS, "isolation": PROFILES}
+_CHOICES = {"task_check": TASK_CHECKS, "isolation": PROFILES, "kill": ("true", "false")}
 
 
 def document(routes: Iterable[Route]) -> Document:

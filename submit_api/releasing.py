@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from integrity.errors import NotFoundError
 from submit_api import audit, launches, permissions, rollback, scopes
 from submit_api.identity import Caller
-from submit_api.refusals import PreconditionError
-from submit_api.registry import archives
+from submit_api.refusals import InvalidRequestError, PreconditionError
+from submit_api.registry import archives, ledger
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Archive, Release
 from submit_api.service import Service
+from submit_api.signals import of_launch
+
+MAX_REASON_CHARS = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,14 +60,34 @@ async def roll_back(service: Service, caller: Caller, name: str, number: int | N
         return await _now(tx, name, to.number)
 
 
-async def revoke(service: Service, caller: Caller, name: str, number: int) -> Decided:
-    """For good. Where it was the active release, none is active afterwards."""
+async def revoke(service: Service, caller: Caller, name: str, number: int, reason: str, *, kill: bool) -> Decided:
+    """For good. Where it was the active release, none is active afterwards. Queued launches are refused when they are taken,
+    offered ones when they are claimed; with `kill` running ones are told to stop with their worker's next heartbeat. Again is
+    fine, to kill what went on: the first reason stays."""
+    if len(reason) > MAX_REASON_CHARS or not reason.isprintable():
+        raise InvalidRequestError(f"reason is to be one line of at most {MAX_REASON_CHARS} characters")
     async with service.database.write() as tx:
         release = await numbered(tx, await held(tx, caller, name), number)
         now = service.now_us()
-        await archives.revoke(tx, name, number, now)
-        await note(tx, now, caller, "release.revoke", release, f"release {number}")
-        return await _now(tx, name, number)
+        await archives.revoke(tx, name, number, at=now, principal=caller.principal, reason=reason)
+        doomed = await ledger.running(tx, name, number) if kill else []
+        told = f"release {number}{f', {len(doomed)} running launches killed' if kill else ''}"
+        await note(tx, now, caller, "release.revoke", release, f"{told}: {reason}" if reason else told)
+        for launch in doomed:
+            await ledger.change(tx, launch.id, cancel_requested=True)
+            await audit.accepted(
+                tx,
+                at=now,
+                caller=caller,
+                action="launch.cancel",
+                about=f"launch:{launch.id}",
+                digest=launch.digest,
+                detail=f"release {name}@{number} was revoked",
+            )
+        done = await _now(tx, name, number)
+    for launch in doomed:
+        service.signals.notify(of_launch(launch.id))
+    return done
 
 
 async def held(tx: Transaction, caller: Caller, name: str) -> Archive:

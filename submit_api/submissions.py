@@ -23,7 +23,7 @@ from integrity import manifest as manifests
 from integrity.digests import Digest
 from integrity.errors import ConflictError, DigestMismatchError, InvalidArchiveError, NotOwnerError
 from integrity.manifest import Manifest, Member
-from submit_api import audit, permissions, scopes
+from submit_api import audit, launches, permissions, scopes
 from submit_api.blobs import Upload
 from submit_api.describing import Description
 from submit_api.dispatching import MICROSECONDS
@@ -142,7 +142,9 @@ async def _unchanged(
         if release.digest != str(digest):
             continue
         if release.revoked_at is not None:
-            raise ConflictError(f"these bytes are {ask.name}@{release.number}, which was revoked: push changed ones")
+            raise ConflictError(
+                f"these bytes are {ask.name}@{release.number}, which {launches.unlaunchable(release)}: push changed ones"
+            )
         if (
             release.number == archive.latest
             and release.task_check == ask.task_check

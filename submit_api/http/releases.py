@@ -32,7 +32,15 @@ async def roll_back(call: Call) -> web.Response:
 
 
 async def revoke(call: Call) -> web.Response:
-    return await _answer(call, await releasing.revoke(call.service, call.caller, call.part("name"), _number(call)))
+    query = call.request.query
+    reason = query.get("reason", "").strip()
+    if "reason" in query and not reason:
+        raise InvalidRequestError("reason is empty: say why, or leave it out")
+    if query.get("kill", "false") not in ("true", "false"):
+        raise InvalidRequestError("kill is to be true or false")
+    kill = query.get("kill") == "true"
+    done = await releasing.revoke(call.service, call.caller, call.part("name"), _number(call), reason, kill=kill)
+    return await _answer(call, done)
 
 
 def _number(call: Call) -> int:

@@ -76,7 +76,8 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="POST", path=_RELEASE + "/revoke", handler=releases.revoke, action="release.revoke",
-        about="archive:{name}", summary="Never launch this release again", answers={200: m.ReleaseView}, refusals=(404,),
+        about="archive:{name}", summary="Never launch this release again; with kill, end what runs of it",
+        query=("reason", "kill"), answers={200: m.ReleaseView}, refusals=(404, 422),
     ),
     Route(
         method="GET", path=_RELEASE + "/manifest", handler=archives.manifest, action="manifest.read",

@@ -129,12 +129,12 @@ async def activations(tx: Transaction, archive: str) -> list[Activation]:
     return [record(Activation, row) for row in await tx.session.scalars(query)]
 
 
-async def revoke(tx: Transaction, archive: str, number: int, now_us: int) -> None:
-    """For good. Where it was the active release, none is active afterwards."""
+async def revoke(tx: Transaction, archive: str, number: int, *, at: int, principal: str, reason: str) -> None:
+    """For good, and for the first reason. Where it was the active release, none is active afterwards."""
     await tx.session.execute(
         update(ReleaseRow)
         .where(ReleaseRow.archive == archive, ReleaseRow.number == number, ReleaseRow.revoked_at.is_(None))
-        .values(revoked_at=now_us)
+        .values(revoked_at=at, revoked_by=principal, revoke_reason=reason)
     )
     await tx.session.execute(
         update(ArchiveRow).where(ArchiveRow.name == archive, ArchiveRow.active == number).values(active=None)

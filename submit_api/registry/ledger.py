@@ -77,6 +77,14 @@ async def silent(tx: Transaction, since_us: int) -> list[Launch]:
     return [record(Launch, row) for row in await tx.session.scalars(query)]
 
 
+async def running(tx: Transaction, archive: str, release: int) -> list[Launch]:
+    """What runs now of this release."""
+    query = select(LaunchRow).where(
+        LaunchRow.state == "running", LaunchRow.archive == archive, LaunchRow.release == release
+    )
+    return [record(Launch, row) for row in await tx.session.scalars(query)]
+
+
 async def run_started_at(tx: Transaction, dag_id: str, run_id: str) -> int | None:
     """When the first launch of this run was reserved."""
     query = select(func.min(LaunchRow.created_at)).where(LaunchRow.dag_id == dag_id, LaunchRow.run_id == run_id)

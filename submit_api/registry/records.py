@@ -62,6 +62,8 @@ class Release:
     isolation: str | None
     manifest: bytes = field(repr=False)
     manifest_digest: str
+    revoked_by: str | None = None
+    revoke_reason: str = ""
 
     @property
     def sha512(self) -> Digest:

@@ -86,6 +86,8 @@ class ReleaseRow(Base):
     isolation: Mapped[str | None] = mapped_column(String(10))
     manifest: Mapped[bytes]
     manifest_digest: Mapped[str] = mapped_column(String(135))
+    revoked_by: Mapped[str | None] = mapped_column(String(100))
+    revoke_reason: Mapped[str] = mapped_column(Text, server_default="")
 
 
 class ActivationRow(Base):

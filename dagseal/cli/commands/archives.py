@@ -208,7 +208,7 @@ def history(ctx: typer.Context, name: str = typer.Argument(..., metavar="NAME"))
         raise UsageError("history takes the archive's NAME alone")
     found = run.call(lambda client: client.get(f"/v1/archives/{segment(archive)}/releases"))
     releases = sorted(found["releases"], key=lambda release: release["number"], reverse=True)
-    printing.rows(run, releases, RELEASE_COLUMNS)
+    printing.rows(run, releases, (*RELEASE_COLUMNS, "revoke_reason"))
 
 
 def cat(ctx: typer.Context, archive: str = typer.Argument(..., metavar="NAME[@N]")) -> None:

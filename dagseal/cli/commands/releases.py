@@ -61,11 +61,19 @@ def rollback(
     printing.item(run, found, RELEASE_COLUMNS)
 
 
-def revoke(ctx: typer.Context, archive: str = typer.Argument(..., metavar="NAME@N")) -> None:
-    """Never launch a release again."""
+def revoke(
+    ctx: typer.Context,
+    archive: str = typer.Argument(..., metavar="NAME@N"),
+    reason: str | None = typer.Option(
+        None, "--reason", help="Shown to whoever wants to launch it, and in the history."
+    ),
+    kill: bool = typer.Option(False, "--kill", help="End what runs of it, too."),
+) -> None:
+    """Never launch a release again, anywhere. It cannot be undone: its bytes come back only changed, as a new release."""
     run, (name, number) = run_of(ctx), _numbered(archive, "revoke")
-    found = run.call(lambda client: client.send("POST", f"{path(name)}/releases/{number}/revoke"))
-    printing.item(run, found, RELEASE_COLUMNS)
+    query = {**({"reason": reason} if reason is not None else {}), **({"kill": "true"} if kill else {})}
+    found = run.call(lambda client: client.send("POST", f"{path(name)}/releases/{number}/revoke", query=query))
+    printing.item(run, found, (*RELEASE_COLUMNS, "revoke_reason"))
 
 
 def path(archive: str) -> str:

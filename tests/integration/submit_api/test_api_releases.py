@@ -136,3 +136,42 @@ async def test_the_record_is_made_for_releases_of_before_and_unmade(api: Api) ->
     assert difference == []
     assert (await decide(api, "rollback")).json["number"] == 3
     assert await api.fsck() == []
+
+
+async def test_a_revocation_says_why_once_and_can_kill_later(api: Api) -> None:
+    await pushed(api, 2)
+    await api.allow("admin")
+    worker = await api.worker()
+    offers = []
+    for number in (1, 2, 3):
+        assert (await api.launch(try_number=number, release=1)).status == 201
+        offers.append(await worker.take())
+    assert offers[0] and offers[1] and offers[2]
+    await worker.claimed(offers[0])
+    await worker.claimed(offers[1])
+    await worker.finish(offers[1])
+    done = await decide(api, "releases/1/revoke?reason=leaks+data")
+    assert (done.status, done.json["revoke_reason"], done.json["revoked_by"]) == (200, "leaks data", "admin")
+    beat = await worker.post(offers[0]["launch_id"], "state", b'{"state": "running"}', kind="application/json")
+    assert beat.json == {"state": "running", "cancel": False}
+    again = await decide(api, "releases/1/revoke?reason=another&kill=true")
+    assert (again.json["revoke_reason"], again.json["revoked_at"]) == ("leaks data", done.json["revoked_at"])
+    beat = await worker.post(offers[0]["launch_id"], "state", b'{"state": "running"}', kind="application/json")
+    assert beat.json == {"state": "running", "cancel": True}
+    assert (await worker.claim(offers[2])).slug == "conflict"
+    cancelled = [e["object"] for e in await api.events() if e["action"] == "launch.cancel"]
+    assert cancelled == [f"launch:{offers[0]['launch_id']}"]
+    assert await decisions(api) == [
+        ("revoke", "accepted", "release 1: leaks data"),
+        ("revoke", "accepted", "release 1, 1 running launches killed: another"),
+    ]
+    assert await active(api) == 2
+    assert await api.fsck() == []
+
+
+@pytest.mark.parametrize("query", ["reason=", "reason=%20", "reason=a%0ab", "kill=yes", "kill=", "reason=" + "x" * 501])
+async def test_a_revocation_that_cannot_be_read_revokes_nothing(api: Api, query: str) -> None:
+    await pushed(api, 1)
+    answer = await decide(api, f"releases/1/revoke?{query}")
+    assert (answer.status, answer.slug) == (422, "invalid-request")
+    assert await active(api) == 1

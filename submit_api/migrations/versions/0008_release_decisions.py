@@ -1,5 +1,5 @@
-"""Which release was active when, so that a rollback knows where to. Until now every push activated its release: so it is
-recorded; what was activated by hand in between is in the audit log only."""
+"""Which release was active when, so that a rollback knows where to; and by whom and why one was revoked. Until now every
+push activated its release: so it is recorded; what was activated by hand in between is in the audit log only."""
 
 from typing import Any
 
@@ -26,6 +26,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("archive", "seq", name=op.f("pk_activations")),
     )
     op.add_column("archives", sa.Column("activation", sa.BigInteger(), nullable=False, server_default="0"))
+    op.add_column("releases", sa.Column("revoked_by", sa.String(length=100), nullable=True))
+    op.add_column("releases", sa.Column("revoke_reason", sa.Text(), nullable=False, server_default=""))
     _record(op.get_bind(), made)
 
 
@@ -52,5 +54,7 @@ def _record(bind: sa.Connection, activations: sa.Table) -> None:
 
 
 def downgrade() -> None:
+    op.drop_column("releases", "revoke_reason")
+    op.drop_column("releases", "revoked_by")
     op.drop_column("archives", "activation")
     op.drop_table("activations")
