@@ -106,6 +106,17 @@ def require_launchable(release: Release) -> None:
         raise ConflictError(f"{release.archive}@{release.number} {why}: activate another release, or push a new one")
 
 
+def require_pinned(release: Release, run_id: str, active: int | None) -> None:
+    """A run does not go on with another release unseen. Raises `ConflictError` when its own cannot be launched any more."""
+    why = unlaunchable(release)
+    if why is not None:
+        instead = f"release {active} is active" if active is not None else "none is active now"
+        raise ConflictError(
+            f"run {run_id} began with {release.archive}@{release.number}, which {why}: to go on with other code, name the "
+            f"release, by --release or as 'release' ({instead}), or begin a new run"
+        )
+
+
 def require_isolation(attestation: Mapping[str, object], floors: Mapping[str, str | None]) -> None:
     """The highest floor is met by the profile that the launcher attests to. `floors`: who asks -> for which, if any."""
     asked = {who: floor for who, floor in floors.items() if floor is not None}

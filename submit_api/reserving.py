@@ -1,6 +1,7 @@
 """The caller's side of launches: reserve, look, wait, cancel.
 
-A reservation is checked whole: the dag's release, the caller, the unix user, the rule that permits it, the connections.
+A run keeps the release that it began with, though another is active by now, unless its caller asks for one. A reservation
+is checked whole: the dag's release, the caller, the unix user, the rule that permits it, the connections.
 The stored bytes are checked when a worker takes it (`submit_api.dispatching`), just before a ticket is signed.
 """
 
@@ -19,12 +20,14 @@ from submit_api.registry.records import Launch, Release
 from submit_api.service import Service
 from submit_api.signals import QUEUE, of_launch
 
+ASKED, PINNED, ACTIVE = "asked for", "which the run began with", "the active one"
+
 
 async def reserve(service: Service, caller: Caller, wanted: LaunchRequest) -> Launch:
     """A queued launch. Raises `NotFoundError`, `UnauthorizedError`, `ConflictError` or `InvalidRequestError`."""
     config = service.settings.launches
     async with service.database.write() as tx:
-        release = await resolve(tx, caller, wanted.dag_id, wanted.release)
+        release, chosen = await resolve(tx, caller, wanted.dag_id, wanted.run_id, wanted.release)
         manifest = (await service.manifest_of(release)).manifest
         task = manifest.task(wanted.dag_id, wanted.task_id)
         user = launches.unix_user(wanted.run_as_user, task, config.default_impersonation)
@@ -66,28 +69,37 @@ async def reserve(service: Service, caller: Caller, wanted: LaunchRequest) -> La
             about=f"launch:{launch.id}",
             digest=launch.digest,
             detail=f"{launch.dag_id}.{launch.task_id} run {launch.run_id} try {launch.try_number} of "
-            f"{launch.archive}@{launch.release} as {launch.unix_user} in {launch.queue}",
+            f"{launch.archive}@{launch.release}, {chosen}, as {launch.unix_user} in {launch.queue}",
         )
     service.signals.notify(QUEUE)
     return launch
 
 
-async def resolve(tx: Transaction, caller: Caller, dag_id: str, number: int | None) -> Release:
-    """The release that a launch of this dag means, if the caller may launch it."""
+async def resolve(tx: Transaction, caller: Caller, dag_id: str, run_id: str, number: int | None) -> tuple[Release, str]:
+    """The release that a launch in this run of this dag means, if the caller may launch it, and by what it was chosen: it was
+    asked for, the run began with it, or it is the active one."""
     name = (await archives.archives_of_dags(tx, [dag_id])).get(dag_id)
     archive = await archives.find(tx, name) if name else None
     if archive is None:
         raise NotFoundError(f"no release defines dag {dag_id!r}: push its file first")
     permissions.require_member(caller, archive.owner, archive.group, f"dag {dag_id} of archive {archive.name}")
     permissions.require_scope(caller, scopes.LAUNCH, dag_id)
-    chosen = number if number is not None else archive.active
-    if chosen is None:
+    pinned = await ledger.release_of_run(tx, dag_id, run_id, archive.name) if number is None else None
+    if number is not None:
+        chosen, why = number, ASKED
+    elif pinned is not None:
+        chosen, why = pinned, PINNED
+    elif archive.active is not None:
+        chosen, why = archive.active, ACTIVE
+    else:
         raise ConflictError(f"archive {archive.name} has no active release: activate one, or push a new one")
     release = await archives.release(tx, archive.name, chosen)
     if release is None:
         raise NotFoundError(f"archive {archive.name} has no release {chosen}; the latest is {archive.latest}")
+    if why == PINNED:
+        launches.require_pinned(release, run_id, archive.active)
     launches.require_launchable(release)
-    return release
+    return release, why
 
 
 async def authorise(tx: Transaction, release: Release, task: TaskEntry, *, dag_id: str, user: str, queue: str) -> None:

@@ -174,7 +174,7 @@ class LaunchRow(Base):
     __table_args__ = (
         UniqueConstraint("dag_id", "task_id", "run_id", "map_index", "try_number"),
         Index("ix_launches_state_queue_created_at", "state", "queue", "created_at"),
-        Index("ix_launches_dag_id_run_id", "dag_id", "run_id"),
+        Index("ix_launches_dag_id_run_id", "dag_id", "run_id", "created_at"),
     )
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     state: Mapped[str] = mapped_column(String(20))

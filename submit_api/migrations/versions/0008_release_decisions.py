@@ -26,6 +26,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("archive", "seq", name=op.f("pk_activations")),
     )
     op.add_column("archives", sa.Column("activation", sa.BigInteger(), nullable=False, server_default="0"))
+    # The first launch of a run is asked for with every launch: of a run of thousands it is to be the first row read.
+    op.drop_index("ix_launches_dag_id_run_id", table_name="launches")
+    op.create_index("ix_launches_dag_id_run_id", "launches", ["dag_id", "run_id", "created_at"], unique=False)
     op.add_column("releases", sa.Column("revoked_by", sa.String(length=100), nullable=True))
     op.add_column("releases", sa.Column("revoke_reason", sa.Text(), nullable=False, server_default=""))
     _record(op.get_bind(), made)
@@ -54,6 +57,8 @@ def _record(bind: sa.Connection, activations: sa.Table) -> None:
 
 
 def downgrade() -> None:
+    op.drop_index("ix_launches_dag_id_run_id", table_name="launches")
+    op.create_index("ix_launches_dag_id_run_id", "launches", ["dag_id", "run_id"], unique=False)
     op.drop_column("releases", "revoke_reason")
     op.drop_column("releases", "revoked_by")
     op.drop_column("archives", "activation")
