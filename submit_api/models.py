@@ -159,6 +159,36 @@ class ReleaseList(Out):
     releases: list[ReleaseView]
 
 
+class ChangeView(Out):
+    """`before` and `after` hold what differs; a task that has only another digest has `change` digest."""
+
+    change: Literal["added", "removed", "changed", "digest"]
+    name: list[str]
+    before: dict[str, Any]
+    after: dict[str, Any]
+
+
+class SetsView(Out):
+    gained: list[str]
+    lost: list[str]
+
+
+class DiffView(Out):
+    """What changed from release `before` to release `after`; names of tasks are dag_id and task_id."""
+
+    archive: str
+    before: int
+    after: int
+    digests: list[str]
+    same: bool
+    settings: list[ChangeView]
+    members: list[ChangeView]
+    dags: list[ChangeView]
+    tasks: list[ChangeView]
+    connections: SetsView
+    unix_users: SetsView
+
+
 class ArchiveView(Out):
     """`dags` are the dag ids of the latest release; `digest` is that release's."""
 

@@ -26,7 +26,7 @@ ALWAYS = (400, 405, 500)
 WITH_TOKEN = (401, 403)
 WITH_BODY = (408, 411, 413, 415, 417, 422)
 _PARAMETER = re.compile(r"\{(\w+)(?::((?:[^{}]|\{[0-9,]+\})+))?\}")
-_INTEGERS = frozenset({"limit", "after", "offset", "number", "to"})
+_INTEGERS = frozenset({"limit", "after", "offset", "number", "to", "against"})
 _CHOICES = {"task_check": TASK_CHECKS, "isolation": PROFILES, "kill": ("true", "false")}
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from integrity import differences
 from integrity.fields import to_base64
 from integrity.manifest import Manifest
 from submit_api.dispatching import Offer
 from submit_api.models import (
     ArchiveView,
     DagView,
+    DiffView,
     LaunchView,
     OfferView,
     ReleaseView,
@@ -36,6 +39,20 @@ def release(found: Release, manifest: Manifest, active: int | None) -> ReleaseVi
         for dag in manifest.dags
     ]
     return ReleaseView.model_validate({**fields, "state": state, "dags": dags})
+
+
+def diff(before: Manifest, after: Manifest) -> DiffView:
+    found = differences.between(before, after)
+    return DiffView.model_validate(
+        {
+            **asdict(found),
+            "archive": after.archive,
+            "before": before.number,
+            "after": after.number,
+            "digests": [str(before.digest), str(after.digest)],
+            "same": found.same,
+        }
+    )
 
 
 def archive(found: Archive, latest: Release, dags: list[str]) -> ArchiveView:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from integrity.errors import ConflictError
 from submit_api import releasing, views
 from submit_api.http.routes import Call, answer
 from submit_api.refusals import InvalidRequestError
@@ -41,6 +42,20 @@ async def revoke(call: Call) -> web.Response:
     kill = query.get("kill") == "true"
     done = await releasing.revoke(call.service, call.caller, call.part("name"), _number(call), reason, kill=kill)
     return await _answer(call, done)
+
+
+async def diff(call: Call) -> web.Response:
+    """Against what is active, unless the caller says; of the active one itself, against the release before."""
+    against = call.number("against", 0) or None
+    async with call.service.database.read() as tx:
+        archive = await releasing.held(tx, call.caller, call.part("name"))
+        after = await releasing.numbered(tx, archive, _number(call))
+        before = against or (archive.active if archive.active not in (None, after.number) else after.number - 1)
+        if not before:
+            raise ConflictError(f"{archive.name}@1 is the first and the active release: name another, as against=2")
+        compared = await releasing.numbered(tx, archive, before)
+    manifests = [(await call.service.manifest_of(release)).manifest for release in (compared, after)]
+    return answer(views.diff(*manifests))
 
 
 def _number(call: Call) -> int:

@@ -80,6 +80,11 @@ ROUTES: tuple[Route, ...] = (
         query=("reason", "kill"), answers={200: m.ReleaseView}, refusals=(404, 422),
     ),
     Route(
+        method="GET", path=_RELEASE + "/diff", handler=releases.diff, action="release.read", about="archive:{name}",
+        summary="What changed in this release: files, dags, tasks, connections, unix users, settings",
+        query=("against",), answers={200: m.DiffView}, refusals=(404, 409, 422),
+    ),
+    Route(
         method="GET", path=_RELEASE + "/manifest", handler=archives.manifest, action="manifest.read",
         about="archive:{name}", summary="The signed manifest's envelope", answers={200: DSSE}, refusals=(404,),
     ),

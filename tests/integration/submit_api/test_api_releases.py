@@ -175,3 +175,31 @@ async def test_a_revocation_that_cannot_be_read_revokes_nothing(api: Api, query:
     answer = await decide(api, f"releases/1/revoke?{query}")
     assert (answer.status, answer.slug) == (422, "invalid-request")
     assert await active(api) == 1
+
+
+async def test_a_diff_is_for_members_and_against_what_is_active(api: Api) -> None:
+    alice, bob = await api.token("alice"), await api.token("bob")
+    await pushed(api, 3, token=alice)
+
+    async def diff(query: str, token: str = alice) -> Answer:
+        return await api.call("GET", f"{AT}/releases/{query}", token=token)
+
+    assert [(await diff("3/diff")).json[side] for side in ("before", "after")] == [
+        2,
+        3,
+    ]  # the active one: what it changed
+    assert (await diff("1/diff")).json["before"] == 3
+    assert (await diff("1/diff?against=2")).json["before"] == 2
+    same = (await diff("2/diff?against=2")).json
+    assert (same["same"], same["members"], same["tasks"]) == (True, [], [])
+    changed = (await diff("2/diff?against=1")).json
+    assert [change["name"] for change in changed["members"]] == [["etl.py"]]
+    assert changed["digests"][0] != changed["digests"][1]
+    for query, status, slug in (("9/diff", 404, "not-found"), ("1/diff?against=9", 404, "not-found")):
+        answer = await diff(query)
+        assert (answer.status, answer.slug) == (status, slug)
+    assert (await diff("3/diff", bob)).slug == "not-owner"
+    assert (await diff("3/diff?against=x")).slug == "invalid-request"
+    assert (await api.push("one.py", SOURCE + b"one", token=bob)).status == 201
+    lonely = await api.call("GET", "/v1/archives/one.py/releases/1/diff", token=bob)
+    assert (lonely.status, lonely.slug) == (409, "conflict")
