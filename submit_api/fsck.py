@@ -141,11 +141,12 @@ def _disagreements(release: Release, verified: VerifiedManifest) -> list[str]:
 async def _archives(tx: Transaction) -> list[Finding]:
     found = []
     for archive in await archives.listed(tx):
-        numbers = [release.number for release in await archives.releases(tx, archive.name)]
-        revoked = {release.number for release in await archives.releases(tx, archive.name) if release.revoked_at}
+        listed = await archives.releases(tx, archive.name)
+        numbers = [release.number for release in listed]
+        unfit = {release.number for release in listed if release.revoked_at or release.waits}
         if numbers != list(range(1, archive.latest + 1)):
             found.append(_damage("release-numbers", archive.name, f"latest is {archive.latest}, on record {numbers}"))
-        if archive.active is not None and (archive.active not in numbers or archive.active in revoked):
+        if archive.active is not None and (archive.active not in numbers or archive.active in unfit):
             found.append(_damage("active-release", archive.name, f"release {archive.active} cannot be active"))
         record = await archives.activations(tx, archive.name)
         last = record[-1].number if record else None

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from integrity import claims, names
 from integrity.errors import ConflictError, MalformedError, OutOfScopeError
 from integrity.manifest import TaskEntry
-from submit_api.refusals import BelowFloorError, InvalidRequestError
+from submit_api.refusals import BelowFloorError, InvalidRequestError, UnapprovedError
 from submit_api.registry.records import Launch, Release, Rule, Secret
 
 ENDS = frozenset(
@@ -96,12 +96,20 @@ def unlaunchable(release: Release) -> str | None:
     """Why this release is not launched, or None."""
     if release.revoked_at is not None:
         return f"was revoked ({release.revoke_reason})" if release.revoke_reason else "was revoked"
+    if release.waits:
+        left = release.approvals - len(release.approved_by)
+        return f"waits for approval by {left} of group {', '.join(release.approval_groups)}"
     return None
 
 
 def require_launchable(release: Release) -> None:
-    """Raises `ConflictError` for a revoked release."""
+    """Raises `ConflictError` for a revoked release, `UnapprovedError` for one that waits."""
     why = unlaunchable(release)
+    if release.waits and release.revoked_at is None:
+        raise UnapprovedError(
+            f"{release.archive}@{release.number} {why}: a member other than {release.submitted_by} can do so with "
+            f"'dagseal approve {release.archive}@{release.number}'"
+        )
     if why is not None:
         raise ConflictError(f"{release.archive}@{release.number} {why}: activate another release, or push a new one")
 

@@ -30,6 +30,13 @@ def _scope(value: str) -> str:
     return value
 
 
+def _line(value: str) -> str:
+    if not value.isprintable() or not value.strip():
+        raise ValueError("this is to be one line of text")
+    return value
+
+
+Line = Annotated[str, Field(max_length=500), AfterValidator(_line)]
 DagId = Annotated[str, _named("dag_id")]
 TaskId = Annotated[str, _named("task_id")]
 RunId = Annotated[str, _named("run_id")]
@@ -102,7 +109,18 @@ class RuleRequest(In):
 
 
 class GroupRequest(In):
-    members: list[Principal] = Field(max_length=10_000)
+    """What is left out stays as it is."""
+
+    members: list[Principal] | None = Field(default=None, max_length=10_000)
+    approvals: int | None = Field(default=None, ge=0, le=10)
+
+
+class ApproveRequest(In):
+    """`digest` is that of the release which was looked at. `unsafe_alone`: an administrator, without a second member."""
+
+    digest: str = Field(pattern=r"^sha512:[0-9a-f]{128}$")
+    unsafe_alone: bool = False
+    reason: Line | None = None
 
 
 class TokenRequest(In):
@@ -145,13 +163,18 @@ class ReleaseView(Out):
     group: str
     submitted_by: str
     created_at: int
-    state: Literal["active", "inactive", "revoked"]
+    state: Literal["active", "inactive", "pending", "revoked"]
     task_check: Literal["task", "archive"]
     isolation: Profile | None
     manifest_digest: str
     revoked_at: int | None
     revoked_by: str | None
     revoke_reason: str
+    approvals: int
+    approval_groups: list[str]
+    approved_by: list[str]
+    approved_at: int | None
+    unsafe_alone: bool
     dags: list[DagView]
 
 
@@ -313,8 +336,11 @@ class RuleList(Out):
 
 
 class GroupView(Out):
+    """`approvals`: how many other members must approve a release of the group's archives."""
+
     name: str
     members: list[str]
+    approvals: int
 
 
 class GroupList(Out):

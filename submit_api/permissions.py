@@ -20,6 +20,7 @@ ACTIONS: dict[str, str] = {
     "release.activate": MEMBER,
     "release.rollback": MEMBER,
     "release.revoke": MEMBER,
+    "release.approve": MEMBER,  # and then of the groups that ask, other than its submitter: `submit_api.approving`
     "manifest.read": FETCHERS,
     "blob.read": FETCHERS,
     "launch.create": MEMBER,

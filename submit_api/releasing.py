@@ -38,8 +38,8 @@ async def activate(service: Service, caller: Caller, name: str, number: int, if_
         launches.require_launchable(release)
         now = service.now_us()
         await archives.activate(tx, name, number, at=now, principal=caller.principal)
-        await note(tx, now, caller, "release.activate", release, f"release {_told(archive.active)} -> {number}")
-        return await _now(tx, name, number)
+        await note(tx, now, caller, "release.activate", release, f"release {told(archive.active)} -> {number}")
+        return await now_is(tx, name, number)
 
 
 async def roll_back(service: Service, caller: Caller, name: str, number: int | None, if_match: str | None) -> Decided:
@@ -56,8 +56,8 @@ async def roll_back(service: Service, caller: Caller, name: str, number: int | N
         now = service.now_us()
         await archives.activate(tx, name, to.number, at=now, principal=caller.principal, before=to.before)
         release = await numbered(tx, archive, to.number)
-        await note(tx, now, caller, "release.rollback", release, f"release {_told(archive.active)} -> {to.number}")
-        return await _now(tx, name, to.number)
+        await note(tx, now, caller, "release.rollback", release, f"release {told(archive.active)} -> {to.number}")
+        return await now_is(tx, name, to.number)
 
 
 async def revoke(service: Service, caller: Caller, name: str, number: int, reason: str, *, kill: bool) -> Decided:
@@ -71,8 +71,8 @@ async def revoke(service: Service, caller: Caller, name: str, number: int, reaso
         now = service.now_us()
         await archives.revoke(tx, name, number, at=now, principal=caller.principal, reason=reason)
         doomed = await ledger.running(tx, name, number) if kill else []
-        told = f"release {number}{f', {len(doomed)} running launches killed' if kill else ''}"
-        await note(tx, now, caller, "release.revoke", release, f"{told}: {reason}" if reason else told)
+        detail = f"release {number}{f', {len(doomed)} running launches killed' if kill else ''}"
+        await note(tx, now, caller, "release.revoke", release, f"{detail}: {reason}" if reason else detail)
         for launch in doomed:
             await ledger.change(tx, launch.id, cancel_requested=True)
             await audit.accepted(
@@ -84,7 +84,7 @@ async def revoke(service: Service, caller: Caller, name: str, number: int, reaso
                 digest=launch.digest,
                 detail=f"release {name}@{number} was revoked",
             )
-        done = await _now(tx, name, number)
+        done = await now_is(tx, name, number)
     for launch in doomed:
         service.signals.notify(of_launch(launch.id))
     return done
@@ -112,9 +112,9 @@ def require_active(archive: Archive, if_match: str | None) -> None:
     if if_match is None:
         return
     tags = {tag.strip() for tag in if_match.split(",")}
-    if f'"{_told(archive.active)}"' not in tags and not ("*" in tags and archive.active is not None):
+    if f'"{told(archive.active)}"' not in tags and not ("*" in tags and archive.active is not None):
         raise PreconditionError(
-            f"the active release of {archive.name} is {_told(archive.active)}, not {if_match[:100]}: somebody changed it; "
+            f"the active release of {archive.name} is {told(archive.active)}, not {if_match[:100]}: somebody changed it; "
             f"look at 'dagseal history {archive.name}', then decide again"
         )
 
@@ -124,12 +124,12 @@ async def note(tx: Transaction, now: int, caller: Caller, action: str, release: 
     await audit.accepted(tx, at=now, caller=caller, action=action, about=about, digest=release.digest, detail=detail)
 
 
-async def _now(tx: Transaction, name: str, number: int) -> Decided:
+async def now_is(tx: Transaction, name: str, number: int) -> Decided:
     archive, release = await archives.find(tx, name), await archives.release(tx, name, number)
     if archive is None or release is None:
         raise RuntimeError(f"{name}@{number} is gone")
     return Decided(archive=archive, release=release)
 
 
-def _told(number: int | None) -> str:
+def told(number: int | None) -> str:
     return "none" if number is None else str(number)

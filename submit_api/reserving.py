@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
-from integrity.errors import ConflictError, NotFoundError
+from integrity.errors import ConflictError, NotFoundError, OutOfScopeError
 from integrity.manifest import TaskEntry
 from submit_api import audit, launches, permissions, scopes
 from submit_api.identity import Caller
@@ -92,6 +92,9 @@ async def resolve(tx: Transaction, caller: Caller, dag_id: str, run_id: str, num
     elif archive.active is not None:
         chosen, why = archive.active, ACTIVE
     else:
+        newest = await archives.release(tx, archive.name, archive.latest)
+        if newest is not None and newest.waits:
+            launches.require_launchable(newest)
         raise ConflictError(f"archive {archive.name} has no active release: activate one, or push a new one")
     release = await archives.release(tx, archive.name, chosen)
     if release is None:
@@ -104,14 +107,21 @@ async def resolve(tx: Transaction, caller: Caller, dag_id: str, run_id: str, num
 
 async def authorise(tx: Transaction, release: Release, task: TaskEntry, *, dag_id: str, user: str, queue: str) -> None:
     """What the release's owner may: this unix user, these connections. Raises `OutOfScopeError`."""
-    groups = await people.groups_of(tx, release.owner)
-    launches.require_impersonation(
-        await secrets.rules(tx), owner=release.owner, groups=groups, dag_id=dag_id, user=user, queue=queue
-    )
+    groups = await people.groups_behind(tx, release.owner, release.group)
     existing = {secret.name for secret in await secrets.listed(tx, "connection")} if task.connections else set()
-    launches.require_connections(
-        task, owner=release.owner, granted=await secrets.granted(tx, release.owner, groups), existing=existing
-    )
+    try:
+        launches.require_impersonation(
+            await secrets.rules(tx), owner=release.owner, groups=groups, dag_id=dag_id, user=user, queue=queue
+        )
+        launches.require_connections(
+            task, owner=release.owner, granted=await secrets.granted(tx, release.owner, groups), existing=existing
+        )
+    except OutOfScopeError as error:
+        withheld = sorted(await people.groups_of(tx, release.owner) - groups)
+        if not withheld:
+            raise
+        hint = f"what group {', '.join(withheld)} may is for archives of that group only, as it asks for approvals"
+        raise OutOfScopeError(f"{error} ({hint})") from None
 
 
 async def find(service: Service, caller: Caller, launch_id: str) -> Launch:

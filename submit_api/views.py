@@ -32,7 +32,9 @@ def copied(model: type[V], value: Any) -> V:
 
 
 def release(found: Release, manifest: Manifest, active: int | None) -> ReleaseView:
-    state = "revoked" if found.revoked_at is not None else "active" if active == found.number else "inactive"
+    state = "active" if active == found.number else "inactive"
+    if found.revoked_at is not None or found.waits:
+        state = "revoked" if found.revoked_at is not None else "pending"
     fields = {name: getattr(found, name, None) for name in ReleaseView.model_fields}
     dags = [
         DagView(dag_id=dag.dag_id, member=dag.member, tasks=[TaskView(**task.to_json()) for task in dag.tasks])

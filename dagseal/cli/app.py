@@ -16,6 +16,7 @@ import typer
 from dagseal.cli import exits, printing
 from dagseal.cli.arguments import globals_first
 from dagseal.cli.commands import (
+    approving,
     archives,
     audit,
     checks,
@@ -92,6 +93,7 @@ def build() -> typer.Typer:
         archives,
         releases,
         differing,
+        approving,
         verifying,
         launches,
         secrets,

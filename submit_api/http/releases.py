@@ -1,12 +1,13 @@
-"""What is decided about releases, over HTTP: which one is active, and which is never launched again."""
+"""What is decided about releases, over HTTP: which one is active, which is approved, and which is never launched again."""
 
 from __future__ import annotations
 
 from aiohttp import web
 
 from integrity.errors import ConflictError
-from submit_api import releasing, views
+from submit_api import approving, releasing, views
 from submit_api.http.routes import Call, answer
+from submit_api.models import ApproveRequest
 from submit_api.refusals import InvalidRequestError
 from submit_api.releasing import Decided
 
@@ -42,6 +43,13 @@ async def revoke(call: Call) -> web.Response:
     kill = query.get("kill") == "true"
     done = await releasing.revoke(call.service, call.caller, call.part("name"), _number(call), reason, kill=kill)
     return await _answer(call, done)
+
+
+async def approve(call: Call) -> web.Response:
+    ask = await call.body(ApproveRequest)
+    return await _answer(
+        call, await approving.approve(call.service, call.caller, call.part("name"), _number(call), ask)
+    )
 
 
 async def diff(call: Call) -> web.Response:

@@ -80,6 +80,11 @@ ROUTES: tuple[Route, ...] = (
         query=("reason", "kill"), answers={200: m.ReleaseView}, refusals=(404, 422),
     ),
     Route(
+        method="POST", path=_RELEASE + "/approve", handler=releases.approve, action="release.approve",
+        about="archive:{name}", summary="Approve what waits, by the digest that was looked at", body=(m.ApproveRequest,),
+        answers={200: m.ReleaseView}, refusals=(404, 409, 412),
+    ),
+    Route(
         method="GET", path=_RELEASE + "/diff", handler=releases.diff, action="release.read", about="archive:{name}",
         summary="What changed in this release: files, dags, tasks, connections, unix users, settings",
         query=("against",), answers={200: m.DiffView}, refusals=(404, 409, 422),

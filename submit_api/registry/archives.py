@@ -59,7 +59,7 @@ async def archives_of_dags(tx: Transaction, dags: Iterable[str]) -> dict[str, st
 
 
 async def add(tx: Transaction, found: Release, manifest: Manifest) -> None:
-    """Record a release: the archive when it is new, the dags, the tasks. It becomes the active one."""
+    """Record a release: the archive when it is new, the dags, the tasks. It becomes the active one, unless it waits."""
     row = await tx.session.get(ArchiveRow, found.archive)
     if row is None:
         tx.session.add(
@@ -74,11 +74,12 @@ async def add(tx: Transaction, found: Release, manifest: Manifest) -> None:
         )
     else:
         row.latest = found.number
-        row.group = found.group
+        row.group = row.group if found.waits else found.group
     await tx.session.flush()
     tx.session.add(ReleaseRow(**columns(found)))
     await tx.session.flush()
-    await activate(tx, found.archive, found.number, at=found.created_at, principal=found.submitted_by)
+    if not found.waits:
+        await activate(tx, found.archive, found.number, at=found.created_at, principal=found.submitted_by)
     known = await archives_of_dags(tx, [dag.dag_id for dag in manifest.dags])
     fresh = [{"dag_id": dag.dag_id, "archive": found.archive} for dag in manifest.dags if dag.dag_id not in known]
     if fresh:
@@ -121,6 +122,19 @@ async def activate(
     await tx.session.execute(insert(ActivationRow).values(**columns(made)))
     row.active, row.activation = number, made.seq
     await tx.session.flush()
+
+
+async def approve(
+    tx: Transaction, found: Release, approved_by: list[str], *, at: int | None, unsafe_alone: bool
+) -> None:
+    """Who approved it so far; with `at` it waits no more."""
+    row = await tx.session.get_one(ReleaseRow, (found.archive, found.number))
+    row.approved_by, row.approved_at, row.unsafe_alone = approved_by, at, unsafe_alone
+    await tx.session.flush()
+
+
+async def move(tx: Transaction, archive: str, group: str) -> None:
+    await tx.session.execute(update(ArchiveRow).where(ArchiveRow.name == archive).values(group=group))
 
 
 async def activations(tx: Transaction, archive: str) -> list[Activation]:

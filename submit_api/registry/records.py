@@ -64,6 +64,16 @@ class Release:
     manifest_digest: str
     revoked_by: str | None = None
     revoke_reason: str = ""
+    approvals: int = 0
+    approval_groups: list[str] = field(default_factory=list)
+    approved_by: list[str] = field(default_factory=list)
+    approved_at: int | None = None
+    unsafe_alone: bool = False
+
+    @property
+    def waits(self) -> bool:
+        """For an approval, and is not launched before."""
+        return self.approvals > 0 and self.approved_at is None
 
     @property
     def sha512(self) -> Digest:

@@ -15,6 +15,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    false,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -52,6 +53,7 @@ class GroupRow(Base):
     __tablename__ = "groups"
     name: Mapped[str] = mapped_column(String(100), primary_key=True)
     created_at: Mapped[int]
+    approvals: Mapped[int] = mapped_column(server_default="0")
 
 
 class MemberRow(Base):
@@ -88,6 +90,11 @@ class ReleaseRow(Base):
     manifest_digest: Mapped[str] = mapped_column(String(135))
     revoked_by: Mapped[str | None] = mapped_column(String(100))
     revoke_reason: Mapped[str] = mapped_column(Text, server_default="")
+    approvals: Mapped[int] = mapped_column(server_default="0")
+    approval_groups: Mapped[list[str]] = mapped_column(server_default="[]")
+    approved_by: Mapped[list[str]] = mapped_column(server_default="[]")
+    approved_at: Mapped[int | None]
+    unsafe_alone: Mapped[bool] = mapped_column(server_default=false())
 
 
 class ActivationRow(Base):

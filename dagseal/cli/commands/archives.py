@@ -101,7 +101,9 @@ def push(
             failed = failed or code_of(error)
             continue
         releases.append(release)
-        run.note(f"{named.name}@{release.get('number')}: {'submitted' if new else 'is the newest release already'}")
+        told = "submitted" if new else "is the newest release already"
+        waits = ", and waits for approval" if release.get("state") == "pending" else ""
+        run.note(f"{named.name}@{release.get('number')}: {told}{waits}")
     if releases or not failed:
         printing.rows(run, releases, RELEASE_COLUMNS)
     if failed:

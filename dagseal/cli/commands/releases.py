@@ -31,7 +31,7 @@ def activate(
     from_number: int | None = typer.Option(None, "--from", min=1, metavar="N", help="Only while release N is active."),
 ) -> None:
     """Make a release the one that is launched."""
-    run, (name, number) = run_of(ctx), _numbered(archive, "activate")
+    run, (name, number) = run_of(ctx), numbered(archive, "activate")
     headers = _if_active(from_number) if from_number else {}
     found = run.call(lambda client: client.send("POST", f"{path(name)}/releases/{number}/activate", headers=headers))
     printing.item(run, found, RELEASE_COLUMNS)
@@ -70,7 +70,7 @@ def revoke(
     kill: bool = typer.Option(False, "--kill", help="End what runs of it, too."),
 ) -> None:
     """Never launch a release again, anywhere. It cannot be undone: its bytes come back only changed, as a new release."""
-    run, (name, number) = run_of(ctx), _numbered(archive, "revoke")
+    run, (name, number) = run_of(ctx), numbered(archive, "revoke")
     query = {**({"reason": reason} if reason is not None else {}), **({"kill": "true"} if kill else {})}
     found = run.call(lambda client: client.send("POST", f"{path(name)}/releases/{number}/revoke", query=query))
     printing.item(run, found, (*RELEASE_COLUMNS, "revoke_reason"))
@@ -82,7 +82,7 @@ def path(archive: str) -> str:
     return f"/v1/archives/{segment(archive)}"
 
 
-def _numbered(text: str, command: str) -> tuple[str, int]:
+def numbered(text: str, command: str) -> tuple[str, int]:
     name, number = reference(text)
     if number is None:
         raise UsageError(f"{command} needs a release: NAME@N (see: dagseal history {name})")
