@@ -96,6 +96,8 @@ def unlaunchable(release: Release) -> str | None:
     """Why this release is not launched, or None."""
     if release.revoked_at is not None:
         return f"was revoked ({release.revoke_reason})" if release.revoke_reason else "was revoked"
+    if release.retired_at is not None:
+        return "was retired, and its bytes are gone"
     if release.waits:
         left = release.approvals - len(release.approved_by)
         return f"waits for approval by {left} of group {', '.join(release.approval_groups)}"

@@ -163,7 +163,7 @@ class ReleaseView(Out):
     group: str
     submitted_by: str
     created_at: int
-    state: Literal["active", "inactive", "pending", "revoked"]
+    state: Literal["active", "inactive", "pending", "retired", "revoked"]
     task_check: Literal["task", "archive"]
     isolation: Profile | None
     manifest_digest: str
@@ -175,6 +175,7 @@ class ReleaseView(Out):
     approved_by: list[str]
     approved_at: int | None
     unsafe_alone: bool
+    retired_at: int | None
     dags: list[DagView]
 
 

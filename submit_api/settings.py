@@ -89,6 +89,15 @@ class LaunchesSection(_Section):
         return max(found, key=PROFILES.index, default=None)
 
 
+class RetentionSection(_Section):
+    """Releases that keep their bytes: the newest `keep_releases` of each archive (0: all), and of the others what was launched,
+    active or pushed within `keep_days`."""
+
+    keep_releases: int = Field(default=0, ge=0)
+    keep_days: int = Field(default=30, ge=1)
+    interval_seconds: float = Field(default=3600, gt=0)
+
+
 class Settings(BaseSettings):
     """The whole configuration of one API process."""
 
@@ -101,6 +110,7 @@ class Settings(BaseSettings):
     keys: KeysSection = KeysSection()
     limits: LimitsSection = LimitsSection()
     launches: LaunchesSection = LaunchesSection()
+    retention: RetentionSection = RetentionSection()
 
     @property
     def database_url(self) -> str:

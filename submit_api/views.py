@@ -33,8 +33,8 @@ def copied(model: type[V], value: Any) -> V:
 
 def release(found: Release, manifest: Manifest, active: int | None) -> ReleaseView:
     state = "active" if active == found.number else "inactive"
-    if found.revoked_at is not None or found.waits:
-        state = "revoked" if found.revoked_at is not None else "pending"
+    special = {"revoked": found.revoked_at is not None, "retired": found.retired_at is not None, "pending": found.waits}
+    state = next((word for word, holds in special.items() if holds), state)
     fields = {name: getattr(found, name, None) for name in ReleaseView.model_fields}
     dags = [
         DagView(dag_id=dag.dag_id, member=dag.member, tasks=[TaskView(**task.to_json()) for task in dag.tasks])

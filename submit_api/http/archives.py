@@ -94,8 +94,11 @@ async def blob(call: Call) -> web.StreamResponse:
     digest = Digest(call.part("hex"))
     async with call.service.database.read() as tx:
         found = await archives.releases_of_digest(tx, str(digest))
-    if not any(_may_fetch(call.caller, release) for release in found):
+    found = [release for release in found if _may_fetch(call.caller, release)]
+    if not found:
         raise NotFoundError(f"there is no blob {digest}")
+    if all(release.retired_at is not None for release in found):
+        raise NotFoundError(f"there is no blob {digest} any more: {found[0].archive}@{found[0].number} was retired")
     headers = {
         "ETag": f'"{digest}"',
         "Cache-Control": "private, max-age=31536000, immutable",

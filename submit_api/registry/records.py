@@ -69,6 +69,7 @@ class Release:
     approved_by: list[str] = field(default_factory=list)
     approved_at: int | None = None
     unsafe_alone: bool = False
+    retired_at: int | None = None
 
     @property
     def waits(self) -> bool:
@@ -195,6 +196,11 @@ class Event:
 def record(cls: type[T], row: object) -> T:
     """The record of a row: equal names, copied."""
     return cls(**{f.name: getattr(row, f.name) for f in fields(cls)})  # type: ignore[arg-type]
+
+
+def columns_of(cls: type, row: Any) -> list[Any]:
+    """The columns of a table that a record has, to select no more than these."""
+    return [getattr(row, f.name) for f in fields(cls)]
 
 
 def columns(value: Any) -> dict[str, Any]:

@@ -95,6 +95,7 @@ class ReleaseRow(Base):
     approved_by: Mapped[list[str]] = mapped_column(server_default="[]")
     approved_at: Mapped[int | None]
     unsafe_alone: Mapped[bool] = mapped_column(server_default=false())
+    retired_at: Mapped[int | None]
 
 
 class ActivationRow(Base):

@@ -24,6 +24,7 @@ async def push(api: Api, number: int) -> None:
 
 
 async def reserved(api: Api, **changes: Any) -> int:
+    api.clock.forward(0.001)
     answer = await api.launch(**changes)
     assert answer.status == 201, answer.body
     assert isinstance(answer.json["release"], int)
