@@ -13,7 +13,7 @@ from integrity.fields import from_base64
 from integrity.keys import SealTo, VerifyKey, fingerprint
 from submit_api import audit, connections, identity, impersonation, modes, permissions
 from submit_api.identity import Caller, NewToken
-from submit_api.models import GrantRequest, RuleRequest, TokenRequest, WorkerRequest
+from submit_api.models import GrantRequest, GroupRequest, RuleRequest, TokenRequest, WorkerRequest
 from submit_api.refusals import InvalidRequestError
 from submit_api.registry import people, secrets
 from submit_api.registry.database import Transaction
@@ -136,20 +136,29 @@ async def remove_rule(service: Service, caller: Caller, rule_id: str) -> None:
         await _note(tx, service, caller, "impersonation.remove", f"rule:{rule_id}", _says(rule))
 
 
-async def put_group(service: Service, caller: Caller, name: str, members: list[str]) -> list[str]:
+async def put_group(service: Service, caller: Caller, name: str, wanted: GroupRequest) -> tuple[list[str], int]:
+    """What is not given stays as it is. How many approvals are asked for holds for what is pushed from now on."""
     names.check("group", name)
+    if wanted.members is None and wanted.approvals is None:
+        raise InvalidRequestError("give members, approvals, or both")
     async with service.database.write() as tx:
-        await people.put_group(tx, name, members, service.now_us())
-        await _note(tx, service, caller, "group.write", f"group:{name}", "members: " + ", ".join(sorted(set(members))))
-    return sorted(set(members))
+        before = (await people.approvals(tx)).get(name, 0)
+        await people.put_group(tx, name, wanted.members, wanted.approvals, service.now_us())
+        members = (await people.groups(tx))[name]
+        approvals = before if wanted.approvals is None else wanted.approvals
+        detail = f"members: {', '.join(members)}"
+        if approvals != before:
+            detail = f"approvals: {before} -> {approvals}, {detail}"
+        await _note(tx, service, caller, "group.write", f"group:{name}", detail)
+    return members, approvals
 
 
-async def find_group(service: Service, name: str) -> list[str]:
+async def find_group(service: Service, name: str) -> tuple[list[str], int]:
     async with service.database.read() as tx:
-        found = await people.groups(tx)
+        found, approvals = await people.groups(tx), await people.approvals(tx)
     if name not in found:
         raise NotFoundError(f"there is no group {name!r}")
-    return found[name]
+    return found[name], approvals[name]
 
 
 async def create_token(service: Service, caller: Caller, wanted: TokenRequest) -> NewToken:

@@ -126,7 +126,7 @@ async def _grant(
 
 async def _secrets(service: Service, tx: Transaction, launch: Launch) -> tuple[Secrets, list[str]]:
     """What the task gets, and the names of the secrets in it. Raises `SignatureError` for a row that was changed."""
-    rows = await secrets.granted(tx, launch.owner, await people.groups_of(tx, launch.owner))
+    rows = await secrets.granted(tx, launch.owner, await people.groups_behind(tx, launch.owner, launch.group))
     opened = {(row.kind, row.name): connections.open_secret(service.keys.rows, row) for row in rows}
     upstream = [
         {

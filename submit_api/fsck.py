@@ -21,8 +21,7 @@ from integrity.digests import Digest
 from integrity.errors import DagsealError, DigestMismatchError, NotFoundError, SecurityError, SettingsError
 from integrity.keys import SealTo, VerifyKey, fingerprint
 from integrity.manifest import VerifiedManifest
-from submit_api import connections
-from submit_api.launches import TRANSITIONS
+from submit_api import connections, launches
 from submit_api.registry import archives, ledger, people, secrets
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Release
@@ -98,7 +97,8 @@ async def _release(service: Service, tx: Transaction, release: Release) -> list[
     name = f"{release.archive}@{release.number}"
     found = []
     try:
-        await service.blobs.verify(Digest.parse(release.digest))
+        if release.retired_at is None:  # else its bytes are gone, or, after a crash, on their way
+            await service.blobs.verify(Digest.parse(release.digest))
     except NotFoundError as error:
         found.append(_damage("blob-missing", name, str(error)))
     except DigestMismatchError as error:
@@ -142,12 +142,17 @@ def _disagreements(release: Release, verified: VerifiedManifest) -> list[str]:
 async def _archives(tx: Transaction) -> list[Finding]:
     found = []
     for archive in await archives.listed(tx):
-        numbers = [release.number for release in await archives.releases(tx, archive.name)]
-        revoked = {release.number for release in await archives.releases(tx, archive.name) if release.revoked_at}
+        listed = await archives.releases(tx, archive.name)
+        numbers = [release.number for release in listed]
+        unfit = {release.number for release in listed if launches.unlaunchable(release)}
         if numbers != list(range(1, archive.latest + 1)):
             found.append(_damage("release-numbers", archive.name, f"latest is {archive.latest}, on record {numbers}"))
-        if archive.active is not None and (archive.active not in numbers or archive.active in revoked):
+        if archive.active is not None and (archive.active not in numbers or archive.active in unfit):
             found.append(_damage("active-release", archive.name, f"release {archive.active} cannot be active"))
+        record = await archives.activations(tx, archive.name)
+        last = record[-1].number if record else None
+        if archive.active not in (None, last) or archive.activation != len(record):
+            found.append(_damage("activation-record", archive.name, f"the record ends with release {last}"))
     return found
 
 
@@ -185,7 +190,7 @@ async def _people(tx: Transaction) -> list[Finding]:
                 _damage("token-row", token.token_id, "a worker's token without a worker, or with admin rights")
             )
     for state in await ledger.counts_by_state(tx):
-        if state not in TRANSITIONS:
+        if state not in launches.TRANSITIONS:
             found.append(_damage("launch-state", state, "no launch can be in this state"))
     return found
 

@@ -12,7 +12,7 @@ from integrity import claims, names
 from integrity.errors import ConflictError, MalformedError, NotOwnerError, OutOfScopeError
 from integrity.manifest import TaskEntry
 from submit_api import modes
-from submit_api.refusals import BelowFloorError, InvalidRequestError
+from submit_api.refusals import BelowFloorError, InvalidRequestError, UnapprovedError
 from submit_api.registry.records import Launch, Queue, Release, Secret
 
 ENDS = frozenset(
@@ -71,11 +71,38 @@ def require_connections(task: TaskEntry, *, owner: str, granted: Iterable[Secret
             )
 
 
-def require_launchable(release: Release) -> None:
-    """Raises `ConflictError` for a revoked release."""
+def unlaunchable(release: Release) -> str | None:
+    """Why this release is not launched, or None."""
     if release.revoked_at is not None:
+        return f"was revoked ({release.revoke_reason})" if release.revoke_reason else "was revoked"
+    if release.retired_at is not None:
+        return "was retired, and its bytes are gone"
+    if release.waits:
+        left = release.approvals - len(release.approved_by)
+        return f"waits for approval by {left} of group {', '.join(release.approval_groups)}"
+    return None
+
+
+def require_launchable(release: Release) -> None:
+    """Raises `ConflictError` for a revoked release, `UnapprovedError` for one that waits."""
+    why = unlaunchable(release)
+    if release.waits and release.revoked_at is None:
+        raise UnapprovedError(
+            f"{release.archive}@{release.number} {why}: a member other than {release.submitted_by} can do so with "
+            f"'dagseal approve {release.archive}@{release.number}'"
+        )
+    if why is not None:
+        raise ConflictError(f"{release.archive}@{release.number} {why}: activate another release, or push a new one")
+
+
+def require_pinned(release: Release, run_id: str, active: int | None) -> None:
+    """A run does not go on with another release unseen. Raises `ConflictError` when its own cannot be launched any more."""
+    why = unlaunchable(release)
+    if why is not None:
+        instead = f"release {active} is active" if active is not None else "none is active now"
         raise ConflictError(
-            f"{release.archive}@{release.number} was revoked: activate another release, or push a new one"
+            f"run {run_id} began with {release.archive}@{release.number}, which {why}: to go on with other code, name the "
+            f"release, by --release or as 'release' ({instead}), or begin a new run"
         )
 
 

@@ -34,6 +34,13 @@ def _shown(value: object) -> object:
     return modes.shown(value) if isinstance(value, int) else value
 
 
+def _line(value: str) -> str:
+    if not value.isprintable() or not value.strip():
+        raise ValueError("this is to be one line of text")
+    return value
+
+
+Line = Annotated[str, Field(max_length=500), AfterValidator(_line)]
 ArchiveName = Annotated[str, _named("archive")]
 DagId = Annotated[str, _named("dag_id")]
 TaskId = Annotated[str, _named("task_id")]
@@ -130,7 +137,18 @@ class RuleRequest(In):
 
 
 class GroupRequest(In):
-    members: list[Principal] = Field(max_length=10_000)
+    """What is left out stays as it is."""
+
+    members: list[Principal] | None = Field(default=None, max_length=10_000)
+    approvals: int | None = Field(default=None, ge=0, le=10)
+
+
+class ApproveRequest(In):
+    """`digest` is that of the release which was looked at. `unsafe_alone`: an administrator, without a second member."""
+
+    digest: str = Field(pattern=r"^sha512:[0-9a-f]{128}$")
+    unsafe_alone: bool = False
+    reason: Line | None = None
 
 
 class TokenRequest(In):
@@ -173,15 +191,54 @@ class ReleaseView(Out):
     group: str
     submitted_by: str
     created_at: int
-    state: Literal["active", "inactive", "revoked"]
+    state: Literal["active", "inactive", "pending", "retired", "revoked"]
     task_check: Literal["task", "archive"]
     isolation: Profile | None
     manifest_digest: str
+    revoked_at: int | None
+    revoked_by: str | None
+    revoke_reason: str
+    approvals: int
+    approval_groups: list[str]
+    approved_by: list[str]
+    approved_at: int | None
+    unsafe_alone: bool
+    retired_at: int | None
     dags: list[DagView]
 
 
 class ReleaseList(Out):
     releases: list[ReleaseView]
+
+
+class ChangeView(Out):
+    """`before` and `after` hold what differs; a task that has only another digest has `change` digest."""
+
+    change: Literal["added", "removed", "changed", "digest"]
+    name: list[str]
+    before: dict[str, Any]
+    after: dict[str, Any]
+
+
+class SetsView(Out):
+    gained: list[str]
+    lost: list[str]
+
+
+class DiffView(Out):
+    """What changed from release `before` to release `after`; names of tasks are dag_id and task_id."""
+
+    archive: str
+    before: int
+    after: int
+    digests: list[str]
+    same: bool
+    settings: list[ChangeView]
+    members: list[ChangeView]
+    dags: list[ChangeView]
+    tasks: list[ChangeView]
+    connections: SetsView
+    unix_users: SetsView
 
 
 class ArchiveView(Out):
@@ -365,8 +422,11 @@ class ExplainedView(Out):
 
 
 class GroupView(Out):
+    """`approvals`: how many other members must approve a release of the group's archives."""
+
     name: str
     members: list[str]
+    approvals: int
 
 
 class GroupList(Out):

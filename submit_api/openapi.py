@@ -27,8 +27,13 @@ ALWAYS = (400, 405, 500)
 WITH_TOKEN = (401, 403)
 WITH_BODY = (408, 411, 413, 415, 417, 422)
 _PARAMETER = re.compile(r"\{(\w+)(?::((?:[^{}]|\{[0-9,]+\})+))?\}")
-_INTEGERS = frozenset({"limit", "after", "offset", "number"})
-_CHOICES = {"task_check": TASK_CHECKS, "isolation": PROFILES, "verdict": (ACCEPTED, REFUSED)}
+_INTEGERS = frozenset({"limit", "after", "offset", "number", "to", "against"})
+_CHOICES = {
+    "task_check": TASK_CHECKS,
+    "isolation": PROFILES,
+    "verdict": (ACCEPTED, REFUSED),
+    "kill": ("true", "false"),
+}
 _TIMES = frozenset({"since", "until"})
 _TIME: Document = {"type": "string", "anyOf": [{"format": "date-time"}, {"pattern": "^[0-9]{1,16}$"}]}
 

@@ -34,6 +34,8 @@ async def change(service: Service, caller: Caller, kind: str, name: str, wanted:
         owner, group = wanted.owner or found.owner, wanted.group or found.group
         mode = modes.changed(found.mode, wanted.mode) if wanted.mode is not None else found.mode
         _check(caller, kind, name, found, owner=owner, group=group, mode=mode)
+        if kind == "archive" and group != found.group:
+            await _require_no_approvals(tx, caller, found.group, f"archive {name}")
         if group not in (found.group, owner) and group not in await people.groups(tx):
             raise NotFoundError(f"there is no group {group!r}: an administrator can make it: dagseal group set {group}")
         await ownership.change(tx, kind, name, owner=owner, group=group, mode=mode)
@@ -57,6 +59,12 @@ def _check(caller: Caller, kind: str, name: str, found: Thing, *, owner: str, gr
         raise NotOwnerError(
             f"only an administrator lets everybody's tasks use {kind} {name}: give it to a group instead"
         )
+
+
+async def _require_no_approvals(tx: Transaction, caller: Caller, group: str, what: str) -> None:
+    """Else one member alone would take it to where no other has to agree."""
+    if not caller.admin and await people.asking_groups(tx, [group]):
+        raise NotOwnerError(f"group {group} asks for approvals: only an administrator takes {what} away from it")
 
 
 async def _find(tx: Transaction, kind: str, name: str) -> Thing:
@@ -111,7 +119,9 @@ async def transfer_dag(service: Service, caller: Caller, dag_id: str, to: str) -
         if name == to:
             raise ConflictError(f"dag {dag_id} belongs to archive {to} already")
         for each in (name, to):
-            permissions.require(caller, modes.WRITE, await _find(tx, "archive", each), f"archive {each}")
+            archive = await _find(tx, "archive", each)
+            permissions.require(caller, modes.WRITE, archive, f"archive {each}")
+            await _require_no_approvals(tx, caller, archive.group, f"dag {dag_id}")
         await ownership.move_dag(tx, dag_id, to, service.now_us())
         await _note(tx, service, caller, "dag.transfer", f"dag:{dag_id}", f"{name} -> {to}")
     return name

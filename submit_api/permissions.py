@@ -19,7 +19,9 @@ ACTIONS: dict[str, str] = {
     "archive.read": "archive:r",
     "release.read": "archive:r",
     "release.activate": "archive:w",
+    "release.rollback": "archive:w",
     "release.revoke": "archive:w",
+    "release.approve": "archive:r",  # and of the groups that ask, other than its submitter: `submit_api.approving`
     "manifest.read": FETCHERS,  # workers, and users with archive:r
     "blob.read": FETCHERS,
     "launch.create": "archive:x",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from integrity.errors import DagsealError, SecurityError
+from integrity.errors import ConflictError, DagsealError, SecurityError, UnauthorizedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +92,18 @@ class BelowFloorError(SecurityError):
     """The launch is isolated less than its release or its queue asks for: no secret is given to it."""
 
     slug = "below-isolation-floor"
+
+
+class SecondMemberError(UnauthorizedError):
+    """A second member is to approve a release: not its submitter, and nobody from outside the group."""
+
+    slug = "second-member"
+
+
+class UnapprovedError(ConflictError):
+    """The release waits for approval, and is not launched before."""
+
+    slug = "unapproved"
 
 
 class NoSpaceError(DagsealError):

@@ -1,6 +1,7 @@
 """The caller's side of launches: reserve, look, wait, cancel.
 
-A reservation is checked whole: the dag's release, the caller, the unix user, the rule that permits it, the connections.
+A run keeps the release that it began with, though another is active by now, unless its caller asks for one. A reservation
+is checked whole: the dag's release, the caller, the unix user, the rule that permits it, the connections.
 The stored bytes are checked when a worker takes it (`submit_api.dispatching`), just before a ticket is signed.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from integrity.errors import ConflictError, NotFoundError
+from integrity.errors import ConflictError, NotFoundError, OutOfScopeError
 from integrity.manifest import TaskEntry
 from submit_api import audit, impersonation, launches, modes, permissions, scopes
 from submit_api.identity import USER, Caller
@@ -21,12 +22,16 @@ from submit_api.registry.records import Launch, Release
 from submit_api.service import Service
 from submit_api.signals import QUEUE, of_launch
 
+ASKED, PINNED, ACTIVE = "asked for", "which the run began with", "the active one"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """What a launch would be: which release and task, in which queue, as which unix user, who named him, and the verdict."""
+    """What a launch would be: which release (and why that one) and task, in which queue, as which unix user, who named him,
+    and the verdict."""
 
     release: Release
+    why: str
     task: TaskEntry
     queue: str
     user: str
@@ -41,6 +46,7 @@ async def choose(
     *,
     dag_id: str,
     task_id: str,
+    run_id: str | None = None,
     run_as_user: str | None = None,
     queue: str | None = None,
     number: int | None = None,
@@ -48,13 +54,13 @@ async def choose(
     """The choice and the judgement of a reservation; nothing is reserved. Raises what `reserve` raises, but for the
     verdict, which is in what is returned."""
     config = service.settings.launches
-    release = await resolve(tx, caller, dag_id, number)
+    release, why = await resolve(tx, caller, dag_id, run_id, number)
     task = (await service.manifest_of(release)).manifest.task(dag_id, task_id)
     user, source = impersonation.choose_user(run_as_user, task, config.default_impersonation)
     chosen_queue = launches.queue_of(queue, task, config.default_queue)
     await require_queue(tx, release, chosen_queue)
     verdict = await judge(tx, release, dag_id=dag_id, user=user, queue=chosen_queue, caller=caller.principal)
-    return Chosen(release=release, task=task, queue=chosen_queue, user=user, source=source, verdict=verdict)
+    return Chosen(release=release, why=why, task=task, queue=chosen_queue, user=user, source=source, verdict=verdict)
 
 
 async def reserve(service: Service, caller: Caller, wanted: LaunchRequest) -> Launch:
@@ -67,13 +73,13 @@ async def reserve(service: Service, caller: Caller, wanted: LaunchRequest) -> La
             caller,
             dag_id=wanted.dag_id,
             task_id=wanted.task_id,
+            run_id=wanted.run_id,
             run_as_user=wanted.run_as_user,
             queue=wanted.queue,
             number=wanted.release,
         )
         release = chosen.release
-        rule = chosen.verdict.require()
-        await require_connections(tx, release, chosen.task)
+        rule = await require_all(tx, release, chosen.task, chosen.verdict)
         earlier = await ledger.find_try(
             tx, wanted.dag_id, wanted.task_id, wanted.run_id, wanted.map_index, wanted.try_number
         )
@@ -110,34 +116,49 @@ async def reserve(service: Service, caller: Caller, wanted: LaunchRequest) -> La
             about=f"launch:{launch.id}",
             digest=launch.digest,
             detail=f"{launch.dag_id}.{launch.task_id} run {launch.run_id} try {launch.try_number} of "
-            f"{launch.archive}@{launch.release} as {launch.unix_user} in {launch.queue}",
+            f"{launch.archive}@{launch.release}, {chosen.why}, as {launch.unix_user} in {launch.queue}",
             rule=rule,
         )
     service.signals.notify(QUEUE)
     return launch
 
 
-async def resolve(tx: Transaction, caller: Caller, dag_id: str, number: int | None) -> Release:
-    """The release that a launch of this dag means, if the caller may launch it."""
+async def resolve(
+    tx: Transaction, caller: Caller, dag_id: str, run_id: str | None, number: int | None
+) -> tuple[Release, str]:
+    """The release that a launch in this run of this dag means, if the caller may launch it, and by what it was chosen: it was
+    asked for, the run began with it, or it is the active one."""
     name = (await archives.archives_of_dags(tx, [dag_id])).get(dag_id)
     archive = await archives.find(tx, name) if name else None
     if archive is None:
         raise NotFoundError(f"no release defines dag {dag_id!r}: push its file first")
     permissions.require(caller, modes.EXECUTE, archive, f"dag {dag_id} of archive {archive.name}")
     permissions.require_scope(caller, scopes.LAUNCH, dag_id)
-    chosen = number if number is not None else archive.active
-    if chosen is None:
+    run = run_id if number is None else None
+    pinned = await ledger.release_of_run(tx, dag_id, run, archive.name) if run is not None else None
+    if number is not None:
+        chosen, why = number, ASKED
+    elif pinned is not None:
+        chosen, why = pinned, PINNED
+    elif archive.active is not None:
+        chosen, why = archive.active, ACTIVE
+    else:
+        newest = await archives.release(tx, archive.name, archive.latest)
+        if newest is not None and newest.waits:
+            launches.require_launchable(newest)
         raise ConflictError(f"archive {archive.name} has no active release: activate one, or push a new one")
     release = await archives.release(tx, archive.name, chosen)
     if release is None:
         raise NotFoundError(f"archive {archive.name} has no release {chosen}; the latest is {archive.latest}")
+    if run is not None and why == PINNED:
+        launches.require_pinned(release, run, archive.active)
     launches.require_launchable(release)
-    return release
+    return release, why
 
 
 async def require_queue(tx: Transaction, release: Release, queue: str) -> None:
     """The release's owner may run in it. Raises `NotOwnerError`."""
-    groups = await people.groups_of(tx, release.owner)
+    groups = await people.groups_behind(tx, release.owner, release.group)
     launches.require_queue(await ownership.queue(tx, queue), owner=release.owner, groups=groups)
 
 
@@ -148,7 +169,11 @@ async def judge(tx: Transaction, release: Release, *, dag_id: str, user: str, qu
         return Party(role=role, principal=principal, groups=await people.groups_of(tx, principal))
 
     question = Question(
-        owner=await party(impersonation.OWNER, release.owner),
+        owner=Party(
+            role=impersonation.OWNER,
+            principal=release.owner,
+            groups=await people.groups_behind(tx, release.owner, release.group),
+        ),
         others=(
             await party(impersonation.SUBMITTER, release.submitted_by),
             await party(impersonation.CALLER, caller),
@@ -167,18 +192,26 @@ async def authorise(tx: Transaction, release: Release, task: TaskEntry, launch: 
     verdict = await judge(
         tx, release, dag_id=launch.dag_id, user=launch.unix_user, queue=launch.queue, caller=launch.principal
     )
-    rule = verdict.require()
-    await require_connections(tx, release, task)
-    return rule
+    return await require_all(tx, release, task, verdict)
 
 
-async def require_connections(tx: Transaction, release: Release, task: TaskEntry) -> None:
-    """The release's owner may use what the task names. Raises `OutOfScopeError`."""
-    groups = await people.groups_of(tx, release.owner)
+async def require_all(tx: Transaction, release: Release, task: TaskEntry, verdict: Verdict) -> str:
+    """The rules allow it, and the release's owner may use the connections that the task names. Returns the id of the rule.
+    Raises `OutOfScopeError`."""
+    groups = await people.groups_behind(tx, release.owner, release.group)
     existing = {secret.name for secret in await secrets.listed(tx, "connection")} if task.connections else set()
-    launches.require_connections(
-        task, owner=release.owner, granted=await secrets.granted(tx, release.owner, groups), existing=existing
-    )
+    try:
+        rule = verdict.require()
+        launches.require_connections(
+            task, owner=release.owner, granted=await secrets.granted(tx, release.owner, groups), existing=existing
+        )
+    except OutOfScopeError as error:
+        withheld = sorted(await people.groups_of(tx, release.owner) - groups)
+        if not withheld:
+            raise
+        hint = f"what group {', '.join(withheld)} may is for archives of that group only, as it asks for approvals"
+        raise OutOfScopeError(f"{error} ({hint})", error.rule) from None
+    return rule
 
 
 async def find(service: Service, caller: Caller, launch_id: str, wanted: int = modes.READ) -> Launch:

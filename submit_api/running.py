@@ -1,7 +1,7 @@
 """Open everything, serve, watch, and close everything: the life of one API process.
 
-One process works on a state folder: it holds `api.lock`. At start it sweeps what a crash left of uploads and brings the
-tables up to date.
+One process works on a state folder: it holds `api.lock`. At start it sweeps what a crash left of uploads and of retired
+releases, and brings the tables up to date. While it serves it watches over launches, and retires releases.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from integrity.errors import DagsealError, SettingsError
-from submit_api import dispatching, keyfiles
+from submit_api import dispatching, keyfiles, retiring
 from submit_api.app import build_app, record_left_out
 from submit_api.blobs import BlobStore
 from submit_api.describing import Describer, LauncherDescriber
@@ -114,10 +114,15 @@ async def serving(service: Service) -> AsyncIterator[Listener]:
 
 
 async def _watch(service: Service) -> None:
+    loop = asyncio.get_running_loop()
+    due = loop.time()
     while True:
         try:
             await dispatching.expire(service)
             await record_left_out(service)
+            if loop.time() >= due:
+                due = loop.time() + service.settings.retention.interval_seconds
+                await retiring.retire(service)
         except (DagsealError, SQLAlchemyError, OSError) as error:
             _log.error("watch_failed", error=type(error).__name__)
         await asyncio.sleep(service.settings.launches.watch_interval_seconds)
@@ -133,6 +138,8 @@ async def run(settings: Settings) -> None:
         async with opened(settings) as service:
             for name in service.blobs.sweep():
                 _log.warning("swept", file=name)
+            for digest in await retiring.sweep(service):
+                _log.warning("swept", blob=digest)
             async with serving(service) as listener:
                 _log.info("ready", host=settings.api.host, port=listener.port, key=service.keys.signing.public.key_id)
                 await stop.wait()

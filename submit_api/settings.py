@@ -96,6 +96,15 @@ class AuditSection(_Section):
     unauthenticated_per_minute: int = Field(default=120, ge=1)
 
 
+class RetentionSection(_Section):
+    """Releases that keep their bytes: the newest `keep_releases` of each archive (0: all), and of the others what was launched,
+    active or pushed within `keep_days`."""
+
+    keep_releases: int = Field(default=0, ge=0)
+    keep_days: int = Field(default=30, ge=1)
+    interval_seconds: float = Field(default=3600, gt=0)
+
+
 class Settings(BaseSettings):
     """The whole configuration of one API process."""
 
@@ -109,6 +118,7 @@ class Settings(BaseSettings):
     limits: LimitsSection = LimitsSection()
     launches: LaunchesSection = LaunchesSection()
     audit: AuditSection = AuditSection()
+    retention: RetentionSection = RetentionSection()
 
     @property
     def database_url(self) -> str:

@@ -23,13 +23,13 @@ from integrity import manifest as manifests
 from integrity.digests import Digest
 from integrity.errors import ConflictError, DigestMismatchError, InvalidArchiveError, NotOwnerError
 from integrity.manifest import Manifest, Member
-from submit_api import audit, modes, permissions, scopes
+from submit_api import audit, launches, modes, permissions, scopes
 from submit_api.blobs import Upload
 from submit_api.describing import Description
 from submit_api.dispatching import MICROSECONDS
 from submit_api.identity import Caller
 from submit_api.refusals import InvalidRequestError, NoSpaceError, PreconditionError
-from submit_api.registry import archives
+from submit_api.registry import archives, people
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Archive, Release
 from submit_api.service import Service
@@ -142,7 +142,9 @@ async def _unchanged(
         if release.digest != str(digest):
             continue
         if release.revoked_at is not None:
-            raise ConflictError(f"these bytes are {ask.name}@{release.number}, which was revoked: push changed ones")
+            raise ConflictError(
+                f"these bytes are {ask.name}@{release.number}, which {launches.unlaunchable(release)}: push changed ones"
+            )
         if (
             release.number == archive.latest
             and release.task_check == ask.task_check
@@ -212,6 +214,7 @@ async def _record(
         dags=description.dags,
         isolation=ask.isolation,
     )
+    asking = await people.asking_groups(tx, {manifest.group, archive.group if archive else manifest.group})
     release = Release(
         archive=ask.name,
         number=manifest.number,
@@ -226,6 +229,8 @@ async def _record(
         isolation=ask.isolation,
         manifest=await asyncio.to_thread(manifests.sign, manifest, service.keys.signing),
         manifest_digest=str(Digest.of(manifest.to_bytes())),
+        approvals=max(asking.values(), default=0),
+        approval_groups=sorted(asking),
     )
     await archives.add(tx, release, manifest)
     await audit.accepted(
@@ -236,7 +241,8 @@ async def _record(
         about=f"archive:{ask.name}",
         digest=release.digest,
         detail=f"release {release.number}, {release.size} bytes, owner {release.owner}, group {release.group}, "
-        f"task_check {release.task_check}, isolation {release.isolation or 'any'}",
+        f"task_check {release.task_check}, isolation {release.isolation or 'any'}"
+        + (f", {launches.unlaunchable(release)}" if release.waits else ""),
     )
     others = [found for found in await archives.releases_of_digest(tx, release.digest) if found != release]
     # Last before the commit, so that nothing but the commit can fail once the blob has its name.

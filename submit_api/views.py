@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from integrity import differences
 from integrity.fields import to_base64
 from integrity.manifest import Manifest
 from submit_api import modes
@@ -13,6 +15,7 @@ from submit_api.dispatching import Offer
 from submit_api.models import (
     ArchiveView,
     DagView,
+    DiffView,
     ExplainedView,
     LaunchView,
     MatchView,
@@ -34,13 +37,29 @@ def copied(model: type[V], value: Any) -> V:
 
 
 def release(found: Release, manifest: Manifest, active: int | None) -> ReleaseView:
-    state = "revoked" if found.revoked_at is not None else "active" if active == found.number else "inactive"
+    state = "active" if active == found.number else "inactive"
+    special = {"revoked": found.revoked_at is not None, "retired": found.retired_at is not None, "pending": found.waits}
+    state = next((word for word, holds in special.items() if holds), state)
     fields = {name: getattr(found, name, None) for name in ReleaseView.model_fields}
     dags = [
         DagView(dag_id=dag.dag_id, member=dag.member, tasks=[TaskView(**task.to_json()) for task in dag.tasks])
         for dag in manifest.dags
     ]
     return ReleaseView.model_validate({**fields, "state": state, "dags": dags})
+
+
+def diff(before: Manifest, after: Manifest) -> DiffView:
+    found = differences.between(before, after)
+    return DiffView.model_validate(
+        {
+            **asdict(found),
+            "archive": after.archive,
+            "before": before.number,
+            "after": after.number,
+            "digests": [str(before.digest), str(after.digest)],
+            "same": found.same,
+        }
+    )
 
 
 def archive(found: Archive, latest: Release, dags: list[str]) -> ArchiveView:

@@ -43,9 +43,17 @@ class Client:
         """Any JSON resource."""
         return (await self._transport.request("GET", path, query=query, wait_seconds=wait_seconds)).json()
 
-    async def send(self, method: str, path: str, json_body: object = None) -> Any:
+    async def send(
+        self,
+        method: str,
+        path: str,
+        json_body: object = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
         """Change something; the answer's JSON, or None where there is none."""
-        answer = await self._transport.request(method, path, json_body=json_body)
+        answer = await self._transport.request(method, path, json_body=json_body, query=query, headers=headers)
         return answer.json() if answer.body else None
 
     async def send_raw(self, method: str, path: str, body: bytes, content_type: str) -> Any:

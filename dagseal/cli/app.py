@@ -16,13 +16,16 @@ import typer
 from dagseal.cli import exits, printing
 from dagseal.cli.arguments import globals_first
 from dagseal.cli.commands import (
+    approving,
     archives,
     audit,
     checks,
+    differing,
     launches,
     ownership,
     people,
     quickstart,
+    releases,
     secrets,
     services,
     tokens,
@@ -86,7 +89,8 @@ def build() -> typer.Typer:
     )
     app.callback()(_globals)
     access = (secrets, tokens, workers, people, ownership)
-    for group in (quickstart, services, archives, verifying, launches, *access, audit, checks):
+    code = (archives, releases, differing, approving, verifying)
+    for group in (quickstart, services, *code, launches, *access, audit, checks):
         group.register(app)
     return app
 

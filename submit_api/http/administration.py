@@ -163,19 +163,21 @@ async def remove_rule(call: Call) -> web.Response:
 
 async def put_group(call: Call) -> web.Response:
     name, ask = call.part("name"), await call.body(GroupRequest)
-    members = await administering.put_group(call.service, call.caller, name, ask.members)
-    return answer(GroupView(name=name, members=members))
+    members, approvals = await administering.put_group(call.service, call.caller, name, ask)
+    return answer(GroupView(name=name, members=members, approvals=approvals))
 
 
 async def get_group(call: Call) -> web.Response:
     name = call.part("name")
-    return answer(GroupView(name=name, members=await administering.find_group(call.service, name)))
+    members, approvals = await administering.find_group(call.service, name)
+    return answer(GroupView(name=name, members=members, approvals=approvals))
 
 
 async def list_groups(call: Call) -> web.Response:
     async with call.service.database.read() as tx:
-        found = await people.groups(tx)
-    return answer(GroupList(groups=[GroupView(name=name, members=members) for name, members in found.items()]))
+        found, approvals = await people.groups(tx), await people.approvals(tx)
+    views_of = [GroupView(name=name, members=members, approvals=approvals[name]) for name, members in found.items()]
+    return answer(GroupList(groups=views_of))
 
 
 async def create_token(call: Call) -> web.Response:

@@ -9,7 +9,7 @@ import re
 from aiohttp import web
 
 from integrity.digests import Digest
-from integrity.errors import ConflictError, NotFoundError
+from integrity.errors import NotFoundError
 from submit_api import audit, bodies, modes, permissions, scopes, submissions, views
 from submit_api.http.routes import BYTES, DSSE, Call, answer
 from submit_api.identity import WORKER, Caller
@@ -78,39 +78,6 @@ async def release(call: Call) -> web.Response:
     return answer(await _view(call, found, archive))
 
 
-async def activate(call: Call) -> web.Response:
-    return await _decide(call, "release.activate")
-
-
-async def revoke(call: Call) -> web.Response:
-    return await _decide(call, "release.revoke")
-
-
-async def _decide(call: Call, action: str) -> web.Response:
-    now = call.service.now_us()
-    async with call.service.database.write() as tx:
-        archive = await _archive(tx, call, call.part("name"), permissions.bit(action))
-        found = await _release(tx, call, archive)
-        if action == "release.revoke":
-            await archives.revoke(tx, archive.name, found.number, now)
-        elif found.revoked_at is not None:
-            raise ConflictError(f"{archive.name}@{found.number} was revoked: push its bytes changed, as a new release")
-        else:
-            await archives.activate(tx, archive.name, found.number)
-        await audit.accepted(
-            tx,
-            at=now,
-            caller=call.caller,
-            action=action,
-            about=f"archive:{archive.name}",
-            digest=found.digest,
-            detail=f"release {found.number}",
-        )
-        archive = await _archive(tx, call, archive.name, permissions.bit(action))
-        found = await _release(tx, call, archive)
-    return answer(await _view(call, found, archive))
-
-
 async def manifest(call: Call) -> web.Response:
     name = call.part("name")
     async with call.service.database.read() as tx:
@@ -126,12 +93,15 @@ async def blob(call: Call) -> web.StreamResponse:
     digest = Digest(call.part("hex"))
     async with call.service.database.read() as tx:
         found = await archives.releases_of_digest(tx, str(digest))
-        having = {name: await archives.find(tx, name) for name in {release.archive for release in found}}
-    if not any(_may_fetch(call.caller, archive) for archive in having.values() if archive):
+        archived = {name: await archives.find(tx, name) for name in {release.archive for release in found}}
+    seen = [one for one in found if (archive := archived[one.archive]) and _may_fetch(call.caller, archive)]
+    if not seen:
         missing = NotFoundError(f"there is no blob {digest}")
         if found:
             missing.add_note(audit.HIDES)
         raise missing
+    if all(release.retired_at is not None for release in seen):
+        raise NotFoundError(f"there is no blob {digest} any more: {seen[0].archive}@{seen[0].number} was retired")
     headers = {
         "ETag": f'"{digest}"',
         "Cache-Control": "private, max-age=31536000, immutable",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from integrity.logrecords import MEDIA_TYPE
 from submit_api import models as m
-from submit_api.http import administration, archives, audit_log, launches, ownership, system
+from submit_api.http import administration, archives, audit_log, launches, ownership, releases, system
 from submit_api.http.routes import BYTES, DSSE, JSON, Route
 
 _RELEASE = "/v1/archives/{name}/releases/{number:[0-9]{1,9}}"
@@ -65,13 +65,29 @@ ROUTES: tuple[Route, ...] = (
         summary="One release", answers={200: m.ReleaseView}, refusals=(404,),
     ),
     Route(
-        method="POST", path=_RELEASE + "/activate", handler=archives.activate, action="release.activate",
-        about="archive:{name}", summary="Make this release the one that is launched", answers={200: m.ReleaseView},
-        refusals=(404, 409),
+        method="POST", path=_RELEASE + "/activate", handler=releases.activate, action="release.activate",
+        about="archive:{name}", summary="Make this release the one that is launched", headers=("If-Match",),
+        answers={200: m.ReleaseView}, refusals=(404, 409, 412),
     ),
     Route(
-        method="POST", path=_RELEASE + "/revoke", handler=archives.revoke, action="release.revoke",
-        about="archive:{name}", summary="Never launch this release again", answers={200: m.ReleaseView}, refusals=(404,),
+        method="POST", path="/v1/archives/{name}/rollback", handler=releases.roll_back, action="release.rollback",
+        about="archive:{name}", summary="Make the release the active one that was it before, or an earlier one",
+        query=("to",), headers=("If-Match",), answers={200: m.ReleaseView}, refusals=(404, 409, 412, 422),
+    ),
+    Route(
+        method="POST", path=_RELEASE + "/revoke", handler=releases.revoke, action="release.revoke",
+        about="archive:{name}", summary="Never launch this release again; with kill, end what runs of it",
+        query=("reason", "kill"), answers={200: m.ReleaseView}, refusals=(404, 422),
+    ),
+    Route(
+        method="POST", path=_RELEASE + "/approve", handler=releases.approve, action="release.approve",
+        about="archive:{name}", summary="Approve what waits, by the digest that was looked at", body=(m.ApproveRequest,),
+        answers={200: m.ReleaseView}, refusals=(404, 409, 412),
+    ),
+    Route(
+        method="GET", path=_RELEASE + "/diff", handler=releases.diff, action="release.read", about="archive:{name}",
+        summary="What changed in this release: files, dags, tasks, connections, unix users, settings",
+        query=("against",), answers={200: m.DiffView}, refusals=(404, 409, 422),
     ),
     Route(
         method="GET", path=_RELEASE + "/manifest", handler=archives.manifest, action="manifest.read",

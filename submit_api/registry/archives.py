@@ -10,8 +10,8 @@ from integrity.manifest import Manifest
 from submit_api import modes
 from submit_api.registry.database import Transaction
 from submit_api.registry.ownership import permitted
-from submit_api.registry.records import Archive, Release, columns, record
-from submit_api.registry.tables import ArchiveRow, DagRow, ReleaseRow, TaskRow
+from submit_api.registry.records import Activation, Archive, Release, columns, record
+from submit_api.registry.tables import ActivationRow, ArchiveRow, DagRow, ReleaseRow, TaskRow
 
 
 async def find(tx: Transaction, name: str) -> Archive | None:
@@ -70,7 +70,7 @@ async def transferred(tx: Transaction, dags: Iterable[str]) -> set[str]:
 
 
 async def add(tx: Transaction, found: Release, manifest: Manifest) -> None:
-    """Record a release: the archive when it is new, the dags, the tasks. It becomes the active one."""
+    """Record a release: the archive when it is new, the dags, the tasks. It becomes the active one, unless it waits."""
     row = await tx.session.get(ArchiveRow, found.archive)
     if row is None:
         tx.session.add(
@@ -79,16 +79,19 @@ async def add(tx: Transaction, found: Release, manifest: Manifest) -> None:
                 owner=found.owner,
                 group=found.group,
                 latest=found.number,
-                active=found.number,
+                active=None,
                 created_at=found.created_at,
                 mode=modes.NEW["archive"],
             )
         )
     else:
-        row.latest = row.active = found.number
-        row.group = found.group
+        row.latest = found.number
+        row.group = row.group if found.waits else found.group
     await tx.session.flush()
     tx.session.add(ReleaseRow(**columns(found)))
+    await tx.session.flush()
+    if not found.waits:
+        await activate(tx, found.archive, found.number, at=found.created_at, principal=found.submitted_by)
     known = await archives_of_dags(tx, [dag.dag_id for dag in manifest.dags])
     fresh = [{"dag_id": dag.dag_id, "archive": found.archive} for dag in manifest.dags if dag.dag_id not in known]
     if fresh:
@@ -111,16 +114,53 @@ async def add(tx: Transaction, found: Release, manifest: Manifest) -> None:
     await tx.session.flush()
 
 
-async def activate(tx: Transaction, archive: str, number: int | None) -> None:
-    await tx.session.execute(update(ArchiveRow).where(ArchiveRow.name == archive).values(active=number))
+async def activate(
+    tx: Transaction, archive: str, number: int, *, at: int, principal: str, before: int | None = None
+) -> None:
+    """Make it the active one, and record that. `before` is where a later rollback goes on from: where this one came from,
+    unless this is itself a rollback."""
+    row = await tx.session.get_one(ArchiveRow, archive)
+    if row.active == number:
+        return
+    made = Activation(
+        archive=archive,
+        seq=row.activation + 1,
+        number=number,
+        was=row.active,
+        before=row.activation if before is None else before,
+        at=at,
+        principal=principal,
+    )
+    await tx.session.execute(insert(ActivationRow).values(**columns(made)))
+    row.active, row.activation = number, made.seq
+    await tx.session.flush()
 
 
-async def revoke(tx: Transaction, archive: str, number: int, now_us: int) -> None:
-    """For good. Where it was the active release, none is active afterwards."""
+async def approve(
+    tx: Transaction, found: Release, approved_by: list[str], *, at: int | None, unsafe_alone: bool
+) -> None:
+    """Who approved it so far; with `at` it waits no more."""
+    row = await tx.session.get_one(ReleaseRow, (found.archive, found.number))
+    row.approved_by, row.approved_at, row.unsafe_alone = approved_by, at, unsafe_alone
+    await tx.session.flush()
+
+
+async def move(tx: Transaction, archive: str, group: str) -> None:
+    await tx.session.execute(update(ArchiveRow).where(ArchiveRow.name == archive).values(group=group))
+
+
+async def activations(tx: Transaction, archive: str) -> list[Activation]:
+    """In order."""
+    query = select(ActivationRow).where(ActivationRow.archive == archive).order_by(ActivationRow.seq)
+    return [record(Activation, row) for row in await tx.session.scalars(query)]
+
+
+async def revoke(tx: Transaction, archive: str, number: int, *, at: int, principal: str, reason: str) -> None:
+    """For good, and for the first reason. Where it was the active release, none is active afterwards."""
     await tx.session.execute(
         update(ReleaseRow)
         .where(ReleaseRow.archive == archive, ReleaseRow.number == number, ReleaseRow.revoked_at.is_(None))
-        .values(revoked_at=now_us)
+        .values(revoked_at=at, revoked_by=principal, revoke_reason=reason)
     )
     await tx.session.execute(
         update(ArchiveRow).where(ArchiveRow.name == archive, ArchiveRow.active == number).values(active=None)

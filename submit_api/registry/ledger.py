@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, insert, or_, select, update
 
 from submit_api.modes import READ
 from submit_api.registry.database import Transaction
@@ -78,6 +78,25 @@ async def silent(tx: Transaction, since_us: int) -> list[Launch]:
     """Running launches whose last heartbeat is not after `since_us`."""
     query = select(LaunchRow).where(LaunchRow.state == "running", LaunchRow.heartbeat_at <= since_us)
     return [record(Launch, row) for row in await tx.session.scalars(query)]
+
+
+async def running(tx: Transaction, archive: str, release: int) -> list[Launch]:
+    """What runs now of this release."""
+    query = select(LaunchRow).where(
+        LaunchRow.state == "running", LaunchRow.archive == archive, LaunchRow.release == release
+    )
+    return [record(Launch, row) for row in await tx.session.scalars(query)]
+
+
+async def release_of_run(tx: Transaction, dag_id: str, run_id: str, archive: str) -> int | None:
+    """The release of the run's first launch, of those that were claimed or may yet be: what was refused before never ran."""
+    query = select(LaunchRow.release).where(
+        LaunchRow.dag_id == dag_id,
+        LaunchRow.run_id == run_id,
+        LaunchRow.archive == archive,
+        or_(LaunchRow.claim_digest.is_not(None), LaunchRow.state.in_(("queued", "offered"))),
+    )
+    return await tx.session.scalar(query.order_by(LaunchRow.created_at, LaunchRow.id).limit(1))
 
 
 async def run_started_at(tx: Transaction, dag_id: str, run_id: str) -> int | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, insert, select, update
+from collections.abc import Iterable
+
+from sqlalchemy import delete, insert, or_, select, update
 
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Token, Worker, columns, record
@@ -45,6 +47,28 @@ async def groups_of(tx: Transaction, principal: str) -> frozenset[str]:
     return frozenset(await tx.session.scalars(query))
 
 
+async def groups_behind(tx: Transaction, owner: str, group: str) -> frozenset[str]:
+    """Whose grants and rules a release of this owner and group can use: the owner's groups, but of those that ask for approvals
+    only its own. Else a member would need none: an archive of his own would do, with a dag of another name."""
+    query = (
+        select(MemberRow.group_name)
+        .join(GroupRow, GroupRow.name == MemberRow.group_name)
+        .where(MemberRow.principal == owner, or_(GroupRow.approvals == 0, GroupRow.name == group))
+    )
+    return frozenset(await tx.session.scalars(query))
+
+
+async def asking_groups(tx: Transaction, names: Iterable[str]) -> dict[str, int]:
+    """Those that ask for approvals, with how many."""
+    query = select(GroupRow.name, GroupRow.approvals).where(GroupRow.name.in_(list(names)), GroupRow.approvals > 0)
+    return dict((await tx.session.execute(query)).tuples().all())
+
+
+async def approvals(tx: Transaction) -> dict[str, int]:
+    """Of every group, how many it asks for."""
+    return dict((await tx.session.execute(select(GroupRow.name, GroupRow.approvals))).tuples().all())
+
+
 async def groups(tx: Transaction) -> dict[str, list[str]]:
     """Every group with its members, sorted."""
     found: dict[str, list[str]] = {name: [] for name in await tx.session.scalars(select(GroupRow.name))}
@@ -54,11 +78,16 @@ async def groups(tx: Transaction) -> dict[str, list[str]]:
     return dict(sorted(found.items()))
 
 
-async def put_group(tx: Transaction, name: str, members: list[str], now_us: int) -> None:
-    """Create the group or replace its members."""
-    if await tx.session.get(GroupRow, name) is None:
-        tx.session.add(GroupRow(name=name, created_at=now_us))
-        await tx.session.flush()
+async def put_group(tx: Transaction, name: str, members: list[str] | None, approvals: int | None, now_us: int) -> None:
+    """Create the group, or replace what is not None of it."""
+    row = await tx.session.get(GroupRow, name)
+    if row is None:
+        row = GroupRow(name=name, created_at=now_us, approvals=0)
+        tx.session.add(row)
+    row.approvals = row.approvals if approvals is None else approvals
+    await tx.session.flush()
+    if members is None:
+        return
     await tx.session.execute(delete(MemberRow).where(MemberRow.group_name == name))
     if members:
         rows = [{"group_name": name, "principal": principal} for principal in sorted(set(members))]

@@ -34,6 +34,18 @@ class Archive:
     active: int | None
     created_at: int
     mode: int
+    activation: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activation:
+    archive: str
+    seq: int
+    number: int
+    was: int | None
+    before: int
+    at: int
+    principal: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +63,19 @@ class Release:
     isolation: str | None
     manifest: bytes = field(repr=False)
     manifest_digest: str
+    revoked_by: str | None = None
+    revoke_reason: str = ""
+    approvals: int = 0
+    approval_groups: list[str] = field(default_factory=list)
+    approved_by: list[str] = field(default_factory=list)
+    approved_at: int | None = None
+    unsafe_alone: bool = False
+    retired_at: int | None = None
+
+    @property
+    def waits(self) -> bool:
+        """For an approval, and is not launched before."""
+        return self.approvals > 0 and self.approved_at is None
 
     @property
     def sha512(self) -> Digest:
@@ -186,6 +211,11 @@ class Event:
 def record(cls: type[T], row: object) -> T:
     """The record of a row: equal names, copied."""
     return cls(**{f.name: getattr(row, f.name) for f in fields(cls)})  # type: ignore[arg-type]
+
+
+def columns_of(cls: type, row: Any) -> list[Any]:
+    """The columns of a table that a record has, to select no more than these."""
+    return [getattr(row, f.name) for f in fields(cls)]
 
 
 def columns(value: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    false,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -52,6 +53,7 @@ class GroupRow(Base):
     __tablename__ = "groups"
     name: Mapped[str] = mapped_column(String(100), primary_key=True)
     created_at: Mapped[int]
+    approvals: Mapped[int] = mapped_column(server_default="0")
 
 
 class MemberRow(Base):
@@ -69,6 +71,7 @@ class ArchiveRow(Base):
     active: Mapped[int | None]
     created_at: Mapped[int]
     mode: Mapped[int] = mapped_column(Integer, server_default="504")
+    activation: Mapped[int] = mapped_column(server_default="0")
 
 
 class ReleaseRow(Base):
@@ -86,6 +89,27 @@ class ReleaseRow(Base):
     isolation: Mapped[str | None] = mapped_column(String(10))
     manifest: Mapped[bytes]
     manifest_digest: Mapped[str] = mapped_column(String(135))
+    revoked_by: Mapped[str | None] = mapped_column(String(100))
+    revoke_reason: Mapped[str] = mapped_column(Text, server_default="")
+    approvals: Mapped[int] = mapped_column(server_default="0")
+    approval_groups: Mapped[list[str]] = mapped_column(server_default="[]")
+    approved_by: Mapped[list[str]] = mapped_column(server_default="[]")
+    approved_at: Mapped[int | None]
+    unsafe_alone: Mapped[bool] = mapped_column(server_default=false())
+    retired_at: Mapped[int | None]
+
+
+class ActivationRow(Base):
+    """A release became the active one instead of `was`. `before` is the `seq` that a rollback goes on from, or 0."""
+
+    __tablename__ = "activations"
+    archive: Mapped[str] = mapped_column(ForeignKey("archives.name"), primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    number: Mapped[int]
+    was: Mapped[int | None]
+    before: Mapped[int]
+    at: Mapped[int]
+    principal: Mapped[str] = mapped_column(String(100))
 
 
 class DagRow(Base):
@@ -175,7 +199,7 @@ class LaunchRow(Base):
     __table_args__ = (
         UniqueConstraint("dag_id", "task_id", "run_id", "map_index", "try_number"),
         Index("ix_launches_state_queue_created_at", "state", "queue", "created_at"),
-        Index("ix_launches_dag_id_run_id", "dag_id", "run_id"),
+        Index("ix_launches_dag_id_run_id", "dag_id", "run_id", "created_at"),
     )
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     state: Mapped[str] = mapped_column(String(20))

@@ -1,4 +1,4 @@
-"""check, push, list, show, history, cat, activate, revoke: archives and their releases."""
+"""check, push, list, show, history, cat: archives and their releases."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 256 * 1024
 BAR_FROM_BYTES = 1024 * 1024
 _REFERENCE = re.compile(r"([^@]+)(?:@([1-9][0-9]{0,8}))?")
-_RELEASE_COLUMNS = ("archive", "number", "state", "digest", "size", "owner", "group", "submitted_by", "created_at")
+RELEASE_COLUMNS = ("archive", "number", "state", "digest", "size", "owner", "group", "submitted_by", "created_at")
 
 
 def register(app: typer.Typer) -> None:
@@ -31,8 +31,6 @@ def register(app: typer.Typer) -> None:
     app.command()(show)
     app.command()(history)
     app.command()(cat)
-    app.command()(activate)
-    app.command()(revoke)
 
 
 def check(ctx: typer.Context, paths: list[str] = typer.Argument(..., metavar="PATH...")) -> None:
@@ -104,9 +102,11 @@ def push(
             failed = failed or code_of(error)
             continue
         releases.append(release)
-        run.note(f"{named.name}@{release.get('number')}: {'submitted' if new else 'is the newest release already'}")
+        told = "submitted" if new else "is the newest release already"
+        waits = ", and waits for approval" if release.get("state") == "pending" else ""
+        run.note(f"{named.name}@{release.get('number')}: {told}{waits}")
     if releases or not failed:
-        printing.rows(run, releases, _RELEASE_COLUMNS)
+        printing.rows(run, releases, RELEASE_COLUMNS)
     if failed:
         raise typer.Exit(failed)
 
@@ -201,7 +201,7 @@ def show(ctx: typer.Context, archive: str = typer.Argument(..., metavar="NAME[@N
     if run.settings.output in ("json", "yaml"):
         printing.item(run, found)
         return
-    printing.item(run, found, (*_RELEASE_COLUMNS, "task_check", "isolation", "manifest_digest"))
+    printing.item(run, found, (*RELEASE_COLUMNS, "task_check", "isolation", "manifest_digest"))
     tasks = [{"dag_id": dag["dag_id"], **task} for dag in found["dags"] for task in dag["tasks"]]
     sys.stdout.write("\n")
     printing.rows(run, tasks, ("dag_id", "task_id", "operator", "run_as_user", "queue", "connections", "digest"))
@@ -216,7 +216,7 @@ def history(ctx: typer.Context, name: str = typer.Argument(..., metavar="NAME"))
         raise UsageError("history takes the archive's NAME alone")
     found = run.call(lambda client: client.get(f"/v1/archives/{segment(archive)}/releases"))
     releases = sorted(found["releases"], key=lambda release: release["number"], reverse=True)
-    printing.rows(run, releases, _RELEASE_COLUMNS)
+    printing.rows(run, releases, (*RELEASE_COLUMNS, "revoke_reason"))
 
 
 def cat(ctx: typer.Context, archive: str = typer.Argument(..., metavar="NAME[@N]")) -> None:
@@ -245,23 +245,3 @@ async def fetch_verified(client: Client, digest_text: str, size: int) -> bytes:
     whole = bytes(data)
     digest.require(Digest.of(whole), "what the server sent")
     return whole
-
-
-def activate(ctx: typer.Context, archive: str = typer.Argument(..., metavar="NAME@N")) -> None:
-    """Make a release the one that is launched."""
-    _act(run_of(ctx), archive, "activate")
-
-
-def revoke(ctx: typer.Context, archive: str = typer.Argument(..., metavar="NAME@N")) -> None:
-    """Never launch a release again."""
-    _act(run_of(ctx), archive, "revoke")
-
-
-def _act(run: Run, archive: str, action: str) -> None:
-    from worker_cache.client import segment
-
-    name, number = reference(archive)
-    if number is None:
-        raise UsageError(f"{action} needs a release: NAME@N (see: dagseal history {name})")
-    found = run.call(lambda client: client.send("POST", f"/v1/archives/{segment(name)}/releases/{number}/{action}"))
-    printing.item(run, found, _RELEASE_COLUMNS)

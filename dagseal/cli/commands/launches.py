@@ -61,7 +61,9 @@ def launch(
     as_user: str | None = typer.Option(None, "--as-user", help="Unix user to run as; a rule must allow it."),
     queue: str | None = typer.Option(None, "--queue"),
     map_index: int = typer.Option(-1, "--map-index"),
-    release: int | None = typer.Option(None, "--release", min=1, help="Default: the active release."),
+    release: int | None = typer.Option(
+        None, "--release", min=1, help="Default: what the run began with, else the active."
+    ),
     try_number: int = typer.Option(1, "--try-number", min=1),
     timeout: str | None = typer.Option(None, "--timeout", metavar="DURATION", help="Such as 90s, 15m, 2h."),
     follow: bool = typer.Option(False, "--follow", "-f", help="Print the log until it ended; exit as it did."),

@@ -12,6 +12,8 @@ _RULE_COLUMNS = ("id", "effect", "subject_kind", "subject", "dag_glob", "unix_us
 _MATCH_COLUMNS = ("decides", "id", "effect", "subject_kind", "subject", "role", "dag_glob", "unix_user", "queue_glob")
 _EXPLAINED = ("verdict", "unix_user", "named_by", "queue", "archive", "release", "owner", "rule")
 
+_GROUP_COLUMNS = ("name", "members", "approvals")
+
 
 def register(app: typer.Typer) -> None:
     rules = typer.Typer(no_args_is_help=True)
@@ -101,17 +103,25 @@ def remove_rule(ctx: typer.Context, rule_id: str = typer.Argument(..., metavar="
 def set_group(
     ctx: typer.Context,
     name: str = typer.Argument(..., metavar="NAME"),
-    members: list[str] = typer.Argument(None, metavar="[MEMBER...]", help="All members; none empties the group."),
+    members: list[str] = typer.Argument(
+        None, metavar="[MEMBER...]", help="All members; none empties the group, but not beside --approvals."
+    ),
+    approvals: int | None = typer.Option(
+        None, "--approvals", min=0, max=10, help="How many other members must approve a release before it is launched."
+    ),
 ) -> None:
-    """Say who is in a group."""
+    """Say who is in a group, and how many of them must approve a release of its archives."""
     from worker_cache.client import segment
 
-    run, body = run_of(ctx), {"members": members or []}
+    run = run_of(ctx)
+    body: dict[str, object] = {} if approvals is None else {"approvals": approvals}
+    if members or approvals is None:
+        body |= {"members": members or []}
     found = run.call(lambda client: client.send("PUT", f"/v1/groups/{segment(name)}", body))
-    printing.item(run, found, ("name", "members"))
+    printing.item(run, found, _GROUP_COLUMNS)
 
 
 def list_groups(ctx: typer.Context) -> None:
     """All groups and their members."""
     run = run_of(ctx)
-    printing.rows(run, run.call(lambda client: client.get("/v1/groups"))["groups"], ("name", "members"))
+    printing.rows(run, run.call(lambda client: client.get("/v1/groups"))["groups"], _GROUP_COLUMNS)

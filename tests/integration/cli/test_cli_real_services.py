@@ -384,6 +384,66 @@ def test_revoked_releases_fail_verification(shell: Shell) -> None:
     assert shell("launch", "gone", "good").code == 6
 
 
+def test_rolling_back_is_asked_for_or_says_from_where(shell: Shell) -> None:
+    for number in (1, 2, 3):
+        assert shell("push", str(shell.dag("undone.py", "undone", more=f"# {number}\n"))).code == 0
+    nobody = shell("rollback", "undone.py")
+    assert nobody.code == 2
+    assert "Release 3 of undone.py is active. Roll it back to the one before?" in nobody.err
+    late = shell("rollback", "undone.py", "--from", "2")
+    assert (late.code, late.out) == (6, "")
+    assert 'the active release of undone.py is 3, not "2": somebody changed it' in late.err
+    done = shell("rollback", "undone.py", "--from", "3", "-o", "json")
+    assert (done.code, done.json["number"], done.json["state"]) == (0, 2, "active")
+    assert "undone.py: release 3 -> 2" in done.err
+    assert shell("activate", "undone.py@3", "--from", "1").code == 6
+    assert shell("rollback", "undone.py", "3", "--from", "2").code == 6
+    assert shell("rollback", "undone.py", "1", "--from", "2").code == 0
+    assert shell("revoke", "undone.py@3", "--reason", "deletes customers").code == 0
+    history = shell("history", "undone.py", "-o", "json").json
+    assert [(row["number"], row["state"], row["revoke_reason"]) for row in history] == [
+        (3, "revoked", "deletes customers"), (2, "inactive", ""), (1, "active", ""),
+    ]  # fmt: skip
+    assert "deletes customers" in shell("history", "undone.py").out
+    refused = shell("launch", "undone", "good", "--release", "3")
+    assert (refused.code, refused.out) == (6, "")
+    assert "undone.py@3 was revoked (deletes customers)" in refused.err
+
+
+def test_diff_of_releases_and_of_a_file_that_is_not_pushed(shell: Shell) -> None:
+    path = shell.dag("differs.py", "differs")
+    assert shell("push", str(path)).code == 0
+    text = path.read_text().replace("@task\n    def bad", "@task(run_as_user='etl_admin', queue='big')\n    def bad")
+    path.write_text(text + "# and more\n")
+    unpushed = shell("diff", "differs.py", str(path), "--text", "-o", "json").json
+    assert (unpushed["before"], unpushed["same"], "tasks" in unpushed) == (1, False, False)
+    assert [change["name"] for change in unpushed["members"]] == [["differs.py"]]
+    assert "+# and more" in unpushed["text"]["differs.py"]
+    assert len(shell("history", "differs.py", "-o", "json").json) == 1
+
+    assert shell("push", str(path), "--isolation", "minimal").code == 0
+    whole = shell("diff", "differs.py", "-o", "json")
+    assert (whole.code, whole.json["before"], whole.json["after"], whole.json["same"]) == (0, 1, 2, False)
+    assert whole.json["unix_users"] == {"gained": ["etl_admin"], "lost": []}
+    assert [(c["name"], c["before"], c["after"]) for c in whole.json["settings"]] == [
+        (["isolation"], {"value": None}, {"value": "minimal"})
+    ]
+    changes = {".".join(c["name"]): c for c in whole.json["tasks"]}
+    assert (changes["differs.bad"]["change"], changes["differs.good"]["change"]) == ("changed", "digest")
+    assert changes["differs.bad"]["after"]["run_as_user"] == "etl_admin"
+    shown = shell("diff", "differs.py", "1", "2", "--text")
+    assert shown.code == 0
+    assert "gained" in shown.out and "etl_admin" in shown.out and "+# and more" in shown.out
+    assert "--- differs.py@1/differs.py" in shown.out
+    back = shell("diff", "differs.py", "2", "1", "-o", "json").json
+    assert back["unix_users"] == {"gained": [], "lost": ["etl_admin"]}
+    assert shell("diff", "differs.py", "2", "2", "-o", "json").json["same"] is True
+    assert shell("diff", "differs.py", "9").code == 5
+    assert shell("diff", "differs.py", str(path), "1").code == 2
+    assert shell("diff", "story.py").code == 6
+    assert shell("diff", "absent.py").code == 5
+
+
 def test_fsck_and_doctor(shell: Shell) -> None:
     clean = shell("fsck", "--config", str(shell.stack.folder / "api.toml"), "-o", "json")
     assert clean.code == 0, clean

@@ -172,7 +172,7 @@ async def test_grants_rules_and_groups(api: Api) -> None:
     assert len((await api.call("GET", "/v1/impersonation-rules", token=api.admin)).json["rules"]) == 1
     assert (await api.call("DELETE", f"/v1/impersonation-rules/{made.json['id']}", token=api.admin)).status == 204
     put = await api.call("PUT", "/v1/groups/team", token=api.admin, json={"members": ["b", "a", "a"]})
-    assert put.json == {"name": "team", "members": ["a", "b"]}
+    assert put.json == {"name": "team", "members": ["a", "b"], "approvals": 0}
     assert (await api.call("GET", "/v1/groups", token=api.admin)).json["groups"] == [put.json]
     assert (await api.call("GET", "/v1/groups/none", token=api.admin)).slug == "not-found"
 

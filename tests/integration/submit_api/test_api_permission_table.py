@@ -36,6 +36,7 @@ from submit_api.registry.tables import (
 OWNER, GROUP, ID = "alice", "team", "0" * 32
 MODES = (0, *(1 << bit for bit in range(9)), 0o777, 0o707)
 RULE = {"subject_kind": "group", "subject": "g", "unix_user": "u"}
+APPROVE = {"digest": str(Digest.of(SOURCE))}
 KEY = {"verify_key": "", "sealing_key": "", "fingerprint": "0" * 64, "queues": ["x"]}
 
 
@@ -57,6 +58,8 @@ ASKS: dict[str, Ask] = {
     "archive.read": Ask("GET", "/v1/archives/etl.py", 200),
     "release.read": Ask("GET", "/v1/archives/etl.py/releases/1", 200),
     "release.activate": Ask("POST", "/v1/archives/etl.py/releases/1/activate", 200),
+    "release.rollback": Ask("POST", "/v1/archives/etl.py/rollback", 409),  # nothing was active before
+    "release.approve": Ask("POST", "/v1/archives/etl.py/releases/1/approve", 409, json=APPROVE),  # it does not wait
     "release.revoke": Ask("POST", "/v1/archives/etl.py/releases/1/revoke", 200),
     "manifest.read": Ask("GET", "/v1/archives/etl.py/releases/1/manifest", 200),
     "blob.read": Ask("GET", f"/v1/blobs/sha512/{Digest.of(SOURCE).hex}", 200, hidden=404),

@@ -77,6 +77,7 @@ TABLE_DAMAGE = {
     "tasks-disagree": "UPDATE tasks SET digest = 'sha512:0'",
     "release-numbers": "UPDATE archives SET latest = 2",
     "active-release": "UPDATE archives SET active = 9",
+    "activation-record": "UPDATE archives SET activation = 9",
     "secret-unreadable": "UPDATE secrets SET version = version + 1",
     "xcom-unreadable": "UPDATE xcoms SET key = 'other'",
     "worker-key": "UPDATE workers SET verify_key = randomblob(32)",
