@@ -85,11 +85,6 @@ async def left_out(tx: Transaction, found: LeftOut, *, at: int) -> None:
     )
 
 
-def numbers(first: int, last: int) -> str:
-    """How an event names a range of events, both ends included, as its object."""
-    return f"audit:{first}-{last}"
-
-
 def noted(error: DagsealError, note: str) -> bool:
     """Whether the error has this note."""
     return note in getattr(error, "__notes__", ())

@@ -18,7 +18,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from integrity.errors import DagsealError, SettingsError
-from submit_api import dispatching, keyfiles
+from submit_api import dispatching, keyfiles, retention
 from submit_api.app import build_app, record_left_out
 from submit_api.blobs import BlobStore
 from submit_api.describing import Describer, LauncherDescriber
@@ -114,10 +114,14 @@ async def serving(service: Service) -> AsyncIterator[Listener]:
 
 
 async def _watch(service: Service) -> None:
+    swept_at = 0
     while True:
         try:
             await dispatching.expire(service)
             await record_left_out(service)
+            if not 0 <= service.now_us() - swept_at < retention.SWEEP_US:
+                swept_at = service.now_us()
+                await retention.remove_old(service)
         except (DagsealError, SQLAlchemyError, OSError) as error:
             _log.error("watch_failed", error=type(error).__name__)
         await asyncio.sleep(service.settings.launches.watch_interval_seconds)
