@@ -11,6 +11,7 @@ import re
 from integrity.errors import DagsealError
 from submit_api import permissions
 from submit_api.identity import Caller
+from submit_api.refusals import RequestError
 from submit_api.registry import events
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Event
@@ -55,7 +56,9 @@ async def accepted(
 async def refused(
     tx: Transaction, error: DagsealError, *, at: int, caller: Caller | None, address: str, action: str, about: str
 ) -> None:
-    """Record a refusal. Who could not prove who they are has no principal here."""
+    """Record a refusal. Who could not prove who they are has no principal here. What is wrong with a request's own words is
+    told to its sender only: it may repeat them, and they may be a secret in the wrong place."""
+    said = "its sender was told what is wrong with it" if isinstance(error, RequestError) else str(error)
     event = Event(
         at=at,
         principal=caller.principal if caller else "",
@@ -65,7 +68,7 @@ async def refused(
         object=_plain(about, 300),
         digest="",
         verdict=REFUSED,
-        detail=_plain(f"{error.slug}: {error}", MAX_DETAIL_CHARS),
+        detail=_plain(f"{error.slug}: {said}", MAX_DETAIL_CHARS),
         rule=rule_of(error),
     )
     await events.add(tx, event)
@@ -83,11 +86,6 @@ async def left_out(tx: Transaction, found: LeftOut, *, at: int) -> None:
         detail=str(found),
         rule="unauthenticated",
     )
-
-
-def numbers(first: int, last: int) -> str:
-    """How an event names a range of events, both ends included, as its object."""
-    return f"audit:{first}-{last}"
 
 
 def noted(error: DagsealError, note: str) -> bool:

@@ -250,6 +250,8 @@ async def _store(service: Service, tx: Transaction, caller: Caller, launch: Laun
     if launch.claim_digest is not None:
         stored = [connections.seal_xcom(service.keys.rows, launch, xcom.key, xcom.value) for xcom in result.xcoms]
         await ledger.replace_xcoms(tx, launch, {xcom.key: xcom for xcom in stored}.values())
+    # What a task says when it has its secrets is for the launch's members, not for the log that is passed on.
+    said = result.detail if launch.claim_digest is None else ""
     await audit.accepted(
         tx,
         at=now,
@@ -259,7 +261,7 @@ async def _store(service: Service, tx: Transaction, caller: Caller, launch: Laun
         digest=str(verified.digest),
         verdict=audit.REFUSED if result.state == "refused" else audit.ACCEPTED,
         rule=result.error[:100] if result.state == "refused" else "",
-        detail=f"{result.state}, exit code {result.exit_code} {result.error} {result.detail}".strip(),
+        detail=f"{result.state}, exit code {result.exit_code} {result.error} {said}".strip(),
     )
 
 

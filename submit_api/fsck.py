@@ -22,7 +22,8 @@ from integrity.errors import DagsealError, DigestMismatchError, NotFoundError, S
 from integrity.keys import SealTo, VerifyKey, fingerprint
 from integrity.manifest import VerifiedManifest
 from submit_api import connections, launches
-from submit_api.registry import archives, ledger, people, secrets
+from submit_api.audit_numbers import MAX_FINDINGS, REMOVE, Numbers
+from submit_api.registry import archives, events, ledger, people, secrets
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Release
 from submit_api.running import opened, state_lock
@@ -75,6 +76,8 @@ async def _everything(service: Service) -> AsyncIterator[Finding]:
         for finding in await _people(tx):
             yield finding
         for finding in await _logs(service, tx):
+            yield finding
+        for finding in await _audit(tx):
             yield finding
         known = await archives.digests(tx)
     for finding in _files(service, known):
@@ -193,6 +196,16 @@ async def _people(tx: Transaction) -> list[Finding]:
         if state not in launches.TRANSITIONS:
             found.append(_damage("launch-state", state, "no launch can be in this state"))
     return found
+
+
+async def _audit(tx: Transaction) -> list[Finding]:
+    """Numbers that are missing without an event that says so. A row that was changed in its place does not show here."""
+    numbers = Numbers()
+    for before, seq in await events.jumps(tx, MAX_FINDINGS):
+        numbers.jump(before, seq)
+    for about in await events.objects(tx, REMOVE):
+        numbers.removed(about)
+    return [_damage("audit-gap", "audit", finding) for finding in numbers.findings()]
 
 
 async def _logs(service: Service, tx: Transaction) -> list[Finding]:

@@ -18,7 +18,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from integrity.errors import DagsealError, SettingsError
-from submit_api import dispatching, keyfiles, retiring
+from submit_api import audit_retention, dispatching, keyfiles, retiring
 from submit_api.app import build_app, record_left_out
 from submit_api.blobs import BlobStore
 from submit_api.describing import Describer, LauncherDescriber
@@ -115,7 +115,7 @@ async def serving(service: Service) -> AsyncIterator[Listener]:
 
 async def _watch(service: Service) -> None:
     loop = asyncio.get_running_loop()
-    due = loop.time()
+    due, swept_at = loop.time(), 0
     while True:
         try:
             await dispatching.expire(service)
@@ -123,6 +123,9 @@ async def _watch(service: Service) -> None:
             if loop.time() >= due:
                 due = loop.time() + service.settings.retention.interval_seconds
                 await retiring.retire(service)
+            if not 0 <= service.now_us() - swept_at < audit_retention.SWEEP_US:
+                swept_at = service.now_us()
+                await audit_retention.remove_old(service)
         except (DagsealError, SQLAlchemyError, OSError) as error:
             _log.error("watch_failed", error=type(error).__name__)
         await asyncio.sleep(service.settings.launches.watch_interval_seconds)

@@ -91,9 +91,11 @@ class LaunchesSection(_Section):
 
 class AuditSection(_Section):
     """Requests without a valid token: so many are recorded one by one in a minute, a quarter of it for one address; the
-    others are counted."""
+    others are counted. Events older than `keep_days` are removed once they were exported; 0 keeps all for ever."""
 
     unauthenticated_per_minute: int = Field(default=120, ge=1)
+    keep_days: int = Field(default=0, ge=0, le=36500)
+    unsafe_remove_unexported: bool = False
 
 
 class RetentionSection(_Section):

@@ -20,7 +20,7 @@ from aiohttp import web
 from sqlalchemy.exc import SQLAlchemyError
 
 from integrity.digests import Digest
-from submit_api import audit, cef, permissions, views
+from submit_api import audit, audit_numbers, cef, permissions, views
 from submit_api.http.routes import JSON, Call, answer
 from submit_api.models import EventList, EventView
 from submit_api.refusals import InvalidRequestError
@@ -91,8 +91,8 @@ async def _record(call: Call, wanted: Query, digest: Digest, what: str, *, whole
             tx,
             at=call.service.now_us(),
             caller=call.caller,
-            action="audit.export",
-            about=audit.numbers(wanted.after + 1, wanted.last or 0) if whole else "audit",
+            action=audit_numbers.EXPORT,
+            about=audit_numbers.named(wanted.after + 1, wanted.last or 0) if whole else "audit",
             digest=str(digest),
             detail=what if whole else ", ".join([f"{what}, chosen", *chosen]),
             rule=permissions.ACTIONS["audit.read"],

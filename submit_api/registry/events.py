@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, func, insert, select
+from sqlalchemy import ColumnElement, delete, func, insert, select
 
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Event, columns, record
@@ -80,3 +80,28 @@ async def _conditions(tx: Transaction, wanted: Query) -> list[ColumnElement[bool
         (EventRow.verdict, wanted.verdict),
     )
     return found + [column == value for column, value in equal if value is not None]
+
+
+async def oldest(tx: Transaction, limit: int) -> list[tuple[int, int]]:
+    """Number and time of the first `limit` events, by number."""
+    query = select(EventRow.seq, EventRow.at).order_by(EventRow.seq).limit(limit)
+    return [(seq, at) for seq, at in await tx.session.execute(query)]
+
+
+async def objects(tx: Transaction, action: str) -> list[str]:
+    """The objects of all accepted events of this action, in order."""
+    query = select(EventRow.object).where(EventRow.action == action, EventRow.verdict == "accepted")
+    return list(await tx.session.scalars(query.order_by(EventRow.seq)))
+
+
+async def remove(tx: Transaction, through: int) -> None:
+    """All events up to this number."""
+    await tx.session.execute(delete(EventRow).where(EventRow.seq <= through))
+
+
+async def jumps(tx: Transaction, limit: int) -> list[tuple[int, int]]:
+    """The first `limit` pairs of neighbours whose numbers are not neighbours; the first event comes after 0, always."""
+    before = func.coalesce(func.lag(EventRow.seq).over(order_by=EventRow.seq), 0)
+    pairs = select(before.label("before"), EventRow.seq).subquery()
+    query = select(pairs.c.before, pairs.c.seq).where((pairs.c.seq != pairs.c.before + 1) | (pairs.c.before == 0))
+    return [(one, other) for one, other in await tx.session.execute(query.order_by(pairs.c.seq).limit(limit + 1))]

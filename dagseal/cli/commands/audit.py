@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from dagseal.cli import printing
-from dagseal.cli.commands import audit_export, journal
+from dagseal.cli.commands import audit_export, audit_verify
 from dagseal.cli.commands.audit_export import filters
 from dagseal.cli.context import Run, run_of
 
@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
     audit.command("list")(list_events)
     audit.command()(tail)
     audit.command()(audit_export.export)
-    audit.command()(journal.verify)
+    audit.command()(audit_verify.verify)
     app.add_typer(audit, name="audit", help="The record of every decision.")
 
 

@@ -1,4 +1,4 @@
-"""audit verify: the launcher's own journal, held against itself and against what the server was told.
+"""audit verify --journal: the launcher's own journal, held against itself and against what the server was told.
 
 Whoever may read the journal (root of that host) runs this. Its chain shows that no line was changed, removed or moved; the
 server's record of each launch shows whether the agent between the two swallowed or changed a result, and, where the
@@ -61,13 +61,7 @@ class Told:
         return f"{self.lines} lines in {self.files} files, one chain{beginning}; the last is sha512:{self.last_hash}"
 
 
-def verify(
-    ctx: typer.Context,
-    journal: Path = typer.Option(
-        ..., "--journal", metavar="PATH", help="The launcher's folder of journal files, or one of them."
-    ),
-    offline: bool = typer.Option(False, "--offline", help="Only the chain: ask no server."),
-) -> None:
+def verify(ctx: typer.Context, journal: Path, offline: bool) -> None:
     """Verify a launcher's journal: its chain, and that the server knows the end of each launch as the launcher knows it."""
     run = run_of(ctx)
     told = _read(journal)

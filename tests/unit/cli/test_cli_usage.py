@@ -57,6 +57,8 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ["impersonation", "deny", "ann"],
         ["impersonation", "explain", "dag"],
         ["audit", "export", "--format", "xml"],
+        ["audit", "verify", "--offline"],
+        ["audit", "verify", "--journal", "x", "--export", "y"],
         ["verify", "etl.py", "--api-key", "AAAA"],
         ["--server", "http://example.com", "list", "--token-file", "/nonexistent"],
     ],
