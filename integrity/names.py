@@ -2,6 +2,9 @@
 
 A name that passes here is safe in a log line, in a URL path after quoting, and on a terminal, and is never `.` or `..`.
 Archives, principals, groups, workers and ids are safe as file names as well.
+
+Who was named by an issuer of tokens has that issuer's name and a colon before it, and its groups `:@`: `corp:ada` is never
+the local `ada`, and `corp:@ada`, a group that the issuer tells of, never the group that `corp:ada` is by itself.
 """
 
 from __future__ import annotations
@@ -23,8 +26,18 @@ _RULES: dict[str, tuple[re.Pattern[str], str]] = {
         re.compile(r"[a-z_][a-z0-9_-]{0,31}"),
         "a lower-case letter or '_', then letters, digits, '_' or '-', at most 32; never a number",
     ),
-    "principal": (re.compile(r"[a-z0-9][a-z0-9._@-]{0,99}"), "lower-case letters, digits and ._@- , at most 100"),
-    "group": (re.compile(r"[a-z0-9][a-z0-9._@-]{0,99}"), "lower-case letters, digits and ._@- , at most 100"),
+    "principal": (
+        re.compile(r"[a-z0-9][a-z0-9._@-]{0,99}|[a-z0-9][a-z0-9-]{0,19}:[a-z0-9][a-z0-9._@-]{0,78}"),
+        "lower-case letters, digits and ._@- , at most 100; of an issuer of tokens, its name and ':' before it",
+    ),
+    "local principal": (
+        re.compile(r"[a-z0-9][a-z0-9._@-]{0,99}"),
+        "lower-case letters, digits and ._@- , at most 100; what has a ':' comes from an issuer of tokens",
+    ),
+    "group": (
+        re.compile(r"[a-z0-9][a-z0-9._@-]{0,99}|[a-z0-9][a-z0-9-]{0,19}:@?[a-z0-9][a-z0-9._@-]{0,77}"),
+        "lower-case letters, digits and ._@- , at most 100; of an issuer of tokens, its name and ':@' before it",
+    ),
     "worker": (re.compile(r"[a-z0-9][a-z0-9._-]{0,99}"), "lower-case letters, digits and ._- , at most 100"),
     "connection": (re.compile(r"[\w#!()./:\\-]{1,250}"), "as Airflow's conn_id: word characters and #!()-./:\\"),
     "variable": (

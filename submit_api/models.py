@@ -36,6 +36,8 @@ RunId = Annotated[str, _named("run_id")]
 Queue = Annotated[str, _named("queue")]
 UnixUser = Annotated[str, _named("unix user")]
 Principal = Annotated[str, _named("principal")]
+LocalPrincipal = Annotated[str, _named("local principal")]
+Subject = Annotated[str, _named("group")]  # or a principal: every name of one is a good name of the other
 WorkerName = Annotated[str, _named("worker")]
 Glob = Annotated[str, Field(min_length=1, max_length=250, pattern=r"^[\w.*?\[\]!-]+$")]
 Scope = Annotated[str, AfterValidator(_scope)]
@@ -90,12 +92,12 @@ class GrantRequest(In):
     kind: Kind
     name: str
     to_kind: SubjectKind
-    to: Principal
+    to: Subject
 
 
 class RuleRequest(In):
     subject_kind: SubjectKind
-    subject: Principal
+    subject: Subject
     dag_glob: Glob = "*"
     unix_user: UnixUser
     queue_glob: Glob = "*"
@@ -106,7 +108,7 @@ class GroupRequest(In):
 
 
 class TokenRequest(In):
-    principal: Principal
+    principal: LocalPrincipal
     admin: bool = False
     scopes: list[Scope] = Field(default=[], max_length=100)
     expires_at: int | None = Field(default=None, ge=1)

@@ -20,6 +20,7 @@ from pydantic_settings import (
 from integrity.claims import PROFILES
 from integrity.errors import SettingsError
 from submit_api.models import Profile, Queue
+from submit_api.oidc.section import OidcSection
 
 _MIB = 1024 * 1024
 
@@ -101,6 +102,7 @@ class Settings(BaseSettings):
     keys: KeysSection = KeysSection()
     limits: LimitsSection = LimitsSection()
     launches: LaunchesSection = LaunchesSection()
+    oidc: OidcSection = OidcSection()
 
     @property
     def database_url(self) -> str:
