@@ -41,7 +41,7 @@ async def accepted(
         object=_plain(about, 300),
         digest=digest,
         verdict=verdict,
-        detail=_plain(detail, MAX_DETAIL_CHARS),
+        detail=_plain(_with_run(detail, caller), MAX_DETAIL_CHARS),
     )
     await ledger.add_event(tx, event)
 
@@ -59,9 +59,14 @@ async def refused(
         object=_plain(about, 300),
         digest="",
         verdict=REFUSED,
-        detail=_plain(f"{error.slug}: {error}", MAX_DETAIL_CHARS),
+        detail=_plain(_with_run(f"{error.slug}: {error}", caller), MAX_DETAIL_CHARS),
     )
     await ledger.add_event(tx, event)
+
+
+def _with_run(detail: str, caller: Caller | None) -> str:
+    """And the run of CI that the caller's token was made for."""
+    return "; by ".join(filter(None, (detail, caller.via if caller else "")))
 
 
 def _plain(text: str, limit: int) -> str:

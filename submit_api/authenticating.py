@@ -42,6 +42,7 @@ async def _ours(service: Service, text: str, address: str) -> Caller:
         address=address,
         groups=groups,
         scopes=tuple(token.scopes),
+        via=token.via,
     )
 
 

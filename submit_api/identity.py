@@ -32,7 +32,7 @@ USER, WORKER = "user", "worker"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
     """An authenticated caller. `kind` is `user` or `worker`; a worker's principal is the worker's name. Without `scopes` the
-    token has no limit (`submit_api.scopes`)."""
+    token has no limit (`submit_api.scopes`). `via` is the run of CI that the token was made for, where there was one."""
 
     principal: str
     kind: str
@@ -41,6 +41,7 @@ class Caller:
     address: str
     groups: frozenset[str]
     scopes: tuple[str, ...] = ()
+    via: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,12 @@ def _scope(value: str) -> str:
     return value
 
 
+def _prefix(value: str) -> str:
+    if not scopes.is_scope(f"{scopes.ARCHIVE}:{value}"):
+        raise ValueError(f"{value!r} is no beginning of an archive's name: letters, digits and _.- , at least one")
+    return value
+
+
 DagId = Annotated[str, _named("dag_id")]
 TaskId = Annotated[str, _named("task_id")]
 RunId = Annotated[str, _named("run_id")]
@@ -112,6 +118,26 @@ class TokenRequest(In):
     admin: bool = False
     scopes: list[Scope] = Field(default=[], max_length=100)
     expires_at: int | None = Field(default=None, ge=1)
+
+
+class PublisherRequest(In):
+    """`environment` and `ref` left out are any; ids left out are pinned at the first use."""
+
+    issuer: str = Field(min_length=1, max_length=500)
+    repository: str = Field(max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_.-]+){1,9}$")
+    workflow: str = Field(max_length=200, pattern=r"^([A-Za-z0-9_.-]+/){0,9}[A-Za-z0-9_.-]+\.ya?ml$")
+    environment: str = Field(default="", max_length=255, pattern=r"^[ -~]*$")
+    ref: str = Field(default="", max_length=255, pattern=r"^(refs/[!-~]+)?$")
+    repository_id: str = Field(default="", pattern=r"^[0-9]{0,20}$")
+    owner_id: str = Field(default="", pattern=r"^[0-9]{0,20}$")
+    principal: Principal
+    archive_prefix: Annotated[str, AfterValidator(_prefix)]
+
+
+class ExchangeRequest(In):
+    """`token` is the one that CI's own issuer gave to the run."""
+
+    token: str = Field(min_length=1, max_length=65_536, repr=False)
 
 
 class WorkerRequest(In):
@@ -301,6 +327,7 @@ class TokenView(Out):
     expires_at: int | None
     revoked_at: int | None
     last_used_at: int | None
+    via: str
 
 
 class TokenList(Out):
@@ -312,6 +339,36 @@ class NewTokenView(Out):
 
     token_id: str
     token: str = Field(repr=False)
+
+
+class ExchangedView(Out):
+    """The only answer that holds an exchanged token."""
+
+    token_id: str
+    token: str = Field(repr=False)
+    principal: str
+    scopes: list[str]
+    expires_at: int
+
+
+class PublisherView(Out):
+    id: str
+    issuer: str
+    repository: str
+    workflow: str
+    environment: str
+    ref: str
+    repository_id: str
+    owner_id: str
+    principal: str
+    archive_prefix: str
+    created_at: int
+    created_by: str
+    last_used_at: int | None
+
+
+class PublisherList(Out):
+    publishers: list[PublisherView]
 
 
 class WorkerView(Out):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from integrity.errors import DagsealError, SecurityError
+from integrity.errors import DagsealError, SecurityError, UnauthorizedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +86,12 @@ class UnauthenticatedError(SecurityError):
     """No token, or none that is valid now."""
 
     slug = "unauthenticated"
+
+
+class NoPublisherError(UnauthorizedError):
+    """A true token of CI, and no trusted publisher for the run that it tells of."""
+
+    slug = "no-publisher"
 
 
 class BelowFloorError(SecurityError):

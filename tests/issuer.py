@@ -183,3 +183,33 @@ def signed(header: Mapping[str, Any], claims: Mapping[str, Any] | bytes, algorit
     payload = claims if isinstance(claims, bytes) else json.dumps(claims).encode()
     text = f"{encoded(json.dumps(header).encode())}.{encoded(payload)}"
     return f"{text}.{encoded(ALGORITHMS[algorithm].sign(text.encode(), key))}"
+
+
+# What GitHub and GitLab tell of the same run.
+GITHUB_RUN: dict[str, Any] = {
+    "sub": "repo:Octo/etl:environment:Prod",
+    "repository": "Octo/etl",
+    "repository_id": "11",
+    "repository_owner": "Octo",
+    "repository_owner_id": "7",
+    "job_workflow_ref": "Octo/etl/.github/workflows/publish.yml@refs/heads/main",
+    "workflow_ref": "Octo/etl/.github/workflows/publish.yml@refs/heads/main",
+    "environment": "Prod",
+    "ref": "refs/heads/main",
+    "sha": "abc",
+    "event_name": "push",
+    "run_id": "42",
+    "run_attempt": "1",
+}
+GITLAB_RUN: dict[str, Any] = {
+    "sub": "project_path:octo/sub/etl:ref_type:branch:ref:main",
+    "project_path": "octo/sub/etl",
+    "project_id": "11",
+    "namespace_id": "7",
+    "ci_config_ref_uri": "gitlab.example.com/octo/sub/etl//ci/publish.yml@refs/heads/main",
+    "environment": "Prod",
+    "ref_path": "refs/heads/main",
+    "sha": "abc",
+    "pipeline_id": "42",
+    "job_id": "43",
+}

@@ -21,6 +21,7 @@ from dagseal.cli.commands import (
     checks,
     launches,
     people,
+    publishers,
     quickstart,
     secrets,
     services,
@@ -84,7 +85,9 @@ def build() -> typer.Typer:
         context_settings=_SETTINGS,
     )
     app.callback()(_globals)
-    for group in (quickstart, services, archives, verifying, launches, secrets, tokens, workers, people, audit, checks):
+    for group in (
+        quickstart, services, archives, verifying, launches, secrets, tokens, publishers, workers, people, audit, checks,
+    ):  # fmt: skip
         group.register(app)
     return app
 

@@ -30,7 +30,8 @@ class _Section(BaseModel):
 
 class IssuerSection(_Section):
     """One issuer. `name` stands before the principals that it names. `groups_claim` is believed only where it is set.
-    `principals`: value of the principal's claim -> a principal of dagseal's own."""
+    `principals`: value of the principal's claim -> a principal of dagseal's own. `ci`: what it tells of is a run of CI, in
+    GitHub's or GitLab's words (`submit_api.publishing`)."""
 
     name: IssuerName
     issuer: str
@@ -42,6 +43,7 @@ class IssuerSection(_Section):
     principals: dict[str, LocalPrincipal] = {}
     groups_claim: str = Field(default="", max_length=100)
     scopes: list[Scope] = []
+    ci: Literal["", "github", "gitlab"] = ""
     unsafe_http_on_loopback: bool = False
 
     @model_validator(mode="after")
