@@ -64,14 +64,14 @@ def public_jwk(algorithm: str, key: Any, kid: str | None, **more: Any) -> dict[s
 class Issuer:
     """`published` is what it says its keys are, `keys` what it can sign with, by key id."""
 
-    def __init__(self, url: str = "https://issuer.example.com") -> None:
+    def __init__(self, url: str = "https://issuer.example.com", *, number: int = 0) -> None:
         self.url = url
         self.keys: dict[str, tuple[str, Any]] = {}
         self.published: list[dict[str, Any]] = []
         self.mode = "well"
         self.asked: list[str] = []
         self.waiting = asyncio.Event()
-        self.add("RS256", "first")
+        self.add("RS256", "first", number=number)
 
     def add(self, algorithm: str, kid: str, *, number: int = 0, **more: Any) -> None:
         """Sign with this key from now on, and publish it."""

@@ -68,7 +68,7 @@ class OidcSection(_Section):
     """All issuers, and what is spent on a token and on an issuer's keys."""
 
     issuers: list[IssuerSection] = []
-    max_token_chars: int = Field(default=8192, ge=512)
+    max_token_chars: int = Field(default=8000, ge=512)  # a header has 8190 at most
     max_lifetime_seconds: int = Field(default=86_400, ge=60)
     leeway_seconds: int = Field(default=30, ge=0, le=300)
     keys_seconds: float = Field(default=3600, gt=0)
