@@ -84,11 +84,7 @@ class NotOwnerError(UnauthorizedError):
 class OutOfScopeError(UnauthorizedError):
     """Outside what the caller, the token, the audience or a grant covers; `rule`: the id of the rule that says so, if any."""
 
-    slug = "out-of-scope"
-
-    def __init__(self, detail: str, rule: str = "") -> None:
-        super().__init__(detail)
-        self.rule = rule
+    slug, rule = "out-of-scope", ""
 
 
 class PrivilegeError(SecurityError):

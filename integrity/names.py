@@ -2,6 +2,7 @@
 
 A name that passes here is safe in a log line, in a URL path after quoting, and on a terminal, and is never `.` or `..`.
 Archives, principals, groups, workers and ids are safe as file names as well.
+Of an issuer of tokens principals have its name and ':' before theirs, groups ':@': `corp:ada` is not the local `ada`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import re
 
 from integrity.errors import MalformedError
 
+_NAME, _ISSUER = r"[a-z0-9][a-z0-9._@-]", r"[a-z0-9][a-z0-9-]{0,19}:"
+_TEXT = "lower-case letters, digits and ._@- , at most 100"
 _RULES: dict[str, tuple[re.Pattern[str], str]] = {
     "archive": (
         re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,190}\.(?:py|zip)"),
@@ -23,8 +26,9 @@ _RULES: dict[str, tuple[re.Pattern[str], str]] = {
         re.compile(r"[a-z_][a-z0-9_-]{0,31}"),
         "a lower-case letter or '_', then letters, digits, '_' or '-', at most 32; never a number",
     ),
-    "principal": (re.compile(r"[a-z0-9][a-z0-9._@-]{0,99}"), "lower-case letters, digits and ._@- , at most 100"),
-    "group": (re.compile(r"[a-z0-9][a-z0-9._@-]{0,99}"), "lower-case letters, digits and ._@- , at most 100"),
+    "local principal": (re.compile(_NAME + "{0,99}"), f"{_TEXT}; no ':'"),
+    "principal": (re.compile(f"{_NAME}{{0,99}}|{_ISSUER}{_NAME}{{0,78}}"), f"{_TEXT}; of an issuer ISSUER:NAME"),
+    "group": (re.compile(f"{_NAME}{{0,99}}|{_ISSUER}@?{_NAME}{{0,77}}"), f"{_TEXT}; of an issuer ISSUER:@NAME"),
     "worker": (re.compile(r"[a-z0-9][a-z0-9._-]{0,99}"), "lower-case letters, digits and ._- , at most 100"),
     "connection": (re.compile(r"[\w#!()./:\\-]{1,250}"), "as Airflow's conn_id: word characters and #!()-./:\\"),
     "variable": (

@@ -187,8 +187,9 @@ async def issue(
     admin: bool,
     expires_at: int | None = None,
     scopes: Sequence[str] = (),
+    publisher: str = "",
 ) -> NewToken:
-    """A new token, recorded by its hash."""
+    """A new token, recorded by its hash, and with the publisher and the run that it is made for."""
     made = identity.create(service.randomness)
     token = Token(
         token_id=made.token_id,
@@ -201,6 +202,8 @@ async def issue(
         expires_at=expires_at,
         revoked_at=None,
         scopes=list(scopes),
+        publisher=publisher,
+        via=caller.via if publisher else "",
     )
     await people.add_token(tx, token)
     limits = f", only {', '.join(scopes)}" if scopes else ""

@@ -15,13 +15,12 @@ from aiohttp import web
 from sqlalchemy.exc import SQLAlchemyError
 
 from integrity.errors import DagsealError, SecurityError
-from submit_api import audit, bodies, identity, permissions, problems
+from submit_api import audit, authenticating, bodies, permissions, problems
 from submit_api.http.routes import Call, Route
 from submit_api.http.table import ROUTES
 from submit_api.identity import Caller
 from submit_api.metrics import METRICS, Metrics
 from submit_api.refusals import MethodError, UnknownPathError
-from submit_api.registry import people
 from submit_api.service import Service
 
 SERVICE = web.AppKey("service", Service)
@@ -33,7 +32,6 @@ _HEADERS = {
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
 }
-_USE_IS_NEWS_US = 60_000_000  # a write for every request would be the dearest part of most
 _log = structlog.get_logger("submit_api")
 
 
@@ -51,34 +49,6 @@ def build_app(service: Service) -> web.Application:
     return app
 
 
-async def authenticate(service: Service, request: web.Request) -> Caller:
-    """Who the bearer token says. Raises `UnauthenticatedError`."""
-    token_id, secret = identity.read_header(request.headers.get("Authorization"))
-    async with service.database.read() as tx:
-        token = identity.check(await people.token(tx, token_id), secret, service.now_us())
-        groups = await people.groups_of(tx, token.principal) if token.kind == identity.USER else frozenset()
-    if service.now_us() - (token.last_used_at or 0) >= _USE_IS_NEWS_US:
-        await _note_use(service, token.token_id)
-    return Caller(
-        principal=token.principal,
-        kind=token.kind,
-        admin=token.admin,
-        token_id=token.token_id,
-        address=request.remote or "",
-        groups=groups,
-        scopes=tuple(token.scopes),
-    )
-
-
-async def _note_use(service: Service, token_id: str) -> None:
-    """A full disk must not keep anybody from reading: that it was not noted is for the operator."""
-    try:
-        async with service.database.write() as tx:
-            await people.note_use(tx, token_id, service.now_us())
-    except SQLAlchemyError as failure:
-        _log.error("use_not_noted", token_id=token_id, error=type(failure).__name__)
-
-
 def _endpoint(service: Service, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def endpoint(request: web.Request) -> web.StreamResponse:
         request[_ROUTE] = route
@@ -86,7 +56,8 @@ def _endpoint(service: Service, route: Route) -> Callable[[web.Request], Awaitab
         try:
             if permissions.ACTIONS[route.action] == permissions.PUBLIC:
                 return await route.handler(Call(request=request, service=service, caller=_anybody(request)))
-            caller = await authenticate(service, request)
+            header = request.headers.get("Authorization")
+            caller = await authenticating.authenticate(service, header, request.remote or "")
             request[_PRINCIPAL] = caller.principal
             permissions.require_action(route.action, caller)
             return await route.handler(Call(request=request, service=service, caller=caller))

@@ -47,7 +47,7 @@ async def accepted(
         object=_plain(about, 300),
         digest=digest,
         verdict=verdict,
-        detail=_plain(detail, MAX_DETAIL_CHARS),
+        detail=_plain(_with_run(detail, caller), MAX_DETAIL_CHARS),
         rule=rule or permissions.ACTIONS.get(action, caller.kind),
     )
     await events.add(tx, event)
@@ -68,7 +68,7 @@ async def refused(
         object=_plain(about, 300),
         digest="",
         verdict=REFUSED,
-        detail=_plain(f"{error.slug}: {said}", MAX_DETAIL_CHARS),
+        detail=_plain(_with_run(f"{error.slug}: {said}", caller), MAX_DETAIL_CHARS),
         rule=rule_of(error),
     )
     await events.add(tx, event)
@@ -96,6 +96,11 @@ def noted(error: DagsealError, note: str) -> bool:
 def rule_of(error: DagsealError) -> str:
     """What refused: an impersonation rule by its id, a rule about archives by its name, else the kind of error."""
     return _plain(getattr(error, "rule", "") or error.slug, 100)
+
+
+def _with_run(detail: str, caller: Caller | None) -> str:
+    """And the run of CI that the caller's token was made for."""
+    return "; by ".join(filter(None, (detail, caller.via if caller else "")))
 
 
 def _plain(text: str, limit: int) -> str:

@@ -4,6 +4,9 @@ The id (12 characters) finds the row, the secret (43 characters, 256 bits) prove
 characters of SHA-512 over what precedes it) lets a scanner or a person see a broken copy without asking anybody. Only
 SHA-512 of the secret is stored; it is compared in constant time, also when there is no such token. Underscores
 separate, so no part holds one.
+
+A token of another issuer (`submit_api.oidc`) begins with a JSON object in base64url, and `dgs_` is the beginning of none; it
+has two dots, and none of ours has one. So the first four letters say which of the two a text is meant to be.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from submit_api.effects import Randomness
 from submit_api.refusals import UnauthenticatedError
 from submit_api.registry.records import Token
 
+PREFIX = "dgs_"
 _TOKEN = re.compile(r"dgs_([a-z2-7]{12})_([A-Za-z0-9]{43,64})_([0-9a-f]{6})")
 _NOBODY = "0" * 128
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
@@ -28,7 +32,7 @@ USER, WORKER = "user", "worker"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
     """An authenticated caller. `kind` is `user` or `worker`; a worker's principal is the worker's name. Without `scopes` the
-    token has no limit (`submit_api.scopes`)."""
+    token has no limit (`submit_api.scopes`). `via` is the run of CI that the token was made for, where there was one."""
 
     principal: str
     kind: str
@@ -37,6 +41,7 @@ class Caller:
     address: str
     groups: frozenset[str]
     scopes: tuple[str, ...] = ()
+    via: str = ""
 
     @property
     def seen_by(self) -> tuple[str, frozenset[str]] | None:
@@ -67,15 +72,20 @@ def create(randomness: Randomness) -> NewToken:
     return NewToken(token_id=token_id, secret_hash=_hash(secret), text=f"{stem}_{_checksum(stem)}")
 
 
-def read_header(header: str | None) -> tuple[str, str]:
-    """Token id and secret of an `Authorization` header. Raises `UnauthenticatedError`, never showing the token."""
+def bearer(header: str | None) -> str:
+    """The token of an `Authorization` header. Raises `UnauthenticatedError`."""
     scheme, _, text = (header or "").partition(" ")
-    if scheme.lower() != "bearer" or not text:
+    if scheme.lower() != "bearer" or not text.strip():
         raise UnauthenticatedError("send a token as 'Authorization: Bearer dgs_…'")
-    found = _TOKEN.fullmatch(text.strip()) if len(text) <= MAX_TOKEN_CHARS * 2 else None
+    return text.strip()
+
+
+def read(text: str) -> tuple[str, str]:
+    """Id and secret of one of our tokens. Raises `UnauthenticatedError`, never showing the token."""
+    found = _TOKEN.fullmatch(text) if len(text) <= MAX_TOKEN_CHARS * 2 else None
     if not found:
         raise UnauthenticatedError("this is not a dagseal token: it is written dgs_<id>_<secret>_<checksum>")
-    if not hmac.compare_digest(_checksum(text.strip().rpartition("_")[0]), found[3]):
+    if not hmac.compare_digest(_checksum(text.rpartition("_")[0]), found[3]):
         raise UnauthenticatedError("the token's checksum does not hold: it was not copied whole")
     return found[1], found[2]
 

@@ -80,11 +80,12 @@ class Verdict:
         if found.rule.effect == ALLOW:
             return None
         subject = f"{found.rule.subject_kind} {found.rule.subject}"
-        return OutOfScopeError(
+        denied = OutOfScopeError(
             f"rule {found.rule.id} denies {subject} to run {what}, and {found.party.principal} is the {found.party.role}: "
-            f"an administrator can remove it with 'dagseal impersonation rm {found.rule.id}'",
-            found.rule.id,
+            f"an administrator can remove it with 'dagseal impersonation rm {found.rule.id}'"
         )
+        denied.rule = found.rule.id
+        return denied
 
     @property
     def allowed(self) -> bool:

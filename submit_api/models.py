@@ -40,6 +40,12 @@ def _line(value: str) -> str:
     return value
 
 
+def _prefix(value: str) -> str:
+    if not scopes.is_scope(f"{scopes.ARCHIVE}:{value}"):
+        raise ValueError(f"{value!r} is no beginning of an archive's name: letters, digits and _.- , at least one")
+    return value
+
+
 Line = Annotated[str, Field(max_length=500), AfterValidator(_line)]
 ArchiveName = Annotated[str, _named("archive")]
 DagId = Annotated[str, _named("dag_id")]
@@ -48,6 +54,8 @@ RunId = Annotated[str, _named("run_id")]
 Queue = Annotated[str, _named("queue")]
 UnixUser = Annotated[str, _named("unix user")]
 Principal = Annotated[str, _named("principal")]
+LocalPrincipal = Annotated[str, _named("local principal")]
+Subject = Annotated[str, _named("group")]  # or a principal: every name of one is a good name of the other
 WorkerName = Annotated[str, _named("worker")]
 Glob = Annotated[str, Field(min_length=1, max_length=250, pattern=r"^[\w.*?\[\]!-]+$")]
 Scope = Annotated[str, AfterValidator(_scope)]
@@ -104,22 +112,22 @@ class GrantRequest(In):
     kind: Kind
     name: str
     to_kind: SubjectKind
-    to: Principal
+    to: Subject
 
 
 class OwnershipChange(In):
     """What is left out stays. `mode` as chmod(1) takes it: three octal digits, or clauses such as `g+rx,o=`."""
 
-    owner: Principal | None = None
-    group: Principal | None = None
+    owner: Subject | None = None
+    group: Subject | None = None
     mode: str | None = Field(default=None, max_length=60)
 
 
 class QueueRequest(In):
     """Left out: the caller, who owns it; the owner; `rwxrwx--x`."""
 
-    owner: Principal | None = None
-    group: Principal | None = None
+    owner: Subject | None = None
+    group: Subject | None = None
     mode: str | None = Field(default=None, max_length=60)
 
 
@@ -129,7 +137,7 @@ class TransferRequest(In):
 
 class RuleRequest(In):
     subject_kind: SubjectKind
-    subject: Principal
+    subject: Subject
     dag_glob: Glob = "*"
     unix_user: UnixUser
     queue_glob: Glob = "*"
@@ -152,10 +160,30 @@ class ApproveRequest(In):
 
 
 class TokenRequest(In):
-    principal: Principal
+    principal: LocalPrincipal
     admin: bool = False
     scopes: list[Scope] = Field(default=[], max_length=100)
     expires_at: int | None = Field(default=None, ge=1)
+
+
+class PublisherRequest(In):
+    """`environment` and `ref` left out are any; ids left out are pinned at the first use."""
+
+    issuer: str = Field(min_length=1, max_length=500)
+    repository: str = Field(max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_.-]+){1,9}$")
+    workflow: str = Field(max_length=200, pattern=r"^([A-Za-z0-9_.-]+/){0,9}[A-Za-z0-9_.-]+\.ya?ml$")
+    environment: str = Field(default="", max_length=255, pattern=r"^[ -~]*$")
+    ref: str = Field(default="", max_length=255, pattern=r"^(refs/[!-~]+)?$")
+    repository_id: str = Field(default="", pattern=r"^[0-9]{0,20}$")
+    owner_id: str = Field(default="", pattern=r"^[0-9]{0,20}$")
+    principal: Principal
+    archive_prefix: Annotated[str, AfterValidator(_prefix)]
+
+
+class ExchangeRequest(In):
+    """`token` is the one that CI's own issuer gave to the run."""
+
+    token: str = Field(min_length=1, max_length=65_536, repr=False)
 
 
 class WorkerRequest(In):
@@ -444,6 +472,7 @@ class TokenView(Out):
     expires_at: int | None
     revoked_at: int | None
     last_used_at: int | None
+    via: str
 
 
 class TokenList(Out):
@@ -455,6 +484,36 @@ class NewTokenView(Out):
 
     token_id: str
     token: str = Field(repr=False)
+
+
+class ExchangedView(Out):
+    """The only answer that holds an exchanged token."""
+
+    token_id: str
+    token: str = Field(repr=False)
+    principal: str
+    scopes: list[str]
+    expires_at: int
+
+
+class PublisherView(Out):
+    id: str
+    issuer: str
+    repository: str
+    workflow: str
+    environment: str
+    ref: str
+    repository_id: str
+    owner_id: str
+    principal: str
+    archive_prefix: str
+    created_at: int
+    created_by: str
+    last_used_at: int | None
+
+
+class PublisherList(Out):
+    publishers: list[PublisherView]
 
 
 class WorkerView(Out):

@@ -36,7 +36,7 @@ async def change(service: Service, caller: Caller, kind: str, name: str, wanted:
         _check(caller, kind, name, found, owner=owner, group=group, mode=mode)
         if kind == "archive" and group != found.group:
             await _require_no_approvals(tx, caller, found.group, f"archive {name}")
-        if group not in (found.group, owner) and group not in await people.groups(tx):
+        if group not in (found.group, owner) and ":" not in group and group not in await people.groups(tx):
             raise NotFoundError(f"there is no group {group!r}: an administrator can make it: dagseal group set {group}")
         await ownership.change(tx, kind, name, owner=owner, group=group, mode=mode)
         changed = await _find(tx, kind, name)

@@ -58,6 +58,10 @@ ACTIONS: dict[str, str] = {
     "token.create": ADMIN,
     "token.read": ADMIN,
     "token.revoke": ADMIN,
+    "token.exchange": PUBLIC,  # what is in the body proves who asks
+    "publisher.add": ADMIN,
+    "publisher.read": ADMIN,
+    "publisher.remove": ADMIN,
     "worker.enroll": ADMIN,
     "worker.read": ADMIN,
     "worker.revoke": ADMIN,

@@ -88,6 +88,12 @@ class UnauthenticatedError(SecurityError):
     slug = "unauthenticated"
 
 
+class NoPublisherError(UnauthorizedError):
+    """A true token of CI, and no trusted publisher for the run that it tells of."""
+
+    slug = "no-publisher"
+
+
 class BelowFloorError(SecurityError):
     """The launch is isolated less than its release or its queue asks for: no secret is given to it."""
 

@@ -210,7 +210,9 @@ async def require_all(tx: Transaction, release: Release, task: TaskEntry, verdic
         if not withheld:
             raise
         hint = f"what group {', '.join(withheld)} may is for archives of that group only, as it asks for approvals"
-        raise OutOfScopeError(f"{error} ({hint})", error.rule) from None
+        told = OutOfScopeError(f"{error} ({hint})")
+        told.rule = error.rule
+        raise told from None
     return rule
 
 

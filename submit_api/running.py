@@ -24,6 +24,9 @@ from submit_api.blobs import BlobStore
 from submit_api.describing import Describer, LauncherDescriber
 from submit_api.effects import Clock, Randomness, SystemClock, SystemRandomness
 from submit_api.logs import LogStore
+from submit_api.oidc.fetching import HttpFetcher
+from submit_api.oidc.issuerkeys import IssuerKeys
+from submit_api.oidc.verifying import TrustedIssuer
 from submit_api.registry import migrate
 from submit_api.registry.database import Database
 from submit_api.server import Listener, listen
@@ -76,6 +79,7 @@ async def opened(
         stack.callback(blobs.close)
         logs = LogStore(settings.logs_folder)
         stack.callback(logs.close)
+        clock, fetcher = clock or SystemClock(), HttpFetcher(settings.oidc)
         try:
             if migrating:
                 await migrate.upgrade(database)
@@ -87,12 +91,19 @@ async def opened(
                 blobs=blobs,
                 logs=logs,
                 describer=describer or LauncherDescriber(settings.api.launcher_socket, seconds=limits.describe_seconds),
-                clock=clock or SystemClock(),
+                clock=clock,
                 randomness=randomness or SystemRandomness(),
                 signals=Signals(),
                 strangers=Strangers(settings.audit.unauthenticated_per_minute),
+                issuers={
+                    issuer.issuer: TrustedIssuer(
+                        settings=issuer, keys=IssuerKeys(issuer, settings.oidc, fetcher, clock)
+                    )
+                    for issuer in settings.oidc.issuers
+                },
             )
         finally:
+            await fetcher.close()
             await database.close()
 
 

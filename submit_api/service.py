@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from integrity import manifest
@@ -12,6 +13,7 @@ from submit_api.describing import Describer
 from submit_api.effects import Clock, Randomness
 from submit_api.keyfiles import Keys
 from submit_api.logs import LogStore
+from submit_api.oidc.verifying import TrustedIssuer
 from submit_api.registry.database import Database
 from submit_api.registry.records import Release
 from submit_api.settings import Settings
@@ -35,6 +37,7 @@ class Service:
     randomness: Randomness
     signals: Signals
     strangers: Strangers
+    issuers: Mapping[str, TrustedIssuer]
 
     def now_us(self) -> int:
         return self.clock.now_us()

@@ -20,6 +20,7 @@ from pydantic_settings import (
 from integrity.claims import PROFILES
 from integrity.errors import SettingsError
 from submit_api.models import Profile, Queue
+from submit_api.oidc.section import OidcSection
 
 _MIB = 1024 * 1024
 
@@ -121,6 +122,7 @@ class Settings(BaseSettings):
     launches: LaunchesSection = LaunchesSection()
     audit: AuditSection = AuditSection()
     retention: RetentionSection = RetentionSection()
+    oidc: OidcSection = OidcSection()
 
     @property
     def database_url(self) -> str:

@@ -24,6 +24,7 @@ from dagseal.cli.commands import (
     launches,
     ownership,
     people,
+    publishers,
     quickstart,
     releases,
     secrets,
@@ -88,8 +89,8 @@ def build() -> typer.Typer:
         context_settings=_SETTINGS,
     )
     app.callback()(_globals)
-    access = (secrets, tokens, workers, people, ownership)
     code = (archives, releases, differing, approving, verifying)
+    access = (secrets, tokens, publishers, workers, people, ownership)
     for group in (quickstart, services, *code, launches, *access, audit, checks):
         group.register(app)
     return app

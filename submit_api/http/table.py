@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from integrity.logrecords import MEDIA_TYPE
 from submit_api import models as m
-from submit_api.http import administration, archives, audit_log, launches, ownership, releases, system
+from submit_api.http import administration, archives, audit_log, launches, ownership, publishing, releases, system
 from submit_api.http.routes import BYTES, DSSE, JSON, Route
 
 _RELEASE = "/v1/archives/{name}/releases/{number:[0-9]{1,9}}"
@@ -240,6 +240,28 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="DELETE", path="/v1/tokens/{id}", handler=administration.revoke_token, action="token.revoke",
         about="token:{id}", summary="Revoke a token", answers={204: None}, refusals=(404,),
+    ),
+    Route(
+        method="POST", path="/v1/tokens/exchange", handler=publishing.exchange, action="token.exchange", about="token",
+        summary="A token of CI's issuer for a push token of fifteen minutes; the token in the body proves who asks",
+        body=(m.ExchangeRequest,), answers={201: m.ExchangedView}, refusals=(401, 403, 409, 503),
+    ),
+    Route(
+        method="POST", path="/v1/publishers", handler=publishing.add, action="publisher.add", about="publisher",
+        summary="Trust the runs of a workflow to push", body=(m.PublisherRequest,), answers={201: m.PublisherView},
+        refusals=(409,),
+    ),
+    Route(
+        method="GET", path="/v1/publishers", handler=publishing.listed, action="publisher.read",
+        summary="All trusted publishers", answers={200: m.PublisherList},
+    ),
+    Route(
+        method="GET", path="/v1/publishers/{id}", handler=publishing.one, action="publisher.read",
+        about="publisher:{id}", summary="A trusted publisher", answers={200: m.PublisherView}, refusals=(404,),
+    ),
+    Route(
+        method="DELETE", path="/v1/publishers/{id}", handler=publishing.remove, action="publisher.remove",
+        about="publisher:{id}", summary="Remove a publisher and its tokens", answers={204: None}, refusals=(404,),
     ),
     Route(
         method="POST", path="/v1/workers", handler=administration.enroll_worker, action="worker.enroll", about="worker",

@@ -31,12 +31,19 @@ async def note_use(tx: Transaction, token_id: str, now_us: int) -> None:
 
 
 async def revoke_tokens(
-    tx: Transaction, now_us: int, *, token_id: str | None = None, worker: str | None = None
+    tx: Transaction,
+    now_us: int,
+    *,
+    token_id: str | None = None,
+    worker: str | None = None,
+    publisher: str | None = None,
 ) -> None:
-    """One token, or all of one worker."""
+    """One token, or all of one worker or publisher."""
     query = update(TokenRow).where(TokenRow.revoked_at.is_(None)).values(revoked_at=now_us)
     if worker is not None:
         query = query.where(TokenRow.kind == "worker", TokenRow.principal == worker)
+    elif publisher is not None:
+        query = query.where(TokenRow.publisher == publisher)
     else:
         query = query.where(TokenRow.token_id == token_id)
     await tx.session.execute(query)

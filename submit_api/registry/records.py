@@ -23,6 +23,27 @@ class Token:
     revoked_at: int | None
     scopes: list[str] = field(default_factory=list)
     last_used_at: int | None = None
+    publisher: str = ""
+    via: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publisher:
+    """Empty `environment` and `ref` are any; empty ids are pinned at the first use."""
+
+    id: str
+    issuer: str
+    repository: str
+    workflow: str
+    environment: str
+    ref: str
+    repository_id: str
+    owner_id: str
+    principal: str
+    archive_prefix: str
+    created_at: int
+    created_by: str
+    last_used_at: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

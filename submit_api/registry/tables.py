@@ -47,6 +47,34 @@ class TokenRow(Base):
     revoked_at: Mapped[int | None]
     scopes: Mapped[list[str]] = mapped_column(server_default="[]")
     last_used_at: Mapped[int | None]
+    publisher: Mapped[str] = mapped_column(String(32), server_default="")
+    via: Mapped[str] = mapped_column(Text, server_default="")
+
+
+class PublisherRow(Base):
+    __tablename__ = "publishers"
+    __table_args__ = (UniqueConstraint("issuer", "repository", "workflow", "environment", "ref"),)
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    issuer: Mapped[str] = mapped_column(String(500))
+    repository: Mapped[str] = mapped_column(String(200))
+    workflow: Mapped[str] = mapped_column(String(200))
+    environment: Mapped[str] = mapped_column(String(255))
+    ref: Mapped[str] = mapped_column(String(255))
+    repository_id: Mapped[str] = mapped_column(String(20))
+    owner_id: Mapped[str] = mapped_column(String(20))
+    principal: Mapped[str] = mapped_column(String(100))
+    archive_prefix: Mapped[str] = mapped_column(String(200))
+    created_at: Mapped[int]
+    created_by: Mapped[str] = mapped_column(String(100))
+    last_used_at: Mapped[int | None]
+
+
+class UsedTokenRow(Base):
+    """Tokens of other issuers that were exchanged, until they expire."""
+
+    __tablename__ = "used_oidc_tokens"
+    digest: Mapped[str] = mapped_column(String(128), primary_key=True)
+    expires_at: Mapped[int] = mapped_column(index=True)
 
 
 class GroupRow(Base):

@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
     tokens.command()(create)
     tokens.command("list")(list_tokens)
     tokens.command()(revoke)
+    tokens.command()(exchange)
     app.add_typer(tokens, name="token", help="Tokens of people and of CI.")
     keys = typer.Typer(no_args_is_help=True)
     keys.command("show")(key_show)
@@ -65,6 +66,22 @@ def revoke(ctx: typer.Context, token_id: str = typer.Argument(..., metavar="TOKE
     run = run_of(ctx)
     run.call(lambda client: client.send("DELETE", f"/v1/tokens/{segment(token_id)}"))
     run.note(f"token {token_id} revoked")
+
+
+def exchange(
+    ctx: typer.Context,
+    file: str | None = typer.Option(None, "--file", metavar="FILE", help="The token of CI's issuer; default stdin."),
+    out: str = typer.Option(..., "--out", metavar="FILE", help="Write ours to a new file, 0600: for --token-file."),
+) -> None:
+    """In a run of CI: its issuer's token for one of ours, for fifteen minutes. See trusted publishing."""
+    from dagseal.cli import secret_input
+
+    run = run_of(ctx)
+    secret_input.check_new(out)
+    body = {"token": secret_input.read_secret(run, file, "the token of CI's issuer")}
+    made = run.call(lambda client: client.send("POST", "/v1/tokens/exchange", body), anonymous=True)
+    secret_input.write_new(out, made.pop("token"))
+    printing.item(run, {**made, "token_file": out})
 
 
 def key_show(ctx: typer.Context) -> None:

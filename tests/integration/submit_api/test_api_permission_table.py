@@ -100,6 +100,10 @@ ASKS: dict[str, Ask] = {
     "token.create": Ask("POST", "/v1/tokens", 201, json={"principal": "new"}),
     "token.read": Ask("GET", "/v1/tokens", 200),
     "token.revoke": Ask("DELETE", "/v1/tokens/nobodys", 404),
+    "token.exchange": Ask("POST", "/v1/tokens/exchange", 401, json={"token": "x"}),  # of nobody, whoever brings it
+    "publisher.add": Ask("POST", "/v1/publishers", 422, json={"repository": "octo/etl"}),
+    "publisher.read": Ask("GET", "/v1/publishers", 200),
+    "publisher.remove": Ask("DELETE", f"/v1/publishers/{ID}", 404),
     "worker.enroll": Ask("POST", "/v1/workers", 422, json={"name": "w2", **KEY}),
     "worker.read": Ask("GET", "/v1/workers", 200),
     "worker.revoke": Ask("DELETE", "/v1/workers/w2", 404),
@@ -111,12 +115,13 @@ ASKS: dict[str, Ask] = {
 }  # fmt: skip
 # The word of the table, also for those whose object decides besides it.
 WORDS = permissions.ACTIONS | dict.fromkeys(("manifest.read", "blob.read", "ownership.read"), "archive:r")
-ADMINISTRATION = ("queue", "impersonation", "group", "token", "worker", "audit", "health", "metrics", "openapi", "docs")
+ADMINISTRATION = ("queue", "impersonation", "group", "token", "publisher", "worker", "audit")
+PUBLIC = ("health", "metrics", "openapi", "docs")
 AREAS = {
     "archives": ("archive", "release", "manifest", "blob", "dag"),
     "launches": ("launch",),
     "secrets": ("connection", "variable", "grant"),
-    "administration": ("ownership", *ADMINISTRATION),
+    "administration": ("ownership", *ADMINISTRATION, *PUBLIC),
 }
 LISTS = {"archive.list": "archives", "launch.list": "launches", "queue.read": "queues"}
 

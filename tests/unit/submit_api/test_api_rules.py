@@ -75,7 +75,7 @@ def launch(state: str) -> Launch:
 
 def test_a_token_opens_its_row_until_it_expires_or_is_revoked() -> None:
     made = identity.create(SystemRandomness())
-    token_id, secret = identity.read_header(f"Bearer {made.text}")
+    token_id, secret = identity.read(identity.bearer(f"Bearer {made.text}"))
     row = token_row(made)
     assert token_id == made.token_id
     assert identity.check(row, secret, 99) is row
@@ -95,12 +95,12 @@ def test_every_changed_character_of_a_token_is_refused() -> None:
         if changed == made.text:
             continue
         with pytest.raises(UnauthenticatedError) as caught:
-            token_id, secret = identity.read_header(f"Bearer {changed}")
+            token_id, secret = identity.read(identity.bearer(f"Bearer {changed}"))
             identity.check(row if token_id == row.token_id else None, secret, 1)
         assert changed not in str(caught.value)
     for header in (None, "", "Bearer", "Basic " + made.text, made.text, "Bearer " + "x" * 10_000):
         with pytest.raises(UnauthenticatedError):
-            identity.read_header(header)
+            identity.read(identity.bearer(header))
 
 
 def test_the_launch_table_is_whole() -> None:

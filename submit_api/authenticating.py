@@ -1,0 +1,64 @@
+"""Who sends this request: by a token of ours, or by one of an issuer that the settings trust. Which it is, is seen by its
+first letters (`submit_api.identity`).
+
+Promise: who returns from here has proved it for this very request; nothing is remembered of an earlier one.
+"""
+
+from __future__ import annotations
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from submit_api import identity
+from submit_api.identity import Caller
+from submit_api.oidc import callers, verifying
+from submit_api.registry import people
+from submit_api.service import Service
+
+_USE_IS_NEWS_US = 60_000_000  # a write for every request would be the dearest part of most
+_log = structlog.get_logger("submit_api")
+
+
+async def authenticate(service: Service, header: str | None, address: str) -> Caller:
+    """Who the bearer token says. Raises `UnauthenticatedError`; `FetchError` when an issuer's keys are not to be had."""
+    text = identity.bearer(header)
+    if text.startswith(identity.PREFIX) or not service.issuers:
+        return await _ours(service, text, address)
+    return await _of_an_issuer(service, text, address)
+
+
+async def _ours(service: Service, text: str, address: str) -> Caller:
+    token_id, secret = identity.read(text)
+    async with service.database.read() as tx:
+        token = identity.check(await people.token(tx, token_id), secret, service.now_us())
+        groups = await people.groups_of(tx, token.principal) if token.kind == identity.USER else frozenset()
+    if service.now_us() - (token.last_used_at or 0) >= _USE_IS_NEWS_US:
+        await _note_use(service, token.token_id)
+    return Caller(
+        principal=token.principal,
+        kind=token.kind,
+        admin=token.admin,
+        token_id=token.token_id,
+        address=address,
+        groups=groups,
+        scopes=tuple(token.scopes),
+        via=token.via,
+    )
+
+
+async def _of_an_issuer(service: Service, text: str, address: str) -> Caller:
+    limits = service.settings.oidc
+    token = await verifying.verify(text, service.issuers, limits, now_us=service.now_us())
+    principal = callers.principal_of(token)
+    async with service.database.read() as tx:
+        groups = await people.groups_of(tx, principal)
+    return callers.caller(token, principal, groups, address)
+
+
+async def _note_use(service: Service, token_id: str) -> None:
+    """A full disk must not keep anybody from reading: that it was not noted is for the operator."""
+    try:
+        async with service.database.write() as tx:
+            await people.note_use(tx, token_id, service.now_us())
+    except SQLAlchemyError as failure:
+        _log.error("use_not_noted", token_id=token_id, error=type(failure).__name__)
