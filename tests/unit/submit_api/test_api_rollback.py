@@ -13,7 +13,14 @@ WHY = "was revoked"
 
 def archive(active: int | None, activation: int, latest: int) -> Archive:
     return Archive(
-        name="etl.py", owner="a", group="g", latest=latest, active=active, created_at=1, activation=activation
+        name="etl.py",
+        owner="a",
+        group="g",
+        mode=0o770,
+        latest=latest,
+        active=active,
+        created_at=1,
+        activation=activation,
     )
 
 
