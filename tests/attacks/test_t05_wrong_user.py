@@ -4,7 +4,7 @@ The names go to the API, to the command line, into a DAG and, in tickets that th
 accounts and second names for a uid are in `tests/root`, where /etc/passwd and /etc/shadow are replaced.
 
 Seen to fail when weakened: `accounts.resolve` without its `reserved` rule, or without `min_uid` and `allowed`; a rule
-for names that takes digits; `require_impersonation` that returns.
+for names that takes digits; `impersonation.decide` that allows.
 """
 
 from __future__ import annotations

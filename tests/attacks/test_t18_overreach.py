@@ -1,8 +1,9 @@
 """T18 overreach: a submitter with a valid token reaches for what is another's: archives, dag_ids, connections, unix users.
 
 Seen to fail when weakened: `permissions.require` that returns; `owning._check` that returns; `submissions._record` that does
-not look whose a dag_id is; `require_connections` that takes what exists; `require_queue` that returns; `require_impersonation`
-that returns, or does not compare the dag; tokens that stay valid when they are revoked.
+not look whose a dag_id is; `require_connections` that takes what exists; `require_queue` that returns;
+`impersonation.decide` that allows, or does not compare the dag, or asks deny rules about the owner only; tokens that stay
+valid when they are revoked.
 """
 
 from __future__ import annotations
@@ -344,6 +345,24 @@ def test_a_unix_user_that_was_not_given(live: Live, alice: Person, bob: Person) 
     assert alice.launch(dag_id).status == 201
     denied(run_as_user="another-one")
     denied(queue="another")
+
+
+def test_an_account_that_was_denied(live: Live, alice: Person, bob: Person) -> None:
+    """Who may not use it reaches it neither by a colleague's archive, nor by launching a colleague's dag."""
+    name, dag_id, group = f"{alice.name}.py", alice.name, f"team-{secrets.token_hex(4)}"
+    assert live.http("PUT", f"/v1/groups/{group}", {"members": [alice.name, bob.name]}).status == 200
+    assert alice.push(name, source(dag_id), f"?group={group}").status == 201
+    allow(live, alice.name)
+    allow(live, bob.name, effect="deny")
+    refused(live, bob.launch(dag_id), 403, "out-of-scope", bob)
+    assert bob.push(name, source(dag_id) + "# mine\n").status == 201
+    answer = alice.launch(dag_id)
+    refused(live, answer, 403, "out-of-scope", alice)
+    assert f"{bob.name} is the submitter" in answer.json["detail"]
+    assert alice.http("GET", f"/v1/launches?dag_id={dag_id}").json["launches"] == []
+    first = alice.launch(dag_id, release=1)
+    assert first.status == 201
+    live.wait(first.json["id"])
 
 
 def test_what_is_not_there(live: Live, alice: Person) -> None:

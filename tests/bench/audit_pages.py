@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import math
+import os
 import random
 import tempfile
 import time
@@ -45,7 +46,7 @@ def row(seq: int) -> dict[str, object]:
 
 def queries(rows: int, rng: random.Random) -> dict[str, Query]:
     """One of each kind, of a place in the log that is not the same twice."""
-    at = rng.randrange(1, rows // 2)
+    at = rng.randrange(1, rows // 2)  # so that a whole page follows, where there is one
     since = START + at * STEP_US
     return {
         "no filter": Query(after=at),
@@ -63,39 +64,53 @@ def queries(rows: int, rng: random.Random) -> dict[str, Query]:
     }
 
 
-async def measure(rows: int) -> dict[str, tuple[float, float]]:
-    """Median and p99 of a page, in seconds, by kind of query."""
-    rng, found = random.Random(rows), dict[str, list[float]]()
+async def filled(folder: str, rows: int) -> Database:
+    database = Database(f"sqlite+aiosqlite:///{folder}/{rows}.db", busy_timeout_seconds=10)
+    await migrate.upgrade(database)
+    for start in range(1, rows + 1, BATCH):
+        async with database.write() as tx:
+            last = min(start + BATCH, rows + 1)
+            await tx.session.execute(insert(EventRow), [row(seq) for seq in range(start, last)])
+    return database
+
+
+async def measure(sizes: tuple[int, ...]) -> dict[str, dict[int, list[float]]]:
+    """Seconds of each page, by kind of query and number of rows; in turns, so that the machine's other work is in all."""
+    found: dict[str, dict[int, list[float]]] = {}
     with tempfile.TemporaryDirectory(prefix="dagseal-bench-") as folder:
-        database = Database(f"sqlite+aiosqlite:///{folder}/db", busy_timeout_seconds=10)
-        await migrate.upgrade(database)
-        for start in range(1, rows + 1, BATCH):
-            async with database.write() as tx:
-                last = min(start + BATCH, rows + 1)
-                await tx.session.execute(insert(EventRow), [row(seq) for seq in range(start, last)])
+        databases = {rows: await filled(folder, rows) for rows in sizes}
+        rng = random.Random(1)
         for number in range(PAGES):
-            for name, wanted in queries(rows, rng).items():
-                begun = time.perf_counter()
-                async with database.read() as tx:
-                    await events.page(tx, wanted, limit=LIMIT)
-                if number >= PAGES // 10:
-                    found.setdefault(name, []).append(time.perf_counter() - begun)
-        await database.close()
-    return {name: (median(times), sorted(times)[math.ceil(len(times) * 0.99) - 1]) for name, times in found.items()}
+            for rows, database in databases.items():
+                for name, wanted in queries(rows, rng).items():
+                    begun = time.perf_counter()
+                    async with database.read() as tx:
+                        await events.page(tx, wanted, limit=LIMIT)
+                    if number >= PAGES // 10:
+                        found.setdefault(name, {}).setdefault(rows, []).append(time.perf_counter() - begun)
+        for database in databases.values():
+            await database.close()
+    return found
+
+
+def p99(seconds: list[float]) -> float:
+    return sorted(seconds)[math.ceil(len(seconds) * 0.99) - 1]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    asked = parser.parse_args()
-    few, many = asyncio.run(measure(1000)), asyncio.run(measure(asked.rows))
-    print(f"{'a page of 100':<36}{'1,000 rows':>20}{f'{asked.rows:,} rows':>22}{'p99':>9}")
-    print(f"{'':<36}{'median':>10}{'p99':>10}{'median':>12}{'p99':>10}{'ratio':>9}")
-    for name, (usual, high) in few.items():
-        other, much = many[name]
+    few, many = 1000, parser.parse_args().rows
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at start, {PAGES - PAGES // 10} pages of each kind")
+    found = asyncio.run(measure((few, many)))
+    print(f"{'a page of 100':<34}{f'{few:,} rows':>22}{f'{many:,} rows':>24}{'ratio':>18}")
+    print(f"{'':<34}{'median':>11}{'p99':>11}{'median':>13}{'p99':>11}{'median':>10}{'p99':>8}")
+    for name, times in found.items():
+        usual, high = median(times[few]), p99(times[few])
+        other, much = median(times[many]), p99(times[many])
         print(
-            f"{name:<36}{usual * 1e3:>7.2f} ms{high * 1e3:>7.2f} ms{other * 1e3:>9.2f} ms{much * 1e3:>7.2f} ms"
-            f"{much / high:>8.2f}x"
+            f"{name:<34}{usual * 1e3:>8.2f} ms{high * 1e3:>8.2f} ms{other * 1e3:>10.2f} ms{much * 1e3:>8.2f} ms"
+            f"{other / usual:>9.2f}x{much / high:>7.2f}x"
         )
 
 

@@ -342,11 +342,33 @@ def test_tokens_groups_and_rules(shell: Shell, bob: Path) -> None:
     allowed = shell("impersonation", "allow", "data", "--group", "--as-user", "etl", "--dag", "etl*", "-o", "json")
     assert (allowed.json["subject_kind"], allowed.json["effect"]) == ("group", "allow")
     assert shell("impersonation", "explain", "none", "t").code == 5
+    why = shell("impersonation", "explain", "story", "good", "-o", "json")
+    assert (why.code, why.json["verdict"], why.json["unix_user"]) == (0, "allowed", shell.stack.task_user)
+    assert shell("impersonation", "explain", "story", "good", token=bob).code == 4
+    never = shell("impersonation", "explain", "story", "good", "--as-user", "nobody-else")
+    assert never.code == 7
+    assert "verdict" in never.out and "refused" in never.out
+    assert "dagseal impersonation allow admin --as-user nobody-else" in never.err
     denied = shell("impersonation", "deny", "data", "--group", "--as-user", "etl", "-o", "json")
     assert denied.json["effect"] == "deny"
     assert shell("impersonation", "rm", denied.json["id"]).code == 0
     assert shell("impersonation", "rm", allowed.json["id"]).code == 0
     assert shell("impersonation", "rm", allowed.json["id"]).code == 5
+
+
+def test_the_audit_log_is_exported_and_verified(shell: Shell) -> None:
+    lines = shell("audit", "export").out.splitlines()
+    numbers = [json.loads(line)["seq"] for line in lines]
+    assert numbers == list(range(1, len(numbers) + 1))
+    path = shell.folder / "audit.jsonl"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    assert shell("audit", "verify", "--export", str(path)).code == 0
+    more = shell("audit", "export", "--format", "cef", "--after", str(numbers[-1]), "--action", "audit.export")
+    assert more.out.startswith("CEF:0|dagseal|dagseal|") and f"cs1=audit:1-{numbers[-1]} " in more.out
+    recorded = shell("audit", "list", "--after", str(numbers[-1]), "--action", "audit.export", "-o", "json").json
+    assert recorded[0]["digest"] == f"sha512:{hashlib.sha512(path.read_bytes()).hexdigest()}"
+    whole = shell("audit", "verify")
+    assert whole.code == 0 and "ok" in whole.out
 
 
 def test_a_worker_is_enrolled_only_with_its_own_fingerprint(shell: Shell) -> None:
