@@ -33,6 +33,7 @@ from submit_api.server import Listener, listen
 from submit_api.service import Service
 from submit_api.settings import Settings
 from submit_api.signals import Signals
+from submit_api.throttling import Throttle
 
 _log = structlog.get_logger("submit_api")
 
@@ -99,6 +100,12 @@ async def opened(
                     )
                     for issuer in settings.oidc.issuers
                 },
+                failures=Throttle(
+                    clock,
+                    burst=settings.failures.burst,
+                    seconds_each=settings.failures.seconds_each,
+                    max_keys=settings.failures.max_clients,
+                ),
             )
         finally:
             await fetcher.close()

@@ -18,6 +18,7 @@ from submit_api.registry.database import Database
 from submit_api.registry.records import Release
 from submit_api.settings import Settings
 from submit_api.signals import Signals
+from submit_api.throttling import Throttle
 
 _INLINE_MANIFEST_BYTES = 64 * 1024
 
@@ -36,6 +37,7 @@ class Service:
     randomness: Randomness
     signals: Signals
     issuers: Mapping[str, TrustedIssuer]
+    failures: Throttle
 
     def now_us(self) -> int:
         return self.clock.now_us()
