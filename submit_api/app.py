@@ -2,7 +2,7 @@
 
 For every request, in this order: 1 the route; 2 the token; 3 whether this caller may ask for this action at all; 4 the
 handler, which looks at the object and only then reads a body. Whatever is refused on the way becomes a problem document,
-and, when it is a security decision or a change that was asked for, an audit event.
+and, when it is a security decision or a change that was asked for, an audit event; failed authentications up to a limit.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from aiohttp import web
 from sqlalchemy.exc import SQLAlchemyError
 
 from integrity.errors import DagsealError, SecurityError
-from submit_api import audit, authenticating, bodies, permissions, problems
+from submit_api import addresses, audit, authenticating, bodies, permissions, problems
 from submit_api.http.routes import Call, Route
 from submit_api.http.table import ROUTES
 from submit_api.identity import Caller
 from submit_api.metrics import METRICS, Metrics
-from submit_api.refusals import MethodError, UnknownPathError
+from submit_api.refusals import MethodError, ThrottledError, UnauthenticatedError, UnknownPathError
 from submit_api.service import Service
+from submit_api.throttling import Over
 
 SERVICE = web.AppKey("service", Service)
 _ROUTE = web.RequestKey("route", Route)
 _PRINCIPAL = web.RequestKey("principal", str)
+_ADDRESS = web.RequestKey("address", str)
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -56,31 +58,47 @@ def _endpoint(service: Service, route: Route) -> Callable[[web.Request], Awaitab
         try:
             if permissions.ACTIONS[route.action] == permissions.PUBLIC:
                 return await route.handler(Call(request=request, service=service, caller=_anybody(request)))
-            header = request.headers.get("Authorization")
-            caller = await authenticating.authenticate(service, header, request.remote or "")
+            caller = await authenticating.authenticate(service, request.headers.get("Authorization"), request[_ADDRESS])
             request[_PRINCIPAL] = caller.principal
             permissions.require_action(route.action, caller)
             return await route.handler(Call(request=request, service=service, caller=caller))
         except DagsealError as error:
-            await _audit_refusal(service, request, route, caller, error)
-            raise
+            over = _over(service, request, route, caller, error)
+            if over is None:
+                await _audit_refusal(service, request, route, caller, error)
+                raise
+            throttled = ThrottledError(over.seconds)
+            if over.first:
+                await _audit_refusal(service, request, route, caller, throttled)
+            raise throttled from None
 
     return endpoint
 
 
+def _over(
+    service: Service, request: web.Request, route: Route, caller: Caller | None, error: DagsealError
+) -> Over | None:
+    """Whether this is a failed authentication, and one too many. Where who asks is in the body, every refusal is one."""
+    in_body = route.action == "token.exchange" and isinstance(error, SecurityError)
+    if not in_body and (caller is not None or not isinstance(error, UnauthenticatedError)):
+        return None
+    keys = [f"address {addresses.neighbourhood(request[_ADDRESS])}"]
+    if isinstance(error, UnauthenticatedError) and error.token_id:
+        keys.append(f"token {error.token_id}")
+    return service.failures.spend(*keys)
+
+
 def _anybody(request: web.Request) -> Caller:
-    return Caller(
-        principal="", kind="anybody", admin=False, token_id="", address=request.remote or "", groups=frozenset()
-    )
+    return Caller(principal="", kind="anybody", admin=False, token_id="", address=request[_ADDRESS], groups=frozenset())
 
 
 async def _audit_refusal(
     service: Service, request: web.Request, route: Route, caller: Caller | None, error: DagsealError
 ) -> None:
-    decided = isinstance(error, SecurityError) or audit.noted(error, audit.HIDES)
+    decided = isinstance(error, SecurityError | ThrottledError) or audit.noted(error, audit.HIDES)
     if audit.noted(error, audit.RECORDED) or (request.method in ("GET", "HEAD") and not decided):
         return
-    now, address = service.now_us(), request.remote or ""
+    now, address = service.now_us(), request[_ADDRESS]
     if caller is None:
         await record_left_out(service)
         if not service.strangers.admit(address, now):
@@ -120,6 +138,9 @@ async def _outermost(
 ) -> web.StreamResponse:
     service, metrics = request.app[SERVICE], request.app[METRICS]
     started, request_id = time.monotonic(), service.randomness.token_bytes(8).hex()
+    request[_ADDRESS] = addresses.client(
+        request.remote, request.headers.getall("X-Forwarded-For", []), service.settings.api.trusted_proxies
+    )
     slug = ""
     try:
         response = await handler(request)
@@ -127,6 +148,8 @@ async def _outermost(
         slug, response = error.slug, problems.response(problems.document(error))
         if response.status == 500:
             _log.error("unexpected", request_id=request_id, slug=error.slug, detail=str(error))
+        if isinstance(error, ThrottledError):
+            response.headers["Retry-After"] = str(error.seconds)
     except web.HTTPException as error:
         response = _of_router(error, request)
         slug = "unknown-path" if error.status == 404 else "method-not-allowed"
@@ -154,7 +177,7 @@ async def _outermost(
         status=response.status,
         slug=slug,
         principal=request.get(_PRINCIPAL, ""),
-        address=request.remote,
+        address=request[_ADDRESS],
         milliseconds=round(seconds * 1000, 1),
     )
     return response

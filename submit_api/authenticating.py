@@ -30,7 +30,7 @@ async def authenticate(service: Service, header: str | None, address: str) -> Ca
 async def _ours(service: Service, text: str, address: str) -> Caller:
     token_id, secret = identity.read(text)
     async with service.database.read() as tx:
-        token = identity.check(await people.token(tx, token_id), secret, service.now_us())
+        token = identity.check(await people.token(tx, token_id), token_id, secret, service.now_us())
         groups = await people.groups_of(tx, token.principal) if token.kind == identity.USER else frozenset()
     if service.now_us() - (token.last_used_at or 0) >= _USE_IS_NEWS_US:
         await _note_use(service, token.token_id)

@@ -90,11 +90,11 @@ def read(text: str) -> tuple[str, str]:
     return found[1], found[2]
 
 
-def check(token: Token | None, secret: str, now_us: int) -> Token:
-    """The row, if this secret opens it now. Raises `UnauthenticatedError`."""
+def check(token: Token | None, token_id: str, secret: str, now_us: int) -> Token:
+    """The row of this id, if the secret opens it now. Raises `UnauthenticatedError`."""
     agrees = hmac.compare_digest(token.secret_hash if token else _NOBODY, _hash(secret))
     if token is None or not agrees:
-        raise UnauthenticatedError("the token is not valid here")
+        raise UnauthenticatedError("the token is not valid here", token_id)
     if token.revoked_at is not None:
         raise UnauthenticatedError(f"token {token.token_id} was revoked: ask an administrator for a new one")
     if token.expires_at is not None and now_us >= token.expires_at:

@@ -83,9 +83,26 @@ class ExpectationError(RequestError):
 
 
 class UnauthenticatedError(SecurityError):
-    """No token, or none that is valid now."""
+    """No token, or none that is valid now. `token_id` is the one that was tried with a secret that is not its own."""
 
     slug = "unauthenticated"
+
+    def __init__(self, detail: str, token_id: str = "") -> None:
+        super().__init__(detail)
+        self.token_id = token_id
+
+
+class ThrottledError(RequestError):
+    """A failed authentication, after too many others. A right token is not affected."""
+
+    slug = "too-many-failures"
+    status = 429
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(
+            f"this failed, as too much did before it from here or for this token: wait {seconds} seconds, and look at the token"
+        )
+        self.seconds = seconds
 
 
 class NoPublisherError(UnauthorizedError):

@@ -34,6 +34,7 @@ from submit_api.service import Service
 from submit_api.settings import Settings
 from submit_api.signals import Signals
 from submit_api.strangers import Strangers
+from submit_api.throttling import Throttle
 
 _log = structlog.get_logger("submit_api")
 
@@ -101,6 +102,12 @@ async def opened(
                     )
                     for issuer in settings.oidc.issuers
                 },
+                failures=Throttle(
+                    clock,
+                    burst=settings.failures.burst,
+                    seconds_each=settings.failures.seconds_each,
+                    max_keys=settings.failures.max_clients,
+                ),
             )
         finally:
             await fetcher.close()

@@ -19,6 +19,7 @@ from submit_api.registry.records import Release
 from submit_api.settings import Settings
 from submit_api.signals import Signals
 from submit_api.strangers import Strangers
+from submit_api.throttling import Throttle
 
 _INLINE_MANIFEST_BYTES = 64 * 1024
 
@@ -38,6 +39,7 @@ class Service:
     signals: Signals
     strangers: Strangers
     issuers: Mapping[str, TrustedIssuer]
+    failures: Throttle
 
     def now_us(self) -> int:
         return self.clock.now_us()

@@ -9,7 +9,7 @@ import os
 import tomllib
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -30,12 +30,14 @@ class _Section(BaseModel):
 
 
 class ApiSection(_Section):
-    """Where it listens, where its state is, and where the launcher that describes archives listens."""
+    """Where it listens, where its state is, and where the launcher that describes archives listens. `trusted_proxies` are
+    the addresses and networks whose `X-Forwarded-For` is believed."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=8420, ge=0, le=65535)
     state_folder: str = "/var/lib/dagseal"
     launcher_socket: str = "/run/dagseal/launcher.sock"
+    trusted_proxies: list[IPvAnyNetwork] = []
 
 
 class DatabaseSection(_Section):
@@ -70,6 +72,14 @@ class LimitsSection(_Section):
     max_wait_seconds: float = Field(default=60, gt=0)
     describe_seconds: float = Field(default=180, gt=0)
     shutdown_seconds: float = Field(default=10, ge=0)
+
+
+class FailuresSection(_Section):
+    """Failed authentications of one client address, and of one token id: so many at once, and one more every so often."""
+
+    burst: int = Field(default=20, ge=1)
+    seconds_each: float = Field(default=3, gt=0)
+    max_clients: int = Field(default=10_000, ge=1)
 
 
 class LaunchesSection(_Section):
@@ -123,6 +133,7 @@ class Settings(BaseSettings):
     audit: AuditSection = AuditSection()
     retention: RetentionSection = RetentionSection()
     oidc: OidcSection = OidcSection()
+    failures: FailuresSection = FailuresSection()
 
     @property
     def database_url(self) -> str:

@@ -161,6 +161,8 @@ def running(*, beside: Path | None = None, kind: type[Stack] = Stack, **settings
     shared = Path(tempfile.mkdtemp(prefix="ds")).resolve()
     shared.chmod(0o777)
     given = {"task_user": default_user(), "writable": (shared,), **settings}
+    # All tests call from one address, and many of them with tokens that fail.
+    given["more_api_toml"] = given.get("more_api_toml", "") + "[failures]\nburst = 100000\n"
     stack = kind(folder=parent / "stack", port=free_port(), **given)
     try:
         stack.prepare()

@@ -244,7 +244,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="POST", path="/v1/tokens/exchange", handler=publishing.exchange, action="token.exchange", about="token",
         summary="A token of CI's issuer for a push token of fifteen minutes; the token in the body proves who asks",
-        body=(m.ExchangeRequest,), answers={201: m.ExchangedView}, refusals=(401, 403, 409, 503),
+        body=(m.ExchangeRequest,), answers={201: m.ExchangedView}, refusals=(401, 403, 409, 429, 503),
     ),
     Route(
         method="POST", path="/v1/publishers", handler=publishing.add, action="publisher.add", about="publisher",

@@ -78,12 +78,12 @@ def test_a_token_opens_its_row_until_it_expires_or_is_revoked() -> None:
     token_id, secret = identity.read(identity.bearer(f"Bearer {made.text}"))
     row = token_row(made)
     assert token_id == made.token_id
-    assert identity.check(row, secret, 99) is row
+    assert identity.check(row, token_id, secret, 99) is row
     for bad in (None, replace(row, revoked_at=1), replace(row, secret_hash="0" * 128)):
         with pytest.raises(UnauthenticatedError):
-            identity.check(bad, secret, 99)
+            identity.check(bad, token_id, secret, 99)
     with pytest.raises(UnauthenticatedError, match="expired"):
-        identity.check(row, secret, 100)
+        identity.check(row, token_id, secret, 100)
     assert made.text not in repr(made) and made.secret_hash not in repr(row)
 
 
@@ -96,7 +96,7 @@ def test_every_changed_character_of_a_token_is_refused() -> None:
             continue
         with pytest.raises(UnauthenticatedError) as caught:
             token_id, secret = identity.read(identity.bearer(f"Bearer {changed}"))
-            identity.check(row if token_id == row.token_id else None, secret, 1)
+            identity.check(row if token_id == row.token_id else None, token_id, secret, 1)
         assert changed not in str(caught.value)
     for header in (None, "", "Bearer", "Basic " + made.text, made.text, "Bearer " + "x" * 10_000):
         with pytest.raises(UnauthenticatedError):
