@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from integrity.errors import DagsealError
+from submit_api import problems
 from submit_api.identity import Caller
 from submit_api.registry import ledger
 from submit_api.registry.database import Transaction
@@ -59,7 +60,7 @@ async def refused(
         object=_plain(about, 300),
         digest="",
         verdict=REFUSED,
-        detail=_plain(f"{error.slug}: {error}", MAX_DETAIL_CHARS),
+        detail=_plain(f"{problems.slug_of(error)}: {error}", MAX_DETAIL_CHARS),
     )
     await ledger.add_event(tx, event)
 
