@@ -32,6 +32,12 @@ def rows(live: Live) -> dict[str, int]:
         return {t: database.execute(f'SELECT count(*) FROM "{t}"').fetchone()[0] for t in tables if t not in UNCOUNTED}
 
 
+def newest_event(live: Live) -> int:
+    (path,) = (live.stack.folder / "api").glob("*.db")
+    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
+        return int(database.execute("SELECT max(seq) FROM audit_events").fetchone()[0])
+
+
 def files(live: Live) -> set[str]:
     """Names below the folders of the API and the launcher. (No agent takes part in a submission.)"""
     folders = [live.stack.folder / name for name in ("api", "launcher", "run")]
