@@ -27,7 +27,7 @@ from integrity.errors import InvalidArchiveError
 from integrity.limits import DEFAULT, Limits
 from integrity.zipreader import END_MAGIC, LOCAL_MAGIC, read_members
 
-__all__ = ["Archive", "ArchiveMember", "Limits", "manifest_members", "read"]
+__all__ = ["Archive", "ArchiveMember", "Limits", "check_identifiers", "manifest_members", "read"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +62,13 @@ def read(name: str, data: bytes | memoryview, limits: Limits = DEFAULT) -> Archi
         if member.endswith(".py"):
             sources.check(member, content, limits)
     return Archive(name=name, kind=kind, members=tuple(ArchiveMember(name=n, data=content) for n, content in files))
+
+
+def check_identifiers(archive: Archive) -> None:
+    """`sources.check_identifiers` of every source: for a process that may take its time. Raises `UnsafeArchiveError`."""
+    for member in archive.members:
+        if member.name.endswith(".py"):
+            sources.check_identifiers(member.name, member.data)
 
 
 def manifest_members(archive: Archive) -> tuple[manifest.Member, ...]:

@@ -19,7 +19,7 @@ import traceback
 from dataclasses import dataclass
 from typing import NoReturn
 
-from integrity import archives, sources
+from integrity import archives
 from integrity.archives import Archive
 from integrity.digests import Digest
 from integrity.durable import write_all
@@ -133,9 +133,7 @@ def _describe(control: socket.socket, job: Fields, copy: str) -> None:
     job.done()
     archive = _verified(name, digest, members)
     os.close(SECRETS_FD)
-    for member in archive.members:  # all of them, before the first can reach what checks them
-        if member.name.endswith(".py"):
-            sources.check_identifiers(member.name, member.data)
+    archives.check_identifiers(archive)  # of all, before the first runs and can reach what checks them
 
     from launcher.task import describe, secrets
     from launcher.task.comms import while_importing
