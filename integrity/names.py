@@ -44,6 +44,11 @@ def check(kind: str, name: object) -> str:
     return name
 
 
+def pattern(kind: str) -> str:
+    """The rule of `kind` as a JSON Schema's pattern, for the description of an interface; `check` decides."""
+    return rf"^(?!\.\.?$)(?:{_RULES[kind][0].pattern})$"
+
+
 def archive_kind(name: str) -> str:
     """`py` or `zip`, from a checked archive name."""
     return check("archive", name).rpartition(".")[2]

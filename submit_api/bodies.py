@@ -121,6 +121,6 @@ def query_number(request: web.Request, name: str, default: int, *, most: int) ->
 def wait_seconds(request: web.Request, limits: LimitsSection) -> float:
     """How long the caller wants to wait, at most what the settings allow."""
     text = request.query.get("wait_seconds", "0")
-    if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,6})?", text):
+    if not re.fullmatch(r"[0-9]{1,20}(\.[0-9]{1,30})?(e[+-]?[0-9]{1,3})?", text):  # as any language writes a number
         raise InvalidRequestError("wait_seconds is to be a number of seconds")
     return min(float(text), limits.max_wait_seconds)

@@ -7,11 +7,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
+from pydantic.fields import FieldInfo
 
 from integrity import names
 from integrity.errors import MalformedError
 from submit_api import scopes
+
+
+def _described(kind: str) -> FieldInfo:
+    """The rule of a name, for the description: what may be sent is to be read there."""
+    return Field(json_schema_extra={"pattern": names.pattern(kind)})  # type: ignore[no-any-return]
 
 
 def _named(kind: str) -> AfterValidator:
@@ -30,13 +36,13 @@ def _scope(value: str) -> str:
     return value
 
 
-DagId = Annotated[str, _named("dag_id")]
-TaskId = Annotated[str, _named("task_id")]
-RunId = Annotated[str, _named("run_id")]
-Queue = Annotated[str, _named("queue")]
-UnixUser = Annotated[str, _named("unix user")]
-Principal = Annotated[str, _named("principal")]
-WorkerName = Annotated[str, _named("worker")]
+DagId = Annotated[str, _described("dag_id"), _named("dag_id")]
+TaskId = Annotated[str, _described("task_id"), _named("task_id")]
+RunId = Annotated[str, _described("run_id"), _named("run_id")]
+Queue = Annotated[str, _described("queue"), _named("queue")]
+UnixUser = Annotated[str, _described("unix user"), _named("unix user")]
+Principal = Annotated[str, _described("principal"), _named("principal")]
+WorkerName = Annotated[str, _described("worker"), _named("worker")]
 Glob = Annotated[str, Field(min_length=1, max_length=250, pattern=r"^[\w.*?\[\]!-]+$")]
 Scope = Annotated[str, AfterValidator(_scope)]
 Kind = Literal["connection", "variable"]
@@ -83,7 +89,13 @@ class RefusedByWorker(In):
 
 
 class SecretValue(In):
+    """A connection: Airflow's JSON, or its URI."""
+
     value: str | dict[str, Any] = Field(repr=False)
+
+
+class VariableValue(In):
+    value: str = Field(repr=False)
 
 
 class GrantRequest(In):
@@ -102,7 +114,8 @@ class RuleRequest(In):
 
 
 class GroupRequest(In):
-    members: list[Principal] = Field(max_length=10_000)
+    # The first bad name is told, not ten thousand of them: to collect those took most of a second.
+    members: Annotated[list[Principal], FailFast()] = Field(max_length=10_000)
 
 
 class TokenRequest(In):

@@ -20,6 +20,7 @@ def _secrets(kind: str) -> tuple[Route, ...]:
     remove = administration.remove_connection if kind == "connection" else administration.remove_variable
     listed = administration.list_connections if kind == "connection" else administration.list_variables
     names = m.ConnectionList if kind == "connection" else m.VariableList
+    value = m.SecretValue if kind == "connection" else m.VariableValue
     return (
         Route(
             method="GET", path=path, handler=listed, action=f"{kind}.read", summary=f"The {kind}s' names",
@@ -27,7 +28,7 @@ def _secrets(kind: str) -> tuple[Route, ...]:
         ),
         Route(
             method="PUT", path=f"{path}/{_NAMED}", handler=put, action=f"{kind}.write", about=about,
-            summary=f"Store a {kind}; its value is never sent back", body=(m.SecretValue,),
+            summary=f"Store a {kind}; its value is never sent back", body=(value,),
             answers={200: m.SecretView, 201: m.SecretView},
         ),
         Route(
