@@ -146,8 +146,8 @@ async def _unchanged(
     await _check_newest(tx, archive, ask)
     if archive is None:
         return None
-    for release in await archives.releases(tx, ask.name):
-        if release.digest != str(digest):
+    for release in await archives.releases_of_digest(tx, str(digest)):
+        if release.archive != ask.name:
             continue
         if release.revoked_at is not None:
             raise ConflictError(f"these bytes are {ask.name}@{release.number}, which was revoked: push changed ones")
