@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import mmap
 import os
 import stat
 import threading
@@ -184,8 +185,11 @@ class Upload:
         return os.open(self._temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._dir_fd)
 
     def read(self) -> memoryview:
-        """The bytes as they are on disk now, once in memory; they have `digest`, or this raises `DigestMismatchError`."""
-        data = memoryview(bytearray(self.size))
+        """The bytes as they are on disk now, once in memory; they have `digest`, or this raises `DigestMismatchError`.
+
+        The memory is a mapping of its own, which goes back whole: what a thread frees, its allocator may keep.
+        """
+        data = memoryview(mmap.mmap(-1, max(self.size, 1)))[: self.size]
         with open(self.open(), "rb", buffering=0) as file:
             at = 0
             while at < len(data) and (got := file.readinto(data[at:])):

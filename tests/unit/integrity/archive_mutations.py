@@ -158,7 +158,7 @@ def built(draw: st.DrawFn) -> bytes:
     for lie in draw(st.lists(st.sampled_from(LIES), max_size=2)):
         tell(draw, lie, made, end)
     around = {"lead": b"", "tail": b"", "gap": b""}
-    if not draw(st.integers(0, 15)):
+    if draw(st.integers(0, 15)) == 11:  # not 0, which hypothesis likes
         around[draw(st.sampled_from(list(around)))] = draw(st.binary(min_size=1, max_size=30))
         end["comment"] = draw(st.sampled_from([b"", b"hello", END + b"\0" * 18]))
     return build(*draw(st.permutations(made)), end=end, **around)
@@ -196,4 +196,4 @@ def _all(data: bytearray, magic: bytes) -> list[int]:
     return found
 
 
-archives_of_all_kinds = st.one_of(built(), built(), damaged(built()), st.binary(max_size=300))
+archives_of_all_kinds = st.one_of(built(), built(), built(), damaged(built()), st.binary(max_size=300))
