@@ -6,8 +6,8 @@ to exactly the members listed, and `zipimport` sees the same. A `.py` has one me
 modules begin at its top level, as Airflow puts a packaged DAG on `sys.path`. That the source is Python, imports and
 defines a DAG is for the sandboxed describe to find out.
 
-Each refusal is an `UnsafeArchiveError` (or `InvalidArchiveError`: nothing in it, or no zip) with a stable `rule`: those
-of `integrity.zipreader`, `integrity.membernames` and `integrity.sources`.
+Each refusal is an `UnsafeArchiveError` (or `InvalidArchiveError`: nothing in it, or no zip) with a stable `rule`, listed in
+`integrity.archiverules`.
 
 >>> [member.name for member in read("etl.py", b"import datetime\\n").members]
 ['etl.py']
@@ -27,10 +27,7 @@ from integrity.errors import InvalidArchiveError
 from integrity.limits import DEFAULT, Limits
 from integrity.zipreader import END_MAGIC, LOCAL_MAGIC, read_members
 
-__all__ = ["TOO_LARGE_RULES", "Archive", "ArchiveMember", "Limits", "manifest_members", "read"]
-
-TOO_LARGE_RULES = frozenset({"source-too-large", "zip-expanded-too-large", "zip-too-many-entries"})
-"""The rules that are about size, not about content: HTTP answers 413 to them, 422 to the others."""
+__all__ = ["Archive", "ArchiveMember", "Limits", "check_identifiers", "manifest_members", "read"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +51,7 @@ def read(name: str, data: bytes | memoryview, limits: Limits = DEFAULT) -> Archi
     """The archive that `data` is. Raises `UnsafeArchiveError`, `InvalidArchiveError`; `MalformedError` for `name`."""
     view = memoryview(data).cast("B")
     kind: Literal["py", "zip"]
-    if names.archive_kind(name) == "py":
+    if names.check("archive", name).endswith(".py"):
         kind, files = "py", [_single_source(name, view, limits)]
     else:
         kind, files = "zip", sorted(read_members(view, limits))
@@ -65,6 +62,13 @@ def read(name: str, data: bytes | memoryview, limits: Limits = DEFAULT) -> Archi
         if member.endswith(".py"):
             sources.check(member, content, limits)
     return Archive(name=name, kind=kind, members=tuple(ArchiveMember(name=n, data=content) for n, content in files))
+
+
+def check_identifiers(archive: Archive) -> None:
+    """`sources.check_identifiers` of every source: for a process that may take its time. Raises `UnsafeArchiveError`."""
+    for member in archive.members:
+        if member.name.endswith(".py"):
+            sources.check_identifiers(member.name, member.data)
 
 
 def manifest_members(archive: Archive) -> tuple[manifest.Member, ...]:
@@ -81,6 +85,7 @@ def _single_source(name: str, view: memoryview, limits: Limits) -> tuple[str, by
         raise InvalidArchiveError(
             "unsupported-media-type", "this is a zip file: give it a name that ends in .zip", name
         )
+    sources.check_size(name, len(view), limits)  # before it is copied
     source = bytes(view)
     if not source.strip():
         raise InvalidArchiveError("no-dag-found", "the file is empty", name)

@@ -1,7 +1,8 @@
 """Which names the members of a zip may have: those that every reader and every file system take for the same file.
 
-A name is relative, slash-separated, NFC, without empty, `.` or `..` segments, control or format characters, reserved
-characters or device names, and short. Together no two names may be one file anywhere (case, Unicode, file or folder).
+A name is relative, slash-separated, NFC, short, without empty, `.` or `..` segments, control, format or reserved characters,
+characters that Unicode does not have yet, or device names. Together no two names may be one file anywhere (case, Unicode,
+file or folder).
 What Python would run unasked, or instead of its own modules, is refused by name as well.
 """
 
@@ -60,6 +61,12 @@ def check(name: str, limits: Limits = DEFAULT) -> None:
                 _refuse("zip-name-control-char", f"the name holds U+{ord(character):04X}: rename the file", name)
             case "Cf":
                 _refuse("zip-name-bidi", f"the name holds the invisible U+{ord(character):04X}: rename the file", name)
+            case "Cn" | "Co" | "Cs":  # to the next Unicode it may be anything, and equal to any other
+                _refuse(
+                    "zip-name-control-char",
+                    f"U+{ord(character):04X} in the name is no character: rename the file",
+                    name,
+                )
     if unicodedata.normalize("NFC", name) != name:
         _refuse(
             "zip-unicode-collision",

@@ -48,11 +48,6 @@ def check(kind: str, name: object) -> str:
     return name
 
 
-def archive_kind(name: str) -> str:
-    """`py` or `zip`, from a checked archive name."""
-    return check("archive", name).rpartition(".")[2]
-
-
-def archive_stem(name: str) -> str:
-    """The module or package name of an archive: its file name without the ending."""
-    return check("archive", name).rpartition(".")[0]
+def pattern(kind: str) -> str:
+    """The rule of `kind` as a JSON Schema's pattern, for the description of an interface; `check` decides."""
+    return rf"^(?!\.\.?$)(?:{_RULES[kind][0].pattern})$"

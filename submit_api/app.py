@@ -145,7 +145,7 @@ async def _outermost(
     try:
         response = await handler(request)
     except DagsealError as error:
-        slug, response = error.slug, problems.response(problems.document(error))
+        slug, response = problems.slug_of(error), problems.response(problems.document(error))
         if response.status == 500:
             _log.error("unexpected", request_id=request_id, slug=error.slug, detail=str(error))
         if isinstance(error, ThrottledError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from integrity.errors import DagsealError
-from submit_api import permissions
+from submit_api import permissions, problems
 from submit_api.identity import Caller
 from submit_api.refusals import RequestError
 from submit_api.registry import events
@@ -68,7 +68,7 @@ async def refused(
         object=_plain(about, 300),
         digest="",
         verdict=REFUSED,
-        detail=_plain(_with_run(f"{error.slug}: {said}", caller), MAX_DETAIL_CHARS),
+        detail=_plain(_with_run(f"{problems.slug_of(error)}: {said}", caller), MAX_DETAIL_CHARS),
         rule=rule_of(error),
     )
     await events.add(tx, event)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import mmap
 import os
 import stat
 import threading
@@ -183,13 +184,16 @@ class Upload:
         """A read descriptor of the temporary file."""
         return os.open(self._temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._dir_fd)
 
-    def read(self) -> bytes:
-        """The bytes as they are on disk now; they have `digest`, or this raises `DigestMismatchError`."""
-        fd = self.open()
-        try:
-            data = b"".join(iter(lambda: os.read(fd, _READ_BYTES), b""))
-        finally:
-            os.close(fd)
+    def read(self) -> memoryview:
+        """The bytes as they are on disk now, once in memory; they have `digest`, or this raises `DigestMismatchError`.
+
+        The memory is a mapping of its own, which goes back whole: what a thread frees, its allocator may keep.
+        """
+        data = memoryview(mmap.mmap(-1, max(self.size, 1)))[: self.size]
+        with open(self.open(), "rb", buffering=0) as file:
+            at = 0
+            while at < len(data) and (got := file.readinto(data[at:])):
+                at += got
         self.digest.require(Digest.of(data), "the upload on disk")
         return data
 

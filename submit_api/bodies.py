@@ -17,6 +17,7 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from submit_api.refusals import (
+    ContentEncodingError,
     ExpectationError,
     Finding,
     InvalidRequestError,
@@ -42,7 +43,9 @@ def check_head(request: web.Request, *, max_bytes: int) -> None:
         raise ExpectationError("the only Expect that is known here is 100-continue")
     coding = request.headers.get("Content-Encoding", "identity")
     if coding.lower() != "identity":
-        raise UnsupportedMediaError(f"send the bytes as they are: Content-Encoding {coding[:40]!r} is not accepted")
+        raise ContentEncodingError(f"send the bytes as they are: Content-Encoding {coding[:40]!r} is not accepted")
+    if request.content_type.startswith("multipart/"):
+        raise UnsupportedMediaError("send the file itself as the body (curl -T), not a form")
     length = request.content_length
     if length is None and "chunked" not in request.headers.get("Transfer-Encoding", "").lower():
         raise LengthRequiredError("send Content-Length, or Transfer-Encoding: chunked")
@@ -118,6 +121,6 @@ def query_number(request: web.Request, name: str, default: int, *, most: int) ->
 def wait_seconds(request: web.Request, limits: LimitsSection) -> float:
     """How long the caller wants to wait, at most what the settings allow."""
     text = request.query.get("wait_seconds", "0")
-    if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,6})?", text):
+    if not re.fullmatch(r"[0-9]{1,20}(\.[0-9]{1,30})?(e[+-]?[0-9]{1,3})?", text):  # as any language writes a number
         raise InvalidRequestError("wait_seconds is to be a number of seconds")
     return min(float(text), limits.max_wait_seconds)

@@ -7,11 +7,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field
+from pydantic.fields import FieldInfo
 
 from integrity import names
 from integrity.errors import MalformedError
 from submit_api import modes, scopes
+
+
+def _described(kind: str) -> FieldInfo:
+    """The rule of a name, for the description: what may be sent is to be read there."""
+    return Field(json_schema_extra={"pattern": names.pattern(kind)})  # type: ignore[no-any-return]
 
 
 def _named(kind: str) -> AfterValidator:
@@ -47,16 +53,17 @@ def _prefix(value: str) -> str:
 
 
 Line = Annotated[str, Field(max_length=500), AfterValidator(_line)]
-ArchiveName = Annotated[str, _named("archive")]
-DagId = Annotated[str, _named("dag_id")]
-TaskId = Annotated[str, _named("task_id")]
-RunId = Annotated[str, _named("run_id")]
-Queue = Annotated[str, _named("queue")]
-UnixUser = Annotated[str, _named("unix user")]
-Principal = Annotated[str, _named("principal")]
-LocalPrincipal = Annotated[str, _named("local principal")]
-Subject = Annotated[str, _named("group")]  # or a principal: every name of one is a good name of the other
-WorkerName = Annotated[str, _named("worker")]
+ArchiveName = Annotated[str, _described("archive"), _named("archive")]
+DagId = Annotated[str, _described("dag_id"), _named("dag_id")]
+TaskId = Annotated[str, _described("task_id"), _named("task_id")]
+RunId = Annotated[str, _described("run_id"), _named("run_id")]
+Queue = Annotated[str, _described("queue"), _named("queue")]
+UnixUser = Annotated[str, _described("unix user"), _named("unix user")]
+Principal = Annotated[str, _described("principal"), _named("principal")]
+LocalPrincipal = Annotated[str, _described("local principal"), _named("local principal")]
+# A group or a principal: every name of one is a good name of the other.
+Subject = Annotated[str, _described("group"), _named("group")]
+WorkerName = Annotated[str, _described("worker"), _named("worker")]
 Glob = Annotated[str, Field(min_length=1, max_length=250, pattern=r"^[\w.*?\[\]!-]+$")]
 Scope = Annotated[str, AfterValidator(_scope)]
 Mode = Annotated[str, BeforeValidator(_shown), Field(pattern=r"^([r-][w-][x-]){3}$")]
@@ -105,7 +112,13 @@ class RefusedByWorker(In):
 
 
 class SecretValue(In):
+    """A connection: Airflow's JSON, or its URI."""
+
     value: str | dict[str, Any] = Field(repr=False)
+
+
+class VariableValue(In):
+    value: str = Field(repr=False)
 
 
 class GrantRequest(In):
@@ -147,7 +160,8 @@ class RuleRequest(In):
 class GroupRequest(In):
     """What is left out stays as it is."""
 
-    members: list[Principal] | None = Field(default=None, max_length=10_000)
+    # The first bad name is told, not ten thousand of them: to collect those took most of a second.
+    members: Annotated[list[Principal], FailFast()] | None = Field(default=None, max_length=10_000)
     approvals: int | None = Field(default=None, ge=0, le=10)
 
 

@@ -13,10 +13,13 @@ from typing import Any, TypeAlias
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from integrity import names
 from integrity.claims import PROFILES
 from integrity.manifest import TASK_CHECKS
 from submit_api.audit import ACCEPTED, REFUSED
 from submit_api.http.routes import Answer, Content, Route
+from submit_api.importing import FORMATS
+from submit_api.launches import TRANSITIONS
 from submit_api.models import Problem
 from submit_api.permissions import ACTIONS, PUBLIC
 from submit_api.problems import MEDIA_TYPE
@@ -27,15 +30,40 @@ ALWAYS = (400, 405, 500)
 WITH_TOKEN = (401, 403, 429, 503)  # 503: the issuer of the token cannot be asked for its keys
 WITH_BODY = (408, 411, 413, 415, 417, 422)
 _PARAMETER = re.compile(r"\{(\w+)(?::((?:[^{}]|\{[0-9,]+\})+))?\}")
-_INTEGERS = frozenset({"limit", "after", "offset", "number", "to", "against"})
+_RELEASES = 999_999_999
+_INTEGERS = {  # name: the largest
+    "limit": 1000,
+    "after": 2**53,
+    "offset": 2**53,
+    "number": _RELEASES,
+    "to": _RELEASES,
+    "against": _RELEASES,
+}
 _CHOICES = {
     "task_check": TASK_CHECKS,
     "isolation": PROFILES,
+    "state": tuple(TRANSITIONS),
+    "format": FORMATS,
     "verdict": (ACCEPTED, REFUSED),
     "kill": ("true", "false"),
 }
 _TIMES = frozenset({"since", "until"})
 _TIME: Document = {"type": "string", "anyOf": [{"format": "date-time"}, {"pattern": "^[0-9]{1,16}$"}]}
+_NAMED = {  # parameter, and how its path begins where that matters: the kind of name
+    ("name", "/v1/archives"): "archive",
+    ("name", "/v1/groups"): "group",
+    ("name", "/v1/workers"): "worker",
+    ("name", "/v1/queues"): "queue",
+    ("dag_id", "/v1/dags"): "dag_id",
+    ("secret", "/v1/connections"): "connection",
+    ("secret", "/v1/variables"): "variable",
+    ("launch_id", "/v1/launches"): "id",
+    ("group", "/v1/archives"): "group",
+}
+_HEADERS = {
+    "Repr-Digest": r"^sha-512=:[A-Za-z0-9+/]{86}==:$",
+    "Range": r"^bytes=([0-9]{1,16}-[0-9]{0,16}|-[0-9]{1,16})$",
+}
 
 
 def document(routes: Iterable[Route]) -> Document:
@@ -102,14 +130,20 @@ def _operation(route: Route) -> Document:
 def _parameters(route: Route) -> list[Document]:
     found: list[Document] = []
     for name, pattern in _PARAMETER.findall(route.path):
-        schema: Document = (
-            {"type": "integer", "minimum": 1} if name in _INTEGERS else {"type": "string", "minLength": 1}
-        )
-        if pattern and name not in _INTEGERS and pattern != ".+":
+        schema: Document = {"type": "string", "minLength": 1}
+        if name in _INTEGERS:
+            schema = {"type": "integer", "minimum": 1, "maximum": _INTEGERS[name]}
+        elif pattern and pattern != ".+":
             schema["pattern"] = f"^{pattern}$"
+        elif kind := _kind_of(name, route.path):
+            schema["pattern"] = names.pattern(kind)
         found.append({"name": name, "in": "path", "required": True, "schema": schema})
     for name in route.query:
-        schema = {"type": "integer", "minimum": 0} if name in _INTEGERS else {"type": "string"}
+        schema = {"type": "string"}
+        if name in _INTEGERS:
+            schema = {"type": "integer", "minimum": 0, "maximum": _INTEGERS[name]}
+        elif kind := _kind_of(name, route.path):
+            schema["pattern"] = names.pattern(kind)
         if name in _CHOICES:
             schema["enum"] = list(_CHOICES[name])
         if name in _TIMES:
@@ -118,8 +152,14 @@ def _parameters(route: Route) -> list[Document]:
             schema = {"type": "number", "minimum": 0}
         found.append({"name": name, "in": "query", "required": False, "schema": schema})
     for name in route.headers:
-        found.append({"name": name, "in": "header", "required": False, "schema": {"type": "string"}})
+        schema = {"type": "string", "pattern": _HEADERS[name]} if name in _HEADERS else {"type": "string"}
+        found.append({"name": name, "in": "header", "required": False, "schema": schema})
     return found
+
+
+def _kind_of(parameter: str, path: str) -> str | None:
+    """What kind of name it is, if it is one."""
+    return next((kind for (name, begin), kind in _NAMED.items() if name == parameter and path.startswith(begin)), None)
 
 
 def _response(status: int, content: Answer) -> Document:

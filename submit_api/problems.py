@@ -1,5 +1,7 @@
 """Errors as RFC 9457 problem details: one literal table from error class to status; the slug is the stable type.
 
+An archive's type is its rule, so that a client needs no list to tell a symbolic link from a bomb.
+
 Promise: an error that is not in the table is our bug; it answers 500 with no detail, and the log has the traceback.
 """
 
@@ -11,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from integrity.archives import TOO_LARGE_RULES
+from integrity.archiverules import RULES, TOO_LARGE_RULES, UNSUPPORTED_RULES
 from integrity.errors import (
     ArchiveError,
     ConflictError,
@@ -26,11 +28,21 @@ from integrity.errors import (
     StaleError,
     UnauthorizedError,
 )
-from submit_api.refusals import NoSpaceError, RequestError, UnauthenticatedError
+from submit_api.refusals import (
+    ContentEncodingError,
+    DigestAlgorithmError,
+    NoSpaceError,
+    RequestError,
+    UnauthenticatedError,
+)
 
 TYPE_PREFIX = "https://dagseal.dev/problems/"
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 5
+_HEADERS = {  # what would have been accepted
+    ContentEncodingError.slug: {"Accept-Encoding": "identity"},
+    DigestAlgorithmError.slug: {"Want-Repr-Digest": "sha-512=10"},
+}
 
 # The first class that matches decides.
 STATUSES: tuple[tuple[type[DagsealError], int], ...] = (
@@ -56,7 +68,16 @@ def status_of(error: DagsealError) -> int:
         return error.status
     if isinstance(error, ArchiveError) and error.rule in TOO_LARGE_RULES:
         return 413
+    if isinstance(error, ArchiveError) and error.rule in UNSUPPORTED_RULES:
+        return 415
     return next((status for kind, status in STATUSES if isinstance(error, kind)), 500)
+
+
+def slug_of(error: DagsealError) -> str:
+    """The last part of the problem's type. An archive's code may have named the rule: only one that we know is a type."""
+    if isinstance(error, ArchiveError) and error.rule in RULES:
+        return error.rule
+    return error.slug
 
 
 def document(error: DagsealError) -> dict[str, Any]:
@@ -65,7 +86,7 @@ def document(error: DagsealError) -> dict[str, Any]:
     if status == 500:
         return internal()
     problem: dict[str, Any] = {
-        "type": TYPE_PREFIX + error.slug,
+        "type": TYPE_PREFIX + slug_of(error),
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": str(error),
@@ -95,8 +116,9 @@ def response(problem: dict[str, Any]) -> web.Response:
     )
     if problem["status"] == 401:
         answer.headers["WWW-Authenticate"] = 'Bearer realm="dagseal"'
-    if problem["status"] == 503:
+    if problem["status"] in (429, 503):
         answer.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    answer.headers.update(_HEADERS.get(problem["type"].removeprefix(TYPE_PREFIX), {}))
     if problem["status"] == 408:
         answer.force_close()
     return answer

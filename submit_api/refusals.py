@@ -50,6 +50,26 @@ class UnsupportedMediaError(RequestError):
     status = 415
 
 
+class ContentEncodingError(RequestError):
+    """A coded body is refused: what is hashed, counted and stored is what was sent."""
+
+    slug = "content-encoding"
+    status = 415
+
+
+class TooManyUploadsError(RequestError):
+    """This principal has as many uploads under way as one may have: send it again when one of them has ended."""
+
+    slug = "too-many-uploads"
+    status = 429
+
+
+class DigestAlgorithmError(RequestError):
+    """Repr-Digest names no digest that is taken here (RFC 9530)."""
+
+    slug = "digest-algorithm"
+
+
 class SlowBodyError(RequestError):
     slug = "slow-body"
     status = 408

@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from integrity.errors import DagsealError, SettingsError
 from submit_api import audit_retention, dispatching, keyfiles, retiring
+from submit_api.admission import Admission
 from submit_api.app import build_app, record_left_out
 from submit_api.blobs import BlobStore
 from submit_api.describing import Describer, LauncherDescriber
@@ -92,6 +93,9 @@ async def opened(
                 blobs=blobs,
                 logs=logs,
                 describer=describer or LauncherDescriber(settings.api.launcher_socket, seconds=limits.describe_seconds),
+                admission=Admission(
+                    uploads_per_principal=limits.max_uploads_per_principal, inspections=limits.max_inspections
+                ),
                 clock=clock,
                 randomness=randomness or SystemRandomness(),
                 signals=Signals(),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from integrity import manifest
 from integrity.manifest import VerifiedManifest
+from submit_api.admission import Admission
 from submit_api.blobs import BlobStore
 from submit_api.describing import Describer
 from submit_api.effects import Clock, Randomness
@@ -34,6 +35,7 @@ class Service:
     blobs: BlobStore
     logs: LogStore
     describer: Describer
+    admission: Admission
     clock: Clock
     randomness: Randomness
     signals: Signals

@@ -28,7 +28,7 @@ from submit_api.blobs import Upload
 from submit_api.describing import Description
 from submit_api.dispatching import MICROSECONDS
 from submit_api.identity import Caller
-from submit_api.refusals import InvalidRequestError, NoSpaceError, PreconditionError
+from submit_api.refusals import DigestAlgorithmError, InvalidRequestError, NoSpaceError, PreconditionError
 from submit_api.registry import archives, people
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Archive, Release
@@ -47,6 +47,7 @@ class Wanted:
     isolation: str | None
     repr_digest: Digest | None
     if_match: str | None
+    if_none_match: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,7 @@ def wanted(
     isolation: str | None,
     repr_digest: str | None,
     if_match: str | None,
+    if_none_match: str | None,
 ) -> Wanted:
     """Read the request's own words. Raises `MalformedError`, `InvalidRequestError`."""
     names.check("archive", name)
@@ -74,6 +76,10 @@ def wanted(
         raise InvalidRequestError(f"task_check is to be one of {', '.join(manifests.TASK_CHECKS)}")
     if isolation is not None and isolation not in claims.PROFILES:
         raise InvalidRequestError(f"isolation is to be one of {', '.join(claims.PROFILES)}")
+    if repr_digest is not None and not repr_digest.strip().startswith("sha-512="):
+        raise DigestAlgorithmError(
+            "the only Repr-Digest that is taken here is sha-512=:<base64 of the 64 digest bytes>:"
+        )
     return Wanted(
         name=name,
         group=group or "",
@@ -81,6 +87,7 @@ def wanted(
         isolation=isolation,
         repr_digest=Digest.from_repr_digest(repr_digest) if repr_digest is not None else None,
         if_match=if_match,
+        if_none_match=if_none_match,
     )
 
 
@@ -119,7 +126,8 @@ async def _accept(service: Service, caller: Caller, ask: Wanted, upload: Upload,
     if known is not None:
         await _repair(service, caller, known, upload)
         return known
-    members = await asyncio.to_thread(_members, ask.name, upload)
+    async with service.admission.inspecting():
+        members = await asyncio.to_thread(_members, ask.name, upload)
     description = await _describe(service, ask, upload, digest)
     async with service.database.write() as tx:
         # What was checked before the lock may have changed while the archive was described.
@@ -138,8 +146,8 @@ async def _unchanged(
     await _check_newest(tx, archive, ask)
     if archive is None:
         return None
-    for release in await archives.releases(tx, ask.name):
-        if release.digest != str(digest):
+    for release in await archives.releases_of_digest(tx, str(digest)):
+        if release.archive != ask.name:
             continue
         if release.revoked_at is not None:
             raise ConflictError(
@@ -257,17 +265,27 @@ async def _record(
 
 
 async def _check_newest(tx: Transaction, archive: Archive | None, ask: Wanted) -> None:
-    """`If-Match`: only when the newest release is the one that the caller knows. Raises `PreconditionError`."""
-    if ask.if_match is None:
+    """`If-Match`: only when the newest release is the one that the caller knows; `If-None-Match`: only when it is not, `*` is
+    only a new archive. Raises `PreconditionError`."""
+    if ask.if_match is None and ask.if_none_match is None:
         return
     newest = await archives.release(tx, archive.name, archive.latest) if archive else None
-    tags = {tag.strip() for tag in ask.if_match.split(",")}
+    unwanted = _tags(ask.if_none_match)
+    if newest is not None and ("*" in unwanted or f'"{newest.digest}"' in unwanted):
+        raise PreconditionError(f"{ask.name} is there already: {ask.name}@{newest.number} is {newest.digest}")
+    if ask.if_match is None:
+        return
+    tags = _tags(ask.if_match)
     if newest is None:
         raise PreconditionError(f"there is no archive {ask.name} yet: push it without If-Match")
     if "*" not in tags and f'"{newest.digest}"' not in tags:
         raise PreconditionError(
             f"the newest release is {ask.name}@{newest.number}, {newest.digest}: look at it, then push again"
         )
+
+
+def _tags(header: str | None) -> set[str]:
+    return {tag.strip() for tag in header.split(",")} if header is not None else set()
 
 
 def _check_owner(archive: Archive | None, caller: Caller, ask: Wanted) -> None:

@@ -1,6 +1,7 @@
 """Answers that are not what was asked for, as our errors: the one reading of RFC 9457 problem details.
 
-The `type` of a problem ends in the slug of an error class; where a proxy or another server answered, the status decides.
+The `type` of a problem ends in the slug of an error class or in an archive's rule; where a proxy or another server answered,
+the status decides.
 A 408, 425, 429 or 5xx is a `FetchError`: the peer did not do the work, and the same request may succeed later.
 """
 
@@ -10,6 +11,7 @@ import json
 from typing import Any
 
 from integrity import errors
+from integrity.archiverules import RULES
 
 PROBLEM_TYPE = "application/problem+json"
 MAX_TEXT_CHARS = 2000
@@ -39,7 +41,8 @@ def to_error(status: int, content_type: str, body: bytes, *, what: str) -> error
     detail = _text(problem.get("detail")) or _text(problem.get("title")) or f"{what} was answered with status {status}"
     if status in _RETRYABLE or status >= 500:
         return errors.FetchError(f"{detail}; try again")
-    kind = _CLASSES.get(_text(problem.get("type")).rpartition("/")[2], _by_status(status))
+    slug = _text(problem.get("type")).rpartition("/")[2]
+    kind = _CLASSES.get(slug) or _archive_rule(slug, problem) or _by_status(status)
     if status == 413 and not issubclass(kind, errors.ArchiveError):
         return errors.InvalidArchiveError("too-large", detail)
     if issubclass(kind, errors.ArchiveError):
@@ -51,6 +54,11 @@ def from_slug(slug: str, detail: str) -> errors.DagsealError:
     """The error that a launch or a launcher names by its slug."""
     kind = _CLASSES.get(slug, errors.SecurityError)
     return kind(slug, detail) if issubclass(kind, errors.ArchiveError) else kind(detail)
+
+
+def _archive_rule(slug: str, problem: dict[str, Any]) -> type[errors.ArchiveError] | None:
+    """`unsupported-media-type` is a rule, and also what is said of a request: only a rule comes with its finding."""
+    return RULES.get(slug) if isinstance(problem.get("errors"), list) else None
 
 
 def _by_status(status: int) -> type[errors.DagsealError]:

@@ -133,6 +133,7 @@ def _describe(control: socket.socket, job: Fields, copy: str) -> None:
     job.done()
     archive = _verified(name, digest, members)
     os.close(SECRETS_FD)
+    archives.check_identifiers(archive)  # of all, before the first runs and can reach what checks them
 
     from launcher.task import describe, secrets
     from launcher.task.comms import while_importing

@@ -62,7 +62,7 @@ class ImportedArchive:
 
     def _import_py(self) -> list[tuple[str, ModuleType]]:
         (member,) = self._archive.members
-        name = loader.module_name(names.archive_stem(self._archive.name))
+        name = loader.module_name(self._archive.name.rpartition(".")[0])
         loader.refuse_shadowing([(name, member.name)])
         return [(member.name, self._import(name, member))]
 

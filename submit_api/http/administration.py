@@ -27,6 +27,7 @@ from submit_api.models import (
     TokenRequest,
     TokenView,
     VariableList,
+    VariableValue,
     WorkerList,
     WorkerRequest,
 )
@@ -40,10 +41,7 @@ async def put_connection(call: Call) -> web.Response:
 
 
 async def put_variable(call: Call) -> web.Response:
-    value = (await call.body(SecretValue)).value
-    if not isinstance(value, str):
-        raise InvalidRequestError("a variable's value is text; write JSON as text")
-    return await _put(call, "variable", value)
+    return await _put(call, "variable", (await call.body(VariableValue)).value)
 
 
 async def _put(call: Call, kind: str, value: str) -> web.Response:

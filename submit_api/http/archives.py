@@ -32,10 +32,12 @@ async def submit(call: Call) -> web.Response:
         request.query.get("isolation"),
         request.headers.get("Repr-Digest"),
         request.headers.get("If-Match"),
+        request.headers.get("If-None-Match"),
     )
     await submissions.authorise(call.service, call.caller, ask)
     body = bodies.chunks(request, limits, max_bytes=limits.max_archive_bytes)
-    done = await submissions.submit(call.service, call.caller, ask, body)
+    with call.service.admission.uploading(call.caller.principal):
+        done = await submissions.submit(call.service, call.caller, ask, body)
     async with call.service.database.read() as tx:
         archive = await _archive(tx, call, done.release.archive, modes.WRITE)
     made = answer(views.release(done.release, done.manifest, archive.active), status=201 if done.created else 200)

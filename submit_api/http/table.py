@@ -20,6 +20,7 @@ def _secrets(kind: str) -> tuple[Route, ...]:
     remove = administration.remove_connection if kind == "connection" else administration.remove_variable
     listed = administration.list_connections if kind == "connection" else administration.list_variables
     names = m.ConnectionList if kind == "connection" else m.VariableList
+    value = m.SecretValue if kind == "connection" else m.VariableValue
     return (
         Route(
             method="GET", path=path, handler=listed, action=f"{kind}.read", summary=f"The {kind}s' names",
@@ -27,7 +28,7 @@ def _secrets(kind: str) -> tuple[Route, ...]:
         ),
         Route(
             method="PUT", path=f"{path}/{_NAMED}", handler=put, action=f"{kind}.write", about=about,
-            summary=f"Store a {kind}; its value is never sent back", body=(m.SecretValue,),
+            summary=f"Store a {kind}; its value is never sent back", body=(value,),
             answers={200: m.SecretView, 201: m.SecretView},
         ),
         Route(
@@ -45,8 +46,8 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="PUT", path="/v1/archives/{name}", handler=archives.submit, action="archive.submit",
         about="archive:{name}", summary="Submit an archive: its bytes are the body", body=(BYTES,),
-        query=("group", "task_check", "isolation"), headers=("Repr-Digest", "If-Match"),
-        answers={200: m.ReleaseView, 201: m.ReleaseView}, refusals=(409, 412, 503, 507),
+        query=("group", "task_check", "isolation"), headers=("Repr-Digest", "If-Match", "If-None-Match"),
+        answers={200: m.ReleaseView, 201: m.ReleaseView}, refusals=(409, 412, 429, 503, 507),
     ),
     Route(
         method="GET", path="/v1/archives", handler=archives.listed, action="archive.list",

@@ -118,7 +118,7 @@ def test_every_refusal(live: Live, traces: Traces) -> None:
         ("POST", "/v1/launches", launch, live.token, "out-of-scope", 403),
         ("POST", "/v1/launches", launch, person, "not-owner", 403),
         ("GET", "/v1/archives/t17no.py", None, person, "not-owner", 403),
-        ("PUT", "/v1/archives/t17bad.py", b"syntax error here", live.token, "invalid-archive", 422),
+        ("PUT", "/v1/archives/t17bad.py", b"syntax error here", live.token, "source-syntax", 422),
         ("POST", "/v1/tokens", {"principal": "Not A Name"}, live.token, "invalid-request", 422),
     ]
     for method, path, body, token, slug, status in refusals:

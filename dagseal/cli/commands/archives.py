@@ -46,6 +46,7 @@ def check(ctx: typer.Context, paths: list[str] = typer.Argument(..., metavar="PA
         try:
             named = archive_input.read(path)
             archive = archives.read(named.name, named.data)
+            archives.check_identifiers(archive)
             row |= {"name": named.name, "digest": str(Digest.of(named.data)), "size": len(named.data)}
             row |= {"members": [member.name for member in archive.members]}
             row["detail"] = f"{len(archive.members)} file{'s' if len(archive.members) > 1 else ''}"

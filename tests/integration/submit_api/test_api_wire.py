@@ -82,7 +82,8 @@ async def test_a_source_over_its_own_limit_is_413(api: Api) -> None:
 
 async def test_a_coded_body_is_415(small: Api) -> None:
     answer = await small.push("etl.py", gzip.compress(SOURCE), Content_Encoding="gzip")
-    assert (answer.status, answer.slug) == (415, "unsupported-media-type")
+    assert (answer.status, answer.slug) == (415, "content-encoding")
+    assert answer.headers["Accept-Encoding"] == "identity"
     await nothing_left(small)
 
 

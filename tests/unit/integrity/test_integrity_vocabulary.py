@@ -220,10 +220,6 @@ def test_names(kind: str) -> None:
             names.check(kind, name)
 
 
-def test_archive_names_in_parts() -> None:
-    assert (names.archive_kind("a.b.zip"), names.archive_stem("a.b.zip")) == ("zip", "a.b")
-
-
 # fields
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from integrity import errors
+from integrity.archiverules import RULES
 from integrity.claims import PROFILES, STATES
 from integrity.digests import Digest
 from integrity.errors import ConflictError, DagsealError, NotOwnerError, OutOfScopeError, SettingsError, SignatureError
@@ -267,6 +268,16 @@ def test_every_error_has_a_status_and_its_own_slug() -> None:
             assert problems.document(error) == problems.internal()
         else:
             assert problems.document(error)["type"] == f"https://dagseal.dev/problems/{kind.slug}"
+
+
+def test_an_archives_rule_is_its_type_when_it_is_one_of_ours() -> None:
+    for rule, kind in RULES.items():
+        document = problems.document(kind(rule, "detail", "a.py"))
+        assert document["type"] == f"https://dagseal.dev/problems/{rule}"
+        assert document["errors"] == [{"rule": rule, "entry": "a.py", "detail": "detail"}]
+        assert document["status"] == problems.status_of(kind(rule, "detail"))
+    invented = problems.document(errors.InvalidArchiveError("unauthenticated", "detail"))
+    assert invented["type"] == "https://dagseal.dev/problems/invalid-archive"
 
 
 def test_the_description_is_valid_openapi_and_names_every_route() -> None:

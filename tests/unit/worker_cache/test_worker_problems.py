@@ -55,6 +55,15 @@ def test_an_archive_refusal_keeps_rule_and_entry() -> None:
     assert (error.rule, error.entry, str(error)) == ("zip-absolute", "/etc/x", "/etc/x: is absolute")
 
 
+def test_a_rule_as_type_is_an_archive_refusal_and_only_with_its_finding() -> None:
+    finding = [{"rule": "zip-crc", "entry": "a", "detail": "is damaged"}]
+    assert type(problem(422, "zip-crc", errors=finding)) is errors.UnsafeArchiveError
+    assert type(problem(413, "source-too-large", errors=finding)) is errors.UnsafeArchiveError
+    assert type(problem(422, "import-error", errors=finding)) is errors.InvalidArchiveError
+    assert type(problem(415, "unsupported-media-type", errors=finding)) is errors.InvalidArchiveError
+    assert type(problem(415, "unsupported-media-type")) is RequestError
+
+
 def test_single_entries_are_said() -> None:
     error = problem(422, "invalid-request", errors=[{"rule": "r", "entry": "db", "detail": "has no type"}, 7])
     assert str(error) == "why; db: has no type"
