@@ -149,7 +149,7 @@ class Table:
         for role, name in (("owner", OWNER), ("member", "bob"), ("other", "carol")):
             self.tokens[role] = await api.token(name)
         async with api.service.database.write() as tx:
-            await people.put_group(tx, GROUP, ["bob"], 1)
+            await people.put_group(tx, GROUP, ["bob"], None, 1)
         await api.allow(OWNER)
         assert (await api.push("etl.py", SOURCE, token=self.tokens["owner"])).status == 201
         assert (await api.push("other.py", SOURCE + b"#", token=self.tokens["owner"])).status == 201
