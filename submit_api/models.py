@@ -312,6 +312,20 @@ class NewTokenView(Out):
     token: str = Field(repr=False)
 
 
+class KeyView(Out):
+    """A row key by its id, and how many rows of each kind are under it."""
+
+    key_id: str
+    state: Literal["newest", "older", "missing"]
+    connections: int
+    variables: int
+    xcoms: int
+
+
+class KeyList(Out):
+    keys: list[KeyView]
+
+
 class WorkerView(Out):
     name: str
     verify_key: str

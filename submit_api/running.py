@@ -18,7 +18,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from integrity.errors import DagsealError, SettingsError
-from submit_api import dispatching, keyfiles
+from submit_api import dispatching, keyfiles, rekeying
 from submit_api.app import build_app
 from submit_api.blobs import BlobStore
 from submit_api.describing import Describer, LauncherDescriber
@@ -79,7 +79,7 @@ async def opened(
             if migrating:
                 await migrate.upgrade(database)
                 await database.settle()
-            yield Service(
+            service = Service(
                 settings=settings,
                 keys=keys,
                 database=database,
@@ -90,22 +90,27 @@ async def opened(
                 randomness=randomness or SystemRandomness(),
                 signals=Signals(),
             )
+            if migrating:
+                await rekeying.settle(service)
+            yield service
         finally:
             await database.close()
 
 
 @asynccontextmanager
 async def serving(service: Service) -> AsyncIterator[Listener]:
-    """Listen, and watch over launches meanwhile."""
+    """Listen, and meanwhile watch over launches and rewrite what rests under older keys."""
     settings = service.settings
     listener = await listen(build_app(service), settings.api.host, settings.api.port, settings.limits)
-    watch = asyncio.create_task(_watch(service))
+    beside = [asyncio.create_task(_watch(service)), asyncio.create_task(rekeying.keep_rewriting(service))]
     try:
         yield listener
     finally:
-        watch.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watch
+        for task in beside:
+            task.cancel()
+        for task in beside:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
         service.signals.close()
         await listener.close()
 
