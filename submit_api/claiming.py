@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from typing import Any
 
 from integrity import claims, grants
 from integrity.claims import Result, VerifiedClaim, VerifiedResult
@@ -26,12 +27,13 @@ from integrity.errors import (
 )
 from integrity.grants import Secrets
 from integrity.keys import SealTo, VerifyKey
+from integrity.manifest import TaskEntry
 from submit_api import audit, connections, dispatching, launches, reserving
 from submit_api.dispatching import MICROSECONDS
 from submit_api.identity import Caller
-from submit_api.registry import ledger, people, secrets
+from submit_api.registry import ledger
 from submit_api.registry.database import Transaction
-from submit_api.registry.records import Launch, Worker
+from submit_api.registry.records import Launch, StoredXcom, Worker
 from submit_api.service import Service
 from submit_api.signals import of_launch
 
@@ -84,8 +86,11 @@ async def _grant(
         f"queue {launch.queue}": service.settings.launches.floor_of(launch.queue),
     }
     launches.require_isolation(verified.claim.attestation, floors)
-    await reserving.authorise(tx, release, task, dag_id=launch.dag_id, user=launch.unix_user, queue=launch.queue)
-    found, delivered = await _secrets(service, tx, launch)
+    besides = launches.caller_besides(manifest.manifest, launch.principal)
+    await reserving.authorise(
+        tx, release, task, dag_id=launch.dag_id, user=launch.unix_user, queue=launch.queue, besides=besides
+    )
+    found, delivered = await _secrets(service, tx, launch, task, besides)
     envelope = grants.seal(
         found,
         launch_id=launch.id,
@@ -123,20 +128,22 @@ async def _grant(
     return envelope
 
 
-async def _secrets(service: Service, tx: Transaction, launch: Launch) -> tuple[Secrets, list[str]]:
+async def _secrets(
+    service: Service, tx: Transaction, launch: Launch, task: TaskEntry, besides: str | None
+) -> tuple[Secrets, list[str]]:
     """What the task gets, and the names of the secrets in it. Raises `SignatureError` for a row that was changed."""
-    rows = await secrets.granted(tx, launch.owner, await people.groups_of(tx, launch.owner))
+    rows = await reserving.entitled(tx, launch.owner, besides)
     opened = {(row.kind, row.name): connections.open_secret(service.keys.rows, row) for row in rows}
     upstream = [
-        {
-            "task_id": xcom.task_id,
-            "map_index": xcom.map_index,
-            "key": xcom.key,
-            "value": connections.open_xcom(service.keys.rows, xcom),
-        }
+        _xcom(service, xcom)
         for xcom in await ledger.xcoms_of_run(tx, launch.dag_id, launch.run_id)
         if xcom.task_id != launch.task_id
     ]
+    others = [other for other in task.xcom_dags if other != launch.dag_id]
+    for other in others:
+        upstream += [
+            {**_xcom(service, xcom), "dag_id": other} for xcom in await ledger.xcoms_of_run(tx, other, launch.run_id)
+        ]
     started = await ledger.run_started_at(tx, launch.dag_id, launch.run_id)
     start_date = _iso(started if started is not None else launch.created_at)
     run = {
@@ -152,7 +159,12 @@ async def _secrets(service: Service, tx: Transaction, launch: Launch) -> tuple[S
         xcoms=tuple(upstream),
         run=run,
     )
-    return found, [f"{kind}:{name}" for kind, name in opened]
+    return found, [*(f"{kind}:{name}" for kind, name in opened), *(f"xcoms:{other}" for other in others)]
+
+
+def _xcom(service: Service, xcom: StoredXcom) -> dict[str, Any]:
+    value = connections.open_xcom(service.keys.rows, xcom)
+    return {"task_id": xcom.task_id, "map_index": xcom.map_index, "key": xcom.key, "value": value}
 
 
 async def heartbeat(service: Service, caller: Caller, launch_id: str) -> Launch:

@@ -106,7 +106,10 @@ async def _offer_next(service: Service, caller: Caller, worker: Worker, queues: 
 async def _mint(service: Service, tx: Transaction, caller: Caller, launch: Launch, worker: Worker) -> Offer:
     release, verified = await launchable(service, tx, launch)
     task = verified.manifest.task(launch.dag_id, launch.task_id)
-    await reserving.authorise(tx, release, task, dag_id=launch.dag_id, user=launch.unix_user, queue=launch.queue)
+    besides = launches.caller_besides(verified.manifest, launch.principal)
+    await reserving.authorise(
+        tx, release, task, dag_id=launch.dag_id, user=launch.unix_user, queue=launch.queue, besides=besides
+    )
     now = service.now_us()
     issued_at = now // MICROSECONDS
     ticket = Ticket(

@@ -11,9 +11,9 @@ from fnmatch import fnmatchcase
 
 from integrity import claims, names
 from integrity.errors import ConflictError, MalformedError, OutOfScopeError
-from integrity.manifest import TaskEntry
+from integrity.manifest import Manifest, TaskEntry
 from submit_api.refusals import BelowFloorError, InvalidRequestError
-from submit_api.registry.records import Launch, Release, Rule, Secret
+from submit_api.registry.records import Archive, Launch, Release, Rule, Secret
 
 ENDS = frozenset(
     {
@@ -76,8 +76,19 @@ def require_impersonation(
     )
 
 
-def require_connections(task: TaskEntry, *, owner: str, granted: Iterable[Secret], existing: Collection[str]) -> None:
-    """Every connection that the task names is there and granted to the owner or its groups."""
+def caller_besides(manifest: Manifest, principal: str) -> str | None:
+    """Who has to have what the task gets, besides the release's owner: who asked for the launch, where the release says so."""
+    return principal if manifest.require_caller else None
+
+
+def require_connections(
+    task: TaskEntry, *, owner: str, granted: Iterable[Secret], existing: Collection[str], caller: str | None = None
+) -> None:
+    """Every connection that the task names is there and granted to the owner or its groups; with `caller` to him, who asked for
+    the launch of a release that requires it."""
+    who = (
+        f"{caller}, who asks for a launch of {owner}'s release, which requires that he has it too," if caller else owner
+    )
     have = {secret.name for secret in granted if secret.kind == "connection"}
     for name in task.connections:
         if name not in existing:
@@ -87,9 +98,18 @@ def require_connections(task: TaskEntry, *, owner: str, granted: Iterable[Secret
             )
         if name not in have:
             raise OutOfScopeError(
-                f"task {task.task_id} uses connection {name!r}, which is not granted to {owner} or its groups: "
-                f"an administrator can do so with 'dagseal connection grant {name} --to {owner}'"
+                f"task {task.task_id} uses connection {name!r}, which is not granted to {who} or its groups: "
+                f"an administrator can do so with 'dagseal connection grant {name} --to {caller or owner}'"
             )
+
+
+def require_readable(task: TaskEntry, archive: Archive, *, dag_id: str, reader: str, groups: Collection[str]) -> None:
+    """The task reads XComs of dag `dag_id`, of this archive: who answers for that is a member of it."""
+    if reader != archive.owner and archive.group not in groups:
+        raise OutOfScopeError(
+            f"task {task.task_id} reads XComs of dag {dag_id}, which belongs to {archive.owner} and group {archive.group}; "
+            f"{reader} is neither: ask {archive.owner}, or an administrator to add {reader} to group {archive.group}"
+        )
 
 
 def require_launchable(release: Release) -> None:

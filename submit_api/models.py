@@ -128,6 +128,7 @@ class TaskView(Out):
     queue: str
     connections: list[str]
     mapped: bool
+    xcom_dags: list[str] = []
 
 
 class DagView(Out):
@@ -148,6 +149,7 @@ class ReleaseView(Out):
     state: Literal["active", "inactive", "revoked"]
     task_check: Literal["task", "archive"]
     isolation: Profile | None
+    require_caller: bool
     manifest_digest: str
     dags: list[DagView]
 

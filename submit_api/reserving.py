@@ -15,7 +15,7 @@ from submit_api.identity import Caller
 from submit_api.models import LaunchRequest
 from submit_api.registry import archives, ledger, people, secrets
 from submit_api.registry.database import Transaction
-from submit_api.registry.records import Launch, Release
+from submit_api.registry.records import Archive, Launch, Release, Secret
 from submit_api.service import Service
 from submit_api.signals import QUEUE, of_launch
 
@@ -29,7 +29,8 @@ async def reserve(service: Service, caller: Caller, wanted: LaunchRequest) -> La
         task = manifest.task(wanted.dag_id, wanted.task_id)
         user = launches.unix_user(wanted.run_as_user, task, config.default_impersonation)
         queue = launches.queue_of(wanted.queue, task, config.default_queue)
-        await authorise(tx, release, task, dag_id=wanted.dag_id, user=user, queue=queue)
+        besides = launches.caller_besides(manifest, caller.principal)
+        await authorise(tx, release, task, dag_id=wanted.dag_id, user=user, queue=queue, besides=besides)
         earlier = await ledger.find_try(
             tx, wanted.dag_id, wanted.task_id, wanted.run_id, wanted.map_index, wanted.try_number
         )
@@ -74,8 +75,7 @@ async def reserve(service: Service, caller: Caller, wanted: LaunchRequest) -> La
 
 async def resolve(tx: Transaction, caller: Caller, dag_id: str, number: int | None) -> Release:
     """The release that a launch of this dag means, if the caller may launch it."""
-    name = (await archives.archives_of_dags(tx, [dag_id])).get(dag_id)
-    archive = await archives.find(tx, name) if name else None
+    archive = await _archive_of(tx, dag_id)
     if archive is None:
         raise NotFoundError(f"no release defines dag {dag_id!r}: push its file first")
     permissions.require_member(caller, archive.owner, archive.group, f"dag {dag_id} of archive {archive.name}")
@@ -90,16 +90,43 @@ async def resolve(tx: Transaction, caller: Caller, dag_id: str, number: int | No
     return release
 
 
-async def authorise(tx: Transaction, release: Release, task: TaskEntry, *, dag_id: str, user: str, queue: str) -> None:
-    """What the release's owner may: this unix user, these connections. Raises `OutOfScopeError`."""
+async def authorise(
+    tx: Transaction, release: Release, task: TaskEntry, *, dag_id: str, user: str, queue: str, besides: str | None
+) -> None:
+    """What the release's owner may: this unix user, these connections, the XComs of these dags; the last two `besides` may too
+    (`launches.caller_besides`). Raises `OutOfScopeError`, and `NotFoundError` for a dag that is not there."""
     groups = await people.groups_of(tx, release.owner)
     launches.require_impersonation(
         await secrets.rules(tx), owner=release.owner, groups=groups, dag_id=dag_id, user=user, queue=queue
     )
     existing = {secret.name for secret in await secrets.listed(tx, "connection")} if task.connections else set()
-    launches.require_connections(
-        task, owner=release.owner, granted=await secrets.granted(tx, release.owner, groups), existing=existing
-    )
+    for caller in (None, besides) if besides else (None,):
+        reader = caller or release.owner
+        groups = await people.groups_of(tx, reader)
+        granted = await secrets.granted(tx, reader, groups)
+        launches.require_connections(task, owner=release.owner, granted=granted, existing=existing, caller=caller)
+        for other in task.xcom_dags:
+            archive = await _archive_of(tx, other)
+            if archive is None:
+                raise NotFoundError(
+                    f"task {task.task_id} reads XComs of dag {other!r}, which no release defines: push its file first"
+                )
+            launches.require_readable(task, archive, dag_id=other, reader=reader, groups=groups)
+
+
+async def entitled(tx: Transaction, owner: str, besides: str | None) -> list[Secret]:
+    """The connections and variables that a launch is given: those that the owner has, and `besides` too if there is one."""
+    found = await secrets.granted(tx, owner, await people.groups_of(tx, owner))
+    if besides is None:
+        return found
+    theirs = await secrets.granted(tx, besides, await people.groups_of(tx, besides))
+    both = {(secret.kind, secret.name) for secret in theirs}
+    return [secret for secret in found if (secret.kind, secret.name) in both]
+
+
+async def _archive_of(tx: Transaction, dag_id: str) -> Archive | None:
+    name = (await archives.archives_of_dags(tx, [dag_id])).get(dag_id)
+    return await archives.find(tx, name) if name else None
 
 
 async def find(service: Service, caller: Caller, launch_id: str) -> Launch:

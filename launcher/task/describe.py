@@ -53,6 +53,7 @@ def serialised_tasks(found: FoundDag) -> dict[str, dict[str, Any]]:
 def _task(found: FoundDag, task_id: str, entry: dict[str, Any], archive: Digest, *, root: str) -> dict[str, Any]:
     dag, task = found.dag, found.dag.task_dict[task_id]
     run_as_user = getattr(task, "run_as_user", None)
+    xcom_dags = required.declared(dag, task, found.member).xcom_dags
     return {
         "task_id": task_id,
         "digest": str(taskdigest.task_digest(archive, dag.dag_id, task_id, entry, root=root)),
@@ -61,6 +62,7 @@ def _task(found: FoundDag, task_id: str, entry: dict[str, Any], archive: Digest,
         "queue": str(task.queue),
         "connections": required.connections(dag, task, found.member),
         "mapped": isinstance(task, MappedOperator),
+        **({"xcom_dags": list(xcom_dags)} if xcom_dags else {}),
         "fields": {key: _short_hash(value, key, root) for key, value in entry.items()},
     }
 

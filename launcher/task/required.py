@@ -1,8 +1,9 @@
-"""Which connections a task is known to need before it runs: the release's owner must have them when it is launched.
+"""What a task is known to need before it runs: the release's owner must have it when the task is launched.
 
-They are the texts in its fields, and those of its class, whose names end in `conn_id`: a template among them is resolved
+Connections are the texts in its fields, and those of its class, whose names end in `conn_id`: a template among them is resolved
 where it says all by itself, from the defaults of the task's params and the ids of dag and task; and what its author
 declares: `executor_config={"dagseal": {"connections": ["warehouse"]}}`, of the task or in the dag's `default_args`.
+`{"dagseal": {"xcom_dags": ["upstream"]}}` declares the other dags whose XComs of the same run it reads.
 What nobody can know before the run (an argument, an XCom, a template of the run) is asked for then, and refused then.
 
 Promise: no property, macro or filter of the archive is called to find a name; what is not plain text is not known.
@@ -11,6 +12,7 @@ Promise: no property, macro or filter of the archive is called to find a name; w
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,20 +24,29 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from integrity import names
 from integrity.errors import InvalidArchiveError, MalformedError
 
-MAX_CONNECTIONS = 100  # as integrity.manifest reads
+MAX_CONNECTIONS = MAX_DECLARED = 100  # as integrity.manifest reads
 _SUFFIX = "conn_id"
 _TEMPLATES = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, cache_size=0, autoescape=False)
 _TEMPLATES.globals.clear()
+_RULES = {"connections": "connection", "xcom_dags": "dag_id"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declared:
+    """What the author says of a task; sorted, each once."""
+
+    connections: tuple[str, ...]
+    xcom_dags: tuple[str, ...]
 
 
 def connections(dag: DAG, task: Any, member: str) -> list[str]:
     """Sorted. Raises `InvalidArchiveError` for a declaration that cannot be read, and for more than a manifest holds."""
-    templated, found = set(task.template_fields), set(_declared(dag, task, member))
+    templated, found = set(task.template_fields), set(declared(dag, task, member).connections)
     for name, value in _fields(task):
         if name.endswith(_SUFFIX):
             for text in value if isinstance(value, list | tuple | set | frozenset) else [value]:
                 known = _resolved(dag, task, text) if name in templated else text
-                if _is_conn_id(known):
+                if _is_name("connection", known):
                     found.add(str(known))
     if len(found) > MAX_CONNECTIONS:
         raise InvalidArchiveError(
@@ -87,27 +98,34 @@ def _defaults(task: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if type(value) in (str, int, float, bool, list, dict)}
 
 
-def _declared(dag: DAG, task: Any, member: str) -> list[str]:
+def declared(dag: DAG, task: Any, member: str) -> Declared:
+    """Raises `InvalidArchiveError` for what cannot be read."""
     config = task.executor_config
-    ours = config.get("dagseal") if isinstance(config, dict) else None
-    if ours is None:
-        return []
-    given = ours.get("connections", []) if isinstance(ours, dict) and ours.keys() <= {"connections"} else None
-    if not isinstance(given, list | tuple) or not all(map(_is_conn_id, given)):
+    ours = config.get("dagseal", {}) if isinstance(config, dict) else {}
+    given = (
+        {key: ours.get(key, ()) for key in _RULES} if isinstance(ours, dict) and ours.keys() <= _RULES.keys() else {}
+    )
+    good = all(
+        isinstance(items, list | tuple)
+        and len(items) <= MAX_DECLARED
+        and all(_is_name(_RULES[key], item) for item in items)
+        for key, items in given.items()
+    )
+    if not given or not good:
         raise InvalidArchiveError(
-            "declared-connections",
+            "declared-needs",
             f"task {task.task_id!r} of dag {dag.dag_id!r}: executor_config['dagseal'] is to be written "
-            "{'connections': ['a_conn_id', …]}",
+            "{'connections': ['a_conn_id', …], 'xcom_dags': ['a_dag_id', …]}, either or both",
             member,
         )
-    return list(given)
+    return Declared(**{key: tuple(sorted(set(items))) for key, items in given.items()})
 
 
-def _is_conn_id(text: Any) -> bool:
+def _is_name(kind: str, text: Any) -> bool:
     if not isinstance(text, str):
         return False
     try:
-        names.check("connection", text)
+        names.check(kind, text)
     except MalformedError:
         return False
     return True

@@ -45,7 +45,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="PUT", path="/v1/archives/{name}", handler=archives.submit, action="archive.submit",
         about="archive:{name}", summary="Submit an archive: its bytes are the body", body=(BYTES,),
-        query=("group", "task_check", "isolation"), headers=("Repr-Digest", "If-Match"),
+        query=("group", "task_check", "isolation", "require_caller"), headers=("Repr-Digest", "If-Match"),
         answers={200: m.ReleaseView, 201: m.ReleaseView}, refusals=(409, 412, 503, 507),
     ),
     Route(

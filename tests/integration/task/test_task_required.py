@@ -95,20 +95,35 @@ def test_a_dag_declares_for_all_its_tasks(said: dict[str, list[str]]) -> None:
     assert said["all.t"] == ["for_all"]
 
 
+def test_the_dags_whose_xcoms_a_task_reads_are_declared(describer: Warm) -> None:
+    source = (
+        HEAD
+        + "with DAG('d', schedule=None):\n    Own(task_id='t', executor_config={'dagseal': {'xcom_dags': ['b', 'a']}})\n"
+    )
+    task = describer.describe("d.py", source.encode()).tasks["d", "t"]
+    assert (task["xcom_dags"], task["connections"]) == (["a", "b"], [])
+
+
 def test_templates_in_a_language_of_the_dags_own_are_not_known(said: dict[str, list[str]]) -> None:
     assert said["own.t"] == []
 
 
 @pytest.mark.parametrize(
     "config",
-    ["needs('a b')", "{'dagseal': {'connections': 'w'}}", "{'dagseal': ['w']}", "{'dagseal': {'conections': []}}"],
+    [
+        "needs('a b')",
+        "{'dagseal': {'connections': 'w'}}",
+        "{'dagseal': ['w']}",
+        "{'dagseal': {'conections': []}}",
+        "{'dagseal': {'xcom_dags': ['a b']}}",
+    ],
 )
 def test_a_declaration_that_cannot_be_read_is_refused(describer: Warm, config: str) -> None:
     source = HEAD + f"with DAG('d', schedule=None):\n    Own(task_id='t', executor_config={config})\n"
     refused = describer.describe("d.py", source.encode())
     assert (refused.kind, refused.fields["rule"], refused.fields["entry"]) == (
         "refused",
-        "declared-connections",
+        "declared-needs",
         "d.py",
     )
     assert "task 't' of dag 'd'" in refused.fields["detail"] and "{'connections': [" in refused.fields["detail"]
