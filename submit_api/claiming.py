@@ -29,9 +29,10 @@ from integrity.grants import Secrets
 from integrity.keys import SealTo, VerifyKey
 from integrity.manifest import TaskEntry
 from submit_api import audit, connections, dispatching, launches, reserving
+from submit_api.backends.lookup import Name
 from submit_api.dispatching import MICROSECONDS
 from submit_api.identity import Caller
-from submit_api.registry import ledger
+from submit_api.registry import ledger, secrets
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Launch, StoredXcom, Worker
 from submit_api.service import Service
@@ -44,12 +45,19 @@ async def claim(service: Service, caller: Caller, launch_id: str, envelope: byte
     """The grant's envelope. Raises a `SecurityError` that says which of the checks failed."""
     worker = await dispatching.enrolled(service, caller, caller.principal)
     verified = claims.verify_claim(envelope, VerifyKey(worker.verify_key))
-    failure: DagsealError
+    fetched: dict[Name, str] = {}
+    failure: DagsealError | None = None
+    try:
+        fetched = await _from_backends(service, caller, launch_id, verified)
+    except (SecurityError, ConflictError, NotFoundError) as error:
+        failure = error
     async with service.database.write() as tx:
         launch = await _own(tx, caller, launch_id)
         _require_current(launch, verified, service.now_us())
         try:
-            return await _grant(service, tx, caller, worker, launch, verified)
+            if failure is not None:
+                raise failure
+            return await _grant(service, tx, caller, worker, launch, verified, fetched)
         except (SecurityError, ConflictError, NotFoundError) as error:
             await dispatching.end_refused(service, tx, caller, launch, error, action="launch.claim")
             failure = error
@@ -71,8 +79,26 @@ def _require_current(launch: Launch, verified: VerifiedClaim, now_us: int) -> No
         raise ExpiredError(f"the ticket of launch {launch.id} ran out at {launch.ticket_expires_at}: take again")
 
 
+async def _from_backends(service: Service, caller: Caller, launch_id: str, verified: VerifiedClaim) -> dict[Name, str]:
+    """What secrets backends have of the names that this launch is entitled to; outside of any transaction, as they are slow."""
+    async with service.database.read() as tx:
+        launch = await _own(tx, caller, launch_id)
+        _require_current(launch, verified, service.now_us())
+        _, manifest = await dispatching.launchable(service, tx, launch)
+        besides = launches.caller_besides(manifest.manifest, launch.principal)
+        names = await reserving.entitled(tx, launch.owner, besides)
+        built_in = {(secret.kind, secret.name) for secret in await secrets.listed(tx)} if names else set()
+    return await service.backends.fetch(names, built_in=built_in)
+
+
 async def _grant(
-    service: Service, tx: Transaction, caller: Caller, worker: Worker, launch: Launch, verified: VerifiedClaim
+    service: Service,
+    tx: Transaction,
+    caller: Caller,
+    worker: Worker,
+    launch: Launch,
+    verified: VerifiedClaim,
+    fetched: dict[Name, str],
 ) -> bytes:
     release, manifest = await dispatching.launchable(service, tx, launch)
     task = manifest.manifest.task(launch.dag_id, launch.task_id)
@@ -88,9 +114,9 @@ async def _grant(
     launches.require_isolation(verified.claim.attestation, floors)
     besides = launches.caller_besides(manifest.manifest, launch.principal)
     await reserving.authorise(
-        tx, release, task, dag_id=launch.dag_id, user=launch.unix_user, queue=launch.queue, besides=besides
+        service, tx, release, task, dag_id=launch.dag_id, user=launch.unix_user, queue=launch.queue, besides=besides
     )
-    found, delivered = await _secrets(service, tx, launch, task, besides)
+    found, delivered = await _secrets(service, tx, launch, task, besides, fetched)
     envelope = grants.seal(
         found,
         launch_id=launch.id,
@@ -129,11 +155,20 @@ async def _grant(
 
 
 async def _secrets(
-    service: Service, tx: Transaction, launch: Launch, task: TaskEntry, besides: str | None
+    service: Service, tx: Transaction, launch: Launch, task: TaskEntry, besides: str | None, fetched: dict[Name, str]
 ) -> tuple[Secrets, list[str]]:
-    """What the task gets, and the names of the secrets in it. Raises `SignatureError` for a row that was changed."""
-    rows = await reserving.entitled(tx, launch.owner, besides)
-    opened = {(row.kind, row.name): connections.open_secret(service.keys.rows, row) for row in rows}
+    """What the task gets, and the names of the secrets in it. Raises `SignatureError` for a row that was changed, and
+    `NotFoundError` where a connection that the task needs is in no backend."""
+    names = await reserving.entitled(tx, launch.owner, besides)
+    opened = {name: value for name, value in fetched.items() if name in names}
+    for row in await secrets.of_names(tx, {name for name in names if not service.backends.owns(*name)}):
+        opened[row.kind, row.name] = connections.open_secret(service.keys.rows, row)
+    for needed in task.connections:
+        if ("connection", needed) not in opened:
+            raise NotFoundError(
+                f"task {task.task_id} uses connection {needed!r}, which no secrets backend has: put it there"
+            )
+    opened = dict(sorted(opened.items()))
     upstream = [
         _xcom(service, xcom)
         for xcom in await ledger.xcoms_of_run(tx, launch.dag_id, launch.run_id)

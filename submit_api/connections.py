@@ -42,7 +42,7 @@ _URI = re.compile(r"[A-Za-z][A-Za-z0-9+._-]*:(?://|/?\?|$)")
 def seal(keys: RowKeys, kind: str, name: str, value: str, *, version: int, at: int, by: str) -> Secret:
     """The row of a secret. Raises `MalformedError` for a bad name, `InvalidRequestError` for a bad value."""
     names.check(kind, name)
-    plaintext = _utf8(value)
+    plaintext = check_text(value)
     row = _row(kind, name, version)
     return Secret(
         kind=kind,
@@ -132,7 +132,8 @@ def _fits(name: str, content: Any) -> bool:
             return content is None or isinstance(content, str)
 
 
-def _utf8(value: str) -> bytes:
+def check_text(value: str) -> bytes:
+    """As UTF-8. Raises `InvalidRequestError` for what no grant could hold."""
     try:
         plaintext = value.encode()
     except UnicodeEncodeError:

@@ -108,7 +108,7 @@ async def _mint(service: Service, tx: Transaction, caller: Caller, launch: Launc
     task = verified.manifest.task(launch.dag_id, launch.task_id)
     besides = launches.caller_besides(verified.manifest, launch.principal)
     await reserving.authorise(
-        tx, release, task, dag_id=launch.dag_id, user=launch.unix_user, queue=launch.queue, besides=besides
+        service, tx, release, task, dag_id=launch.dag_id, user=launch.unix_user, queue=launch.queue, besides=besides
     )
     now = service.now_us()
     issued_at = now // MICROSECONDS

@@ -13,7 +13,7 @@ from integrity import claims, names
 from integrity.errors import ConflictError, MalformedError, OutOfScopeError
 from integrity.manifest import Manifest, TaskEntry
 from submit_api.refusals import BelowFloorError, InvalidRequestError
-from submit_api.registry.records import Archive, Launch, Release, Rule, Secret
+from submit_api.registry.records import Archive, Launch, Release, Rule
 
 ENDS = frozenset(
     {
@@ -82,21 +82,25 @@ def caller_besides(manifest: Manifest, principal: str) -> str | None:
 
 
 def require_connections(
-    task: TaskEntry, *, owner: str, granted: Iterable[Secret], existing: Collection[str], caller: str | None = None
+    task: TaskEntry,
+    *,
+    owner: str,
+    granted: Collection[tuple[str, str]],
+    existing: Collection[str],
+    caller: str | None = None,
 ) -> None:
-    """Every connection that the task names is there and granted to the owner or its groups; with `caller` to him, who asked for
-    the launch of a release that requires it."""
+    """Every connection that the task names is there, and among what is granted (kind and name) to the owner or its groups; with
+    `caller` to him, who asked for the launch of a release that requires it."""
     who = (
         f"{caller}, who asks for a launch of {owner}'s release, which requires that he has it too," if caller else owner
     )
-    have = {secret.name for secret in granted if secret.kind == "connection"}
     for name in task.connections:
         if name not in existing:
             raise OutOfScopeError(
                 f"task {task.task_id} uses connection {name!r}, which does not exist: an administrator can import it "
                 f"with 'dagseal connection import FILE' and then grant it to {owner}"
             )
-        if name not in have:
+        if ("connection", name) not in granted:
             raise OutOfScopeError(
                 f"task {task.task_id} uses connection {name!r}, which is not granted to {who} or its groups: "
                 f"an administrator can do so with 'dagseal connection grant {name} --to {caller or owner}'"

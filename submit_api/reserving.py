@@ -15,7 +15,7 @@ from submit_api.identity import Caller
 from submit_api.models import LaunchRequest
 from submit_api.registry import archives, ledger, people, secrets
 from submit_api.registry.database import Transaction
-from submit_api.registry.records import Archive, Launch, Release, Secret
+from submit_api.registry.records import Archive, Launch, Release
 from submit_api.service import Service
 from submit_api.signals import QUEUE, of_launch
 
@@ -30,7 +30,7 @@ async def reserve(service: Service, caller: Caller, wanted: LaunchRequest) -> La
         user = launches.unix_user(wanted.run_as_user, task, config.default_impersonation)
         queue = launches.queue_of(wanted.queue, task, config.default_queue)
         besides = launches.caller_besides(manifest, caller.principal)
-        await authorise(tx, release, task, dag_id=wanted.dag_id, user=user, queue=queue, besides=besides)
+        await authorise(service, tx, release, task, dag_id=wanted.dag_id, user=user, queue=queue, besides=besides)
         earlier = await ledger.find_try(
             tx, wanted.dag_id, wanted.task_id, wanted.run_id, wanted.map_index, wanted.try_number
         )
@@ -91,19 +91,30 @@ async def resolve(tx: Transaction, caller: Caller, dag_id: str, number: int | No
 
 
 async def authorise(
-    tx: Transaction, release: Release, task: TaskEntry, *, dag_id: str, user: str, queue: str, besides: str | None
+    service: Service,
+    tx: Transaction,
+    release: Release,
+    task: TaskEntry,
+    *,
+    dag_id: str,
+    user: str,
+    queue: str,
+    besides: str | None,
 ) -> None:
     """What the release's owner may: this unix user, these connections, the XComs of these dags; the last two `besides` may too
-    (`launches.caller_besides`). Raises `OutOfScopeError`, and `NotFoundError` for a dag that is not there."""
+    (`launches.caller_besides`). Whether a secrets backend has what it would be asked for is found out when it is claimed.
+    Raises `OutOfScopeError`, and `NotFoundError` for a dag that is not there."""
     groups = await people.groups_of(tx, release.owner)
     launches.require_impersonation(
         await secrets.rules(tx), owner=release.owner, groups=groups, dag_id=dag_id, user=user, queue=queue
     )
-    existing = {secret.name for secret in await secrets.listed(tx, "connection")} if task.connections else set()
+    existing = {name for name in task.connections if service.backends.covers("connection", name)}
+    if task.connections:
+        existing |= {secret.name for secret in await secrets.listed(tx, "connection")}
     for caller in (None, besides) if besides else (None,):
         reader = caller or release.owner
         groups = await people.groups_of(tx, reader)
-        granted = await secrets.granted(tx, reader, groups)
+        granted = await secrets.granted_names(tx, reader, groups)
         launches.require_connections(task, owner=release.owner, granted=granted, existing=existing, caller=caller)
         for other in task.xcom_dags:
             archive = await _archive_of(tx, other)
@@ -114,14 +125,12 @@ async def authorise(
             launches.require_readable(task, archive, dag_id=other, reader=reader, groups=groups)
 
 
-async def entitled(tx: Transaction, owner: str, besides: str | None) -> list[Secret]:
-    """The connections and variables that a launch is given: those that the owner has, and `besides` too if there is one."""
-    found = await secrets.granted(tx, owner, await people.groups_of(tx, owner))
-    if besides is None:
-        return found
-    theirs = await secrets.granted(tx, besides, await people.groups_of(tx, besides))
-    both = {(secret.kind, secret.name) for secret in theirs}
-    return [secret for secret in found if (secret.kind, secret.name) in both]
+async def entitled(tx: Transaction, owner: str, besides: str | None) -> set[tuple[str, str]]:
+    """Kind and name of what a launch is given: what is granted to the owner, and to `besides` too if there is one."""
+    found = await secrets.granted_names(tx, owner, await people.groups_of(tx, owner))
+    if besides is not None:
+        found &= await secrets.granted_names(tx, besides, await people.groups_of(tx, besides))
+    return found
 
 
 async def _archive_of(tx: Transaction, dag_id: str) -> Archive | None:

@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from integrity.errors import DagsealError, SettingsError
 from submit_api import dispatching, keyfiles, rekeying
 from submit_api.app import build_app
+from submit_api.backends.lookup import Backends
 from submit_api.blobs import BlobStore
 from submit_api.describing import Describer, LauncherDescriber
 from submit_api.effects import Clock, Randomness, SystemClock, SystemRandomness
@@ -65,6 +66,7 @@ async def opened(
     keys = keyfiles.load(settings)
     limits = settings.limits
     database = Database(settings.database_url, busy_timeout_seconds=settings.database.busy_timeout_seconds)
+    backends = Backends(settings, now=asyncio.get_running_loop().time)
     with contextlib.ExitStack() as stack:
         blobs = BlobStore(
             settings.blobs_folder,
@@ -89,11 +91,13 @@ async def opened(
                 clock=clock or SystemClock(),
                 randomness=randomness or SystemRandomness(),
                 signals=Signals(),
+                backends=backends,
             )
             if migrating:
                 await rekeying.settle(service)
             yield service
         finally:
+            await backends.close()
             await database.close()
 
 

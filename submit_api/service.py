@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from integrity import manifest
 from integrity.manifest import VerifiedManifest
+from submit_api.backends.lookup import Backends
 from submit_api.blobs import BlobStore
 from submit_api.describing import Describer
 from submit_api.effects import Clock, Randomness
@@ -33,6 +34,7 @@ class Service:
     clock: Clock
     randomness: Randomness
     signals: Signals
+    backends: Backends
 
     def now_us(self) -> int:
         return self.clock.now_us()

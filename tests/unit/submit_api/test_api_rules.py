@@ -138,12 +138,13 @@ def test_impersonation_rules(found: Rule, permitted: bool) -> None:
 
 def test_connections_must_exist_and_be_granted() -> None:
     task = replace(TASK, connections=("a",))
-    granted = [connections.seal(ring(), "connection", "a", "http://h", version=1, at=1, by="x")]
+    granted = {("connection", "a"), ("variable", "b")}
     launches.require_connections(task, owner="alice", granted=granted, existing={"a"})
     with pytest.raises(OutOfScopeError, match="does not exist"):
         launches.require_connections(task, owner="alice", granted=granted, existing=set())
-    with pytest.raises(OutOfScopeError, match="dagseal connection grant a --to alice"):
-        launches.require_connections(task, owner="alice", granted=[], existing={"a"})
+    for others in (set(), {("variable", "a"), ("connection", "b")}):
+        with pytest.raises(OutOfScopeError, match="dagseal connection grant a --to alice"):
+            launches.require_connections(task, owner="alice", granted=others, existing={"a"})
 
 
 @pytest.mark.parametrize(("release", "queue"), itertools.product((None, *PROFILES), repeat=2))
