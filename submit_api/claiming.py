@@ -10,31 +10,26 @@ What is delivered is audited by name, in the transaction that makes the launch `
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
-from typing import Any
 
 from integrity import claims, grants
 from integrity.claims import Result, VerifiedClaim, VerifiedResult
 from integrity.errors import (
     ConflictError,
     DagsealError,
-    DigestMismatchError,
     ExpiredError,
     NotFoundError,
     OutOfScopeError,
     ReplayError,
     SecurityError,
 )
-from integrity.grants import Secrets
 from integrity.keys import SealTo, VerifyKey
-from integrity.manifest import TaskEntry
-from submit_api import audit, connections, dispatching, launches, reserving
+from submit_api import audit, connections, dispatching, granting, launches
 from submit_api.backends.lookup import Name
 from submit_api.dispatching import MICROSECONDS
 from submit_api.identity import Caller
-from submit_api.registry import ledger, secrets
+from submit_api.registry import ledger
 from submit_api.registry.database import Transaction
-from submit_api.registry.records import Launch, StoredXcom, Worker
+from submit_api.registry.records import Launch, Worker
 from submit_api.service import Service
 from submit_api.signals import of_launch
 
@@ -48,7 +43,7 @@ async def claim(service: Service, caller: Caller, launch_id: str, envelope: byte
     fetched: dict[Name, str] = {}
     failure: DagsealError | None = None
     try:
-        fetched = await _from_backends(service, caller, launch_id, verified)
+        fetched = await _from_backends(service, caller, worker, launch_id, verified)
     except (SecurityError, ConflictError, NotFoundError) as error:
         failure = error
     async with service.database.write() as tx:
@@ -79,16 +74,18 @@ def _require_current(launch: Launch, verified: VerifiedClaim, now_us: int) -> No
         raise ExpiredError(f"the ticket of launch {launch.id} ran out at {launch.ticket_expires_at}: take again")
 
 
-async def _from_backends(service: Service, caller: Caller, launch_id: str, verified: VerifiedClaim) -> dict[Name, str]:
-    """What secrets backends have of the names that this launch is entitled to; outside of any transaction, as they are slow."""
+async def _from_backends(
+    service: Service, caller: Caller, worker: Worker, launch_id: str, verified: VerifiedClaim
+) -> dict[Name, str]:
+    """What secrets backends have of the names that the launch is entitled to; outside of any transaction, as they are slow."""
+    if not service.backends.configured:
+        return {}
     async with service.database.read() as tx:
         launch = await _own(tx, caller, launch_id)
         _require_current(launch, verified, service.now_us())
-        _, manifest = await dispatching.launchable(service, tx, launch)
-        besides = launches.caller_besides(manifest.manifest, launch.principal)
-        names = await reserving.entitled(tx, launch.owner, besides)
-        built_in = {(secret.kind, secret.name) for secret in await secrets.listed(tx)} if names else set()
-    return await service.backends.fetch(names, built_in=built_in)
+        allowed = await granting.permitted(service, tx, worker, launch, verified)
+        built_in = await granting.stored(tx, allowed.names)
+    return await service.backends.fetch(allowed.names, built_in=built_in)
 
 
 async def _grant(
@@ -100,23 +97,8 @@ async def _grant(
     verified: VerifiedClaim,
     fetched: dict[Name, str],
 ) -> bytes:
-    release, manifest = await dispatching.launchable(service, tx, launch)
-    task = manifest.manifest.task(launch.dag_id, launch.task_id)
-    if release.task_check == "task" and task.digest != verified.claim.task_digest:
-        raise DigestMismatchError(
-            f"task {launch.dag_id}.{launch.task_id} has digest {verified.claim.task_digest} on worker {worker.name}, "
-            f"the manifest says {task.digest}"
-        )
-    floors = {
-        f"release {release.archive}@{release.number}": manifest.manifest.isolation,
-        f"queue {launch.queue}": service.settings.launches.floor_of(launch.queue),
-    }
-    launches.require_isolation(verified.claim.attestation, floors)
-    besides = launches.caller_besides(manifest.manifest, launch.principal)
-    await reserving.authorise(
-        service, tx, release, task, dag_id=launch.dag_id, user=launch.unix_user, queue=launch.queue, besides=besides
-    )
-    found, delivered = await _secrets(service, tx, launch, task, besides, fetched)
+    allowed = await granting.permitted(service, tx, worker, launch, verified)
+    found, delivered = await granting.gather(service, tx, launch, allowed, fetched)
     envelope = grants.seal(
         found,
         launch_id=launch.id,
@@ -152,54 +134,6 @@ async def _grant(
             tx, at=now, caller=caller, action="secret.deliver", about=name, digest=str(verified.digest), detail=about
         )
     return envelope
-
-
-async def _secrets(
-    service: Service, tx: Transaction, launch: Launch, task: TaskEntry, besides: str | None, fetched: dict[Name, str]
-) -> tuple[Secrets, list[str]]:
-    """What the task gets, and the names of the secrets in it. Raises `SignatureError` for a row that was changed, and
-    `NotFoundError` where a connection that the task needs is in no backend."""
-    names = await reserving.entitled(tx, launch.owner, besides)
-    opened = {name: value for name, value in fetched.items() if name in names}
-    for row in await secrets.of_names(tx, {name for name in names if not service.backends.owns(*name)}):
-        opened[row.kind, row.name] = connections.open_secret(service.keys.rows, row)
-    for needed in task.connections:
-        if ("connection", needed) not in opened:
-            raise NotFoundError(
-                f"task {task.task_id} uses connection {needed!r}, which no secrets backend has: put it there"
-            )
-    opened = dict(sorted(opened.items()))
-    upstream = [
-        _xcom(service, xcom)
-        for xcom in await ledger.xcoms_of_run(tx, launch.dag_id, launch.run_id)
-        if xcom.task_id != launch.task_id
-    ]
-    others = [other for other in task.xcom_dags if other != launch.dag_id]
-    for other in others:
-        upstream += [
-            {**_xcom(service, xcom), "dag_id": other} for xcom in await ledger.xcoms_of_run(tx, other, launch.run_id)
-        ]
-    started = await ledger.run_started_at(tx, launch.dag_id, launch.run_id)
-    start_date = _iso(started if started is not None else launch.created_at)
-    run = {
-        "dag_id": launch.dag_id,
-        "run_id": launch.run_id,
-        "start_date": start_date,
-        # All tasks of a run see one logical date, also where the run id does not hold it.
-        "logical_date": _logical_date(launch.run_id) or start_date,
-    }
-    found = Secrets(
-        connections={name: value for (kind, name), value in opened.items() if kind == "connection"},
-        variables={name: value for (kind, name), value in opened.items() if kind == "variable"},
-        xcoms=tuple(upstream),
-        run=run,
-    )
-    return found, [*(f"{kind}:{name}" for kind, name in opened), *(f"xcoms:{other}" for other in others)]
-
-
-def _xcom(service: Service, xcom: StoredXcom) -> dict[str, Any]:
-    value = connections.open_xcom(service.keys.rows, xcom)
-    return {"task_id": xcom.task_id, "map_index": xcom.map_index, "key": xcom.key, "value": value}
 
 
 async def heartbeat(service: Service, caller: Caller, launch_id: str) -> Launch:
@@ -342,19 +276,3 @@ async def _own(tx: Transaction, caller: Caller, launch_id: str) -> Launch:
     if launch.worker != caller.principal:
         raise OutOfScopeError(f"launch {launch.id} is not with worker {caller.principal}: take again")
     return launch
-
-
-def _iso(at_us: int) -> str:
-    return datetime.fromtimestamp(at_us // MICROSECONDS, UTC).isoformat()
-
-
-def _logical_date(run_id: str) -> str:
-    """Airflow's own run ids carry their logical date; another run id has none."""
-    for prefix in launches.RUN_ID_DATES:
-        if run_id.startswith(prefix):
-            try:
-                found = datetime.fromisoformat(run_id.removeprefix(prefix))
-            except ValueError:
-                return ""
-            return found.isoformat() if found.tzinfo else ""
-    return ""

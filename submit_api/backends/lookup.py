@@ -36,6 +36,10 @@ class Backends:
         self._now = now
         self._kept: OrderedDict[tuple[str, Name], tuple[float, str | None]] = OrderedDict()
 
+    @property
+    def configured(self) -> bool:
+        return bool(self._sections)
+
     def owns(self, kind: str, name: str) -> bool:
         """Whether the name is a backend's alone, so that the built-in store has none of it."""
         return self._owner(kind, name) is not None

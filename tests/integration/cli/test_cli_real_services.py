@@ -177,6 +177,7 @@ def test_every_output_format_of_every_list(shell: Shell) -> None:
         ["variable", "list"],
         ["token", "list"],
         ["worker", "list"],
+        ["key", "list"],
         ["impersonation", "list"],
         ["group", "list"],
         ["audit", "list"],
@@ -403,6 +404,24 @@ def test_interrupting_a_follow_ends_with_130(shell: Shell) -> None:
     assert shell("cancel", identifier).code == 0
     assert shell("logs", identifier, "--follow").code == 0
     assert [row["state"] for row in shell("launches", "--dag", "long", "-o", "json").json] == ["cancelled"]
+
+
+def test_the_row_key_is_rotated_while_the_services_run(shell: Shell, bob: Path) -> None:
+    assert shell("connection", "set", "rotated", stdin="http://h").code == 0
+    assert shell("key", "rotate", token=bob).code == 4
+    (old,) = shell("key", "list", "-o", "json").json
+    made = shell("key", "rotate", "-o", "json")
+    assert (made.code, made.json["state"]) == (0, "newest") and "back the new key up" in made.err
+    assert shell("key", "retire", made.json["key_id"]).code == 6
+    assert shell("key", "retire", "0" * 32).code == 5
+    for _ in range(60):
+        listed = shell("key", "list", "-o", "json").json
+        if not listed[0]["connections"] + listed[0]["variables"] + listed[0]["xcoms"]:
+            break
+    retired = shell("key", "retire", old["key_id"])
+    assert retired.code == 0, retired
+    assert [key["key_id"] for key in shell("key", "list", "-o", "json").json] == [made.json["key_id"]]
+    assert shell("connection", "rm", "rotated").code == 0
 
 
 SHOWS_DIGESTS = """

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from api_rig import SOURCE, Api, WorkerPeer, dag_entry, task_entry
 
+from integrity.digests import Digest
 from integrity.errors import FetchError, SettingsError
 from submit_api.backends import process
 from submit_api.backends.lookup import Backends
@@ -292,6 +293,7 @@ async def test_a_claim_that_is_refused_asks_no_backend(folder: str) -> None:
         offer = await offered(api, worker)
         assert (await worker.claim(offer, launch_id="0" * 32)).slug == "out-of-scope"
         assert (await worker.claim(offer, ticket_id="0" * 32)).slug == "expired"
+        assert (await worker.claim(offer, task_digest=Digest.of(b"drifted"))).slug == "digest-mismatch"
         assert api.service.backends._processes["vault"]._running is None
 
 

@@ -106,6 +106,15 @@ async def test_a_rotation_from_the_new_key_to_the_end_of_the_old_one(api: Api) -
     assert files(api.settings) == ["rows.000002.key"], "a start makes no first key beside later ones"
 
 
+async def test_the_running_service_rewrites_by_itself(api: Api) -> None:
+    await fill(api.service)
+    assert (await api.call("POST", "/v1/keys/rotate", token=api.admin)).status == 201
+    async with asyncio.timeout(60):
+        while [key["connections"] for key in await keys(api)] != [0, 6]:
+            pass
+    assert await values(api.service) == VALUES
+
+
 async def test_a_key_that_a_row_needs_is_not_retired(api: Api) -> None:
     await fill(api.service)
     async with api.service.database.write() as tx:
