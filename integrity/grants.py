@@ -24,7 +24,8 @@ _SEAL_OVERHEAD_BYTES = 256
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Secrets:
     """What goes through the pipe: names to values. A connection's value is Airflow's JSON or URI, an upstream XCom's is
-    the serialised JSON text. `run` holds what Airflow's context needs of the dag run (all text)."""
+    the serialised JSON text; one of another dag says so by its `dag_id`. `run` holds what Airflow's context needs of the
+    dag run (all text)."""
 
     connections: dict[str, str] = field(repr=False)
     variables: dict[str, str] = field(repr=False)
@@ -44,7 +45,7 @@ class Secrets:
 
     @classmethod
     def from_bytes(cls, payload: bytes) -> Secrets:
-        """`xcoms` are objects with task_id, map_index, key, value."""
+        """`xcoms` are objects with task_id, map_index, key, value, and of another dag dag_id."""
         fields = Fields(canonical.load(payload, max_bytes=MAX_SECRET_BYTES), "secrets")
         fields.version(1)
         secrets = cls(
@@ -140,5 +141,7 @@ def _xcom(value: Any) -> dict[str, Any]:
         "key": fields.text("key", max_chars=512),
         "value": fields.text("value", max_chars=MAX_SECRET_BYTES),
     }
+    if "dag_id" in fields.keys():
+        xcom["dag_id"] = fields.name("dag_id", "dag_id")
     fields.done()
     return xcom

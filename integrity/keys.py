@@ -141,6 +141,11 @@ class RowKey:
     def generate(cls) -> RowKey:
         return cls(os.urandom(KEY_BYTES))
 
+    @property
+    def key_id(self) -> str:
+        """32 hexadecimal characters, which tell nothing of the key."""
+        return hashlib.sha512(b"dagseal/row-key/v1\n" + self.raw).hexdigest()[:32]
+
     def encrypt(self, plaintext: bytes, *, row: bytes) -> bytes:
         """Nonce and ciphertext; `row` names where it belongs."""
         nonce = os.urandom(12)

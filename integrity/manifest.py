@@ -2,8 +2,10 @@
 
 It says which bytes (digest, size, members), whose (owner, group, submitter), and what they define (dags, tasks, the
 unix user and the connections that each task names, and each task's digest). A task's unix user is thereby known before
-any byte of the archive is imported. `isolation`, the profile below which it is not to be launched, is absent where the
-release asks for none. Payload type `application/vnd.dagseal.manifest.v1+json`; canonical JSON.
+any byte of the archive is imported. Absent where there is nothing to say: `isolation`, the profile below which it is not
+to be launched; `require_caller`, true where whoever asks for a launch is to have its connections and variables too, not only
+the owner; and a task's `xcom_dags`, the other dags whose XComs of the same run it reads. Payload type
+`application/vnd.dagseal.manifest.v1+json`; canonical JSON.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ TASK_CHECKS = ("task", "archive")
 MAX_MEMBERS = 2000
 MAX_DAGS = 1000
 MAX_TASKS = 10_000
+MAX_XCOM_DAGS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +61,7 @@ class TaskEntry:
     queue: str
     connections: tuple[str, ...]
     mapped: bool
+    xcom_dags: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -68,6 +72,7 @@ class TaskEntry:
             "queue": self.queue,
             "connections": list(self.connections),
             "mapped": self.mapped,
+            **({"xcom_dags": list(self.xcom_dags)} if self.xcom_dags else {}),
         }
 
     @classmethod
@@ -81,6 +86,7 @@ class TaskEntry:
             queue=fields.text("queue", max_chars=250),
             connections=tuple(names.check("connection", c) for c in fields.items("connections", max_items=100)),
             mapped=fields.boolean("mapped"),
+            xcom_dags=_xcom_dags(fields) if "xcom_dags" in fields.keys() else (),
         )
         fields.done()
         return entry
@@ -127,6 +133,7 @@ class Manifest:
     airflow_version: str
     dags: tuple[DagEntry, ...]
     isolation: str | None = None
+    require_caller: bool = False
 
     def to_bytes(self) -> bytes:
         return canonical.dump(
@@ -145,6 +152,7 @@ class Manifest:
                 "airflow_version": self.airflow_version,
                 "dags": [dag.to_json() for dag in self.dags],
                 **({} if self.isolation is None else {"isolation": self.isolation}),
+                **({"require_caller": True} if self.require_caller else {}),
             }
         )
 
@@ -167,6 +175,7 @@ class Manifest:
             airflow_version=fields.text("airflow_version", max_chars=100),
             dags=tuple(DagEntry.from_json(item) for item in fields.items("dags", max_items=MAX_DAGS)),
             isolation=fields.choice("isolation", PROFILES) if "isolation" in fields.keys() else None,
+            require_caller=_true(fields, "require_caller") if "require_caller" in fields.keys() else False,
         )
         fields.done()
         _strictly_sorted([member.name for member in manifest.members], "members")
@@ -202,6 +211,21 @@ def verify(envelope: bytes, ring: KeyRing) -> VerifiedManifest:
     """Checks the signature, then parses. Not checked here: that the archive's bytes have `manifest.digest`."""
     payload, key_id = envelopes.verify(envelope, payload_type=PAYLOAD_TYPE, ring=ring)
     return VerifiedManifest(manifest=Manifest.from_bytes(payload), digest=Digest.of(payload), key_id=key_id)
+
+
+def _true(fields: Fields, key: str) -> bool:
+    """What is not so is not said."""
+    if not fields.boolean(key):
+        raise MalformedError(f"manifest: {key!r} is true, or absent")
+    return True
+
+
+def _xcom_dags(fields: Fields) -> tuple[str, ...]:
+    found = [names.check("dag_id", item) for item in fields.items("xcom_dags", max_items=MAX_XCOM_DAGS)]
+    if not found:
+        raise MalformedError("task: 'xcom_dags' names a dag, or is absent")
+    _strictly_sorted(found, "xcom_dags")
+    return tuple(found)
 
 
 def _strictly_sorted(keys: list[str], what: str) -> None:

@@ -26,6 +26,11 @@ async def put_secrets(
 ) -> list[Secret]:
     """Store all of them, or none. Each gets the next version of its row. A new name takes an administrator: names are
     everybody's, and who has one decides what a task finds under it."""
+    for name in values:
+        if service.backends.owns(kind, name):
+            raise ConflictError(
+                f"{kind} {name!r} is a secrets backend's by its prefix: store it there, or under another name"
+            )
     now = service.now_us()
     stored = []
     async with service.database.write() as tx:
@@ -74,7 +79,9 @@ async def add_grant(service: Service, caller: Caller, wanted: GrantRequest) -> G
     )
     async with service.database.write() as tx:
         if await secrets.find(tx, grant.kind, grant.name) is None:
-            raise NotFoundError(f"there is no {grant.kind} {grant.name!r}")
+            if not service.backends.covers(grant.kind, grant.name):
+                raise NotFoundError(f"there is no {grant.kind} {grant.name!r}")
+            names.check(grant.kind, grant.name)
         earlier = await secrets.grant_like(tx, grant)
         if earlier is not None:
             raise ConflictError(f"{grant.kind} {grant.name} is granted to {grant.to} already: grant {earlier.id}")

@@ -10,7 +10,6 @@ What is delivered is audited by name, in the transaction that makes the launch `
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 
 from integrity import claims, grants
 from integrity.claims import Result, VerifiedClaim, VerifiedResult
@@ -24,12 +23,12 @@ from integrity.errors import (
     ReplayError,
     SecurityError,
 )
-from integrity.grants import Secrets
 from integrity.keys import SealTo, VerifyKey
-from submit_api import audit, connections, dispatching, launches, reserving
+from submit_api import audit, connections, dispatching, granting, launches
+from submit_api.backends.lookup import Name
 from submit_api.dispatching import MICROSECONDS
 from submit_api.identity import Caller
-from submit_api.registry import ledger, people, secrets
+from submit_api.registry import ledger
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Launch, Worker
 from submit_api.service import Service
@@ -42,12 +41,19 @@ async def claim(service: Service, caller: Caller, launch_id: str, envelope: byte
     """The grant's envelope. Raises a `SecurityError` that says which of the checks failed."""
     worker = await dispatching.enrolled(service, caller, caller.principal)
     verified = claims.verify_claim(envelope, VerifyKey(worker.verify_key))
-    failure: DagsealError
+    fetched: dict[Name, str] = {}
+    failure: DagsealError | None = None
+    try:
+        fetched = await _from_backends(service, caller, worker, launch_id, verified)
+    except (SecurityError, ConflictError, NotFoundError) as error:
+        failure = error
     async with service.database.write() as tx:
         launch = await _own(tx, caller, launch_id)
         _require_current(launch, verified, service.now_us())
         try:
-            return await _grant(service, tx, caller, worker, launch, verified)
+            if failure is not None:
+                raise failure
+            return await _grant(service, tx, caller, worker, launch, verified, fetched)
         except (SecurityError, ConflictError, NotFoundError) as error:
             await dispatching.end_refused(service, tx, caller, launch, error, action="launch.claim")
             failure = error
@@ -69,23 +75,31 @@ def _require_current(launch: Launch, verified: VerifiedClaim, now_us: int) -> No
         raise ExpiredError(f"the ticket of launch {launch.id} ran out at {launch.ticket_expires_at}: take again")
 
 
+async def _from_backends(
+    service: Service, caller: Caller, worker: Worker, launch_id: str, verified: VerifiedClaim
+) -> dict[Name, str]:
+    """What secrets backends have of the names that the launch is entitled to; outside of any transaction, as they are slow."""
+    if not service.backends.configured:
+        return {}
+    async with service.database.read() as tx:
+        launch = await _own(tx, caller, launch_id)
+        _require_current(launch, verified, service.now_us())
+        allowed = await granting.permitted(service, tx, worker, launch, verified)
+        built_in = await granting.stored(tx, allowed.names)
+    return await service.backends.fetch(allowed.names, built_in=built_in)
+
+
 async def _grant(
-    service: Service, tx: Transaction, caller: Caller, worker: Worker, launch: Launch, verified: VerifiedClaim
+    service: Service,
+    tx: Transaction,
+    caller: Caller,
+    worker: Worker,
+    launch: Launch,
+    verified: VerifiedClaim,
+    fetched: dict[Name, str],
 ) -> bytes:
-    release, manifest = await dispatching.launchable(service, tx, launch)
-    task = manifest.manifest.task(launch.dag_id, launch.task_id)
-    if release.task_check == "task" and task.digest != verified.claim.task_digest:
-        raise DigestMismatchError(
-            f"task {launch.dag_id}.{launch.task_id} has digest {verified.claim.task_digest} on worker {worker.name}, "
-            f"the manifest says {task.digest}"
-        )
-    floors = {
-        f"release {release.archive}@{release.number}": manifest.manifest.isolation,
-        f"queue {launch.queue}": service.settings.launches.floor_of(launch.queue),
-    }
-    launches.require_isolation(verified.claim.attestation, floors)
-    rule = await reserving.authorise(tx, release, task, launch)
-    found, delivered = await _secrets(service, tx, launch)
+    allowed = await granting.permitted(service, tx, worker, launch, verified)
+    found, delivered = await granting.gather(service, tx, launch, allowed, fetched)
     envelope = grants.seal(
         found,
         launch_id=launch.id,
@@ -115,45 +129,13 @@ async def _grant(
         about=about,
         digest=str(verified.digest),
         detail=f"ticket {launch.ticket_id}, {len(delivered)} secrets delivered",
-        rule=rule,
+        rule=allowed.rule,
     )
     for name in delivered:
         await audit.accepted(
             tx, at=now, caller=caller, action="secret.deliver", about=name, digest=str(verified.digest), detail=about
         )
     return envelope
-
-
-async def _secrets(service: Service, tx: Transaction, launch: Launch) -> tuple[Secrets, list[str]]:
-    """What the task gets, and the names of the secrets in it. Raises `SignatureError` for a row that was changed."""
-    rows = await secrets.granted(tx, launch.owner, await people.groups_behind(tx, launch.owner, launch.group))
-    opened = {(row.kind, row.name): connections.open_secret(service.keys.rows, row) for row in rows}
-    upstream = [
-        {
-            "task_id": xcom.task_id,
-            "map_index": xcom.map_index,
-            "key": xcom.key,
-            "value": connections.open_xcom(service.keys.rows, xcom),
-        }
-        for xcom in await ledger.xcoms_of_run(tx, launch.dag_id, launch.run_id)
-        if xcom.task_id != launch.task_id
-    ]
-    started = await ledger.run_started_at(tx, launch.dag_id, launch.run_id)
-    start_date = _iso(started if started is not None else launch.created_at)
-    run = {
-        "dag_id": launch.dag_id,
-        "run_id": launch.run_id,
-        "start_date": start_date,
-        # All tasks of a run see one logical date, also where the run id does not hold it.
-        "logical_date": _logical_date(launch.run_id) or start_date,
-    }
-    found = Secrets(
-        connections={name: value for (kind, name), value in opened.items() if kind == "connection"},
-        variables={name: value for (kind, name), value in opened.items() if kind == "variable"},
-        xcoms=tuple(upstream),
-        run=run,
-    )
-    return found, [f"{kind}:{name}" for kind, name in opened]
 
 
 async def heartbeat(service: Service, caller: Caller, launch_id: str) -> Launch:
@@ -301,19 +283,3 @@ async def _own(tx: Transaction, caller: Caller, launch_id: str) -> Launch:
     if launch.worker != caller.principal:
         raise OutOfScopeError(f"launch {launch.id} is not with worker {caller.principal}: take again")
     return launch
-
-
-def _iso(at_us: int) -> str:
-    return datetime.fromtimestamp(at_us // MICROSECONDS, UTC).isoformat()
-
-
-def _logical_date(run_id: str) -> str:
-    """Airflow's own run ids carry their logical date; another run id has none."""
-    for prefix in launches.RUN_ID_DATES:
-        if run_id.startswith(prefix):
-            try:
-                found = datetime.fromisoformat(run_id.removeprefix(prefix))
-            except ValueError:
-                return ""
-            return found.isoformat() if found.tzinfo else ""
-    return ""

@@ -1,7 +1,8 @@
 """Connections and variables: what a value may look like, and how it rests in the database.
 
-Promise: a value is encrypted with AES-256-GCM before it is stored; the associated data is the canonical JSON of
-`["dagseal/secret/v1", kind, name, version]` (for an XCom: its run and key), so a ciphertext opens only in its own row.
+Promise: a value is encrypted with AES-256-GCM before it is stored (`submit_api.rowkeys`); the associated data is the
+canonical JSON of `["dagseal/secret/v1", kind, name, version]` (for an XCom: its run and key), so a ciphertext opens only in
+its own row.
 A value is never part of a message, a log line or an audit event.
 """
 
@@ -9,15 +10,16 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 from integrity import canonical, names
 from integrity.errors import MalformedError
 from integrity.grants import MAX_SECRET_BYTES
-from integrity.keys import RowKey
 from submit_api import modes
 from submit_api.refusals import InvalidRequestError
 from submit_api.registry.records import Launch, Secret, StoredXcom
+from submit_api.rowkeys import RowKeys
 
 KINDS = ("connection", "variable")
 CONNECTION_FIELDS = frozenset(
@@ -38,18 +40,18 @@ CONNECTION_FIELDS = frozenset(
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+._-]*:(?://|/?\?|$)")
 
 
-def seal(key: RowKey, kind: str, name: str, value: str, *, earlier: Secret | None, at: int, by: str) -> Secret:
+def seal(keys: RowKeys, kind: str, name: str, value: str, *, earlier: Secret | None, at: int, by: str) -> Secret:
     """The next version of a secret's row; a new secret is of who stored it. Raises `MalformedError` for a bad name,
     `InvalidRequestError` for a bad value."""
     names.check(kind, name)
-    plaintext = _utf8(value)
+    plaintext = check_text(value)
     version = earlier.version + 1 if earlier else 1
     row = _row(kind, name, version)
     return Secret(
         kind=kind,
         name=name,
         version=version,
-        ciphertext=key.encrypt(plaintext, row=row),
+        ciphertext=keys.encrypt(plaintext, row=row),
         updated_at=at,
         updated_by=by,
         owner=earlier.owner if earlier else by,
@@ -58,12 +60,18 @@ def seal(key: RowKey, kind: str, name: str, value: str, *, earlier: Secret | Non
     )
 
 
-def open_secret(key: RowKey, secret: Secret) -> str:
+def open_secret(keys: RowKeys, secret: Secret) -> str:
     """The value. Raises `SignatureError` when the ciphertext is not the one of exactly this row and version."""
-    return key.decrypt(secret.ciphertext, row=_row(secret.kind, secret.name, secret.version)).decode()
+    return keys.decrypt(secret.ciphertext, row=_row(secret.kind, secret.name, secret.version)).decode()
 
 
-def seal_xcom(key: RowKey, launch: Launch, name: str, value: str) -> StoredXcom:
+def seal_again(keys: RowKeys, secret: Secret) -> Secret:
+    """The same value under the newest key."""
+    row = _row(secret.kind, secret.name, secret.version)
+    return replace(secret, ciphertext=keys.encrypt(keys.decrypt(secret.ciphertext, row=row), row=row))
+
+
+def seal_xcom(keys: RowKeys, launch: Launch, name: str, value: str) -> StoredXcom:
     """XComs rest like secrets: a task may have pushed one."""
     return StoredXcom(
         dag_id=launch.dag_id,
@@ -72,15 +80,20 @@ def seal_xcom(key: RowKey, launch: Launch, name: str, value: str) -> StoredXcom:
         map_index=launch.map_index,
         key=name,
         launch_id=launch.id,
-        ciphertext=key.encrypt(
+        ciphertext=keys.encrypt(
             value.encode(), row=_xcom_row(launch.dag_id, launch.run_id, launch.task_id, launch.map_index, name)
         ),
     )
 
 
-def open_xcom(key: RowKey, xcom: StoredXcom) -> str:
+def open_xcom(keys: RowKeys, xcom: StoredXcom) -> str:
     row = _xcom_row(xcom.dag_id, xcom.run_id, xcom.task_id, xcom.map_index, xcom.key)
-    return key.decrypt(xcom.ciphertext, row=row).decode()
+    return keys.decrypt(xcom.ciphertext, row=row).decode()
+
+
+def seal_xcom_again(keys: RowKeys, xcom: StoredXcom) -> StoredXcom:
+    row = _xcom_row(xcom.dag_id, xcom.run_id, xcom.task_id, xcom.map_index, xcom.key)
+    return replace(xcom, ciphertext=keys.encrypt(keys.decrypt(xcom.ciphertext, row=row), row=row))
 
 
 def check_connection(value: str | dict[str, Any]) -> str:
@@ -125,7 +138,8 @@ def _fits(name: str, content: Any) -> bool:
             return content is None or isinstance(content, str)
 
 
-def _utf8(value: str) -> bytes:
+def check_text(value: str) -> bytes:
+    """As UTF-8. Raises `InvalidRequestError` for what no grant could hold."""
     try:
         plaintext = value.encode()
     except UnicodeEncodeError:

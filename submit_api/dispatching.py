@@ -106,7 +106,8 @@ async def _offer_next(service: Service, caller: Caller, worker: Worker, queues: 
 async def _mint(service: Service, tx: Transaction, caller: Caller, launch: Launch, worker: Worker) -> Offer:
     release, verified = await launchable(service, tx, launch)
     task = verified.manifest.task(launch.dag_id, launch.task_id)
-    rule = await reserving.authorise(tx, release, task, launch)
+    besides = launches.caller_besides(verified.manifest, launch.principal)
+    rule = await reserving.authorise(service, tx, release, task, launch, besides)
     now = service.now_us()
     issued_at = now // MICROSECONDS
     ticket = Ticket(

@@ -26,7 +26,7 @@ _MEDIA_TYPES = {
     "text/yaml": "yaml",
     "text/x-yaml": "yaml",
 }
-_ENV_LINE = re.compile(r"[^\s=:{\"'-][^=:]*=")
+_ENV_LINE = re.compile(r"[^\s=:{\"'-](?:[^=:]|:(?=\S))*=")
 
 
 def format_of(media_type: str, wanted: str | None, text: str) -> str:

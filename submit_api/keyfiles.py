@@ -1,23 +1,33 @@
-"""Keys on disk: one file each, 64 hexadecimal characters and a newline, readable by their owner only."""
+"""Keys on disk: one file each, 64 hexadecimal characters and a newline, readable by their owner only.
+
+The first row key is `rows.key`; what rotations add stands beside it as `rows.000002.key` and so on, and the highest number
+encrypts. A key that is being added is `rows.000002.key.new`, whole and on disk, until its name decides that it counts.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from integrity import durable
 from integrity.errors import SettingsError
 from integrity.keys import KEY_BYTES, KeyRing, RowKey, SigningKey
+from submit_api.rowkeys import FIRST, RowKeys
 from submit_api.settings import Settings
+
+NEW = ".new"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keys:
-    """The API's two keys: what it signs with, and what its secrets rest under."""
+    """What the API signs with, and what its secrets rest under."""
 
     signing: SigningKey = field(repr=False)
-    rows: RowKey = field(repr=False)
+    rows: RowKeys = field(repr=False)
 
     @property
     def ring(self) -> KeyRing:
@@ -25,17 +35,78 @@ class Keys:
 
 
 def load(settings: Settings) -> Keys:
-    """Read both keys. Raises `SettingsError` for a missing, malformed or readable-by-others file."""
-    return Keys(signing=SigningKey(_read(settings.signing_key_file)), rows=RowKey(_read(settings.row_key_file)))
+    """Read the keys. Raises `SettingsError` for a missing, malformed or readable-by-others file."""
+    return Keys(signing=SigningKey(_read(settings.signing_key_file)), rows=RowKeys(lambda: row_keys(settings)))
 
 
 def create(settings: Settings) -> Keys:
-    """Make the keys that do not exist yet, then read both. The public key is written beside the signing key."""
+    """Make the keys that do not exist yet, then read all. The public key is written beside the signing key."""
     _create(settings.signing_key_file, SigningKey.generate().seed)
-    _create(settings.row_key_file, RowKey.generate().raw)
+    if not _numbers(settings):
+        _create(settings.row_key_file, RowKey.generate().raw)
     keys = load(settings)
     _create(settings.verify_key_file, keys.signing.public.raw, mode=0o644)
     return keys
+
+
+def row_keys(settings: Settings) -> dict[int, RowKey]:
+    """Every row key by its number. Raises `SettingsError` as `load` does."""
+    return {number: RowKey(_read(_row_path(settings, number))) for number in _numbers(settings) or [FIRST]}
+
+
+def prepare_row_key(settings: Settings) -> tuple[int, RowKey]:
+    """A new row key, whole and on disk, that does not count yet: then `count_row_key`, or `drop_row_key`."""
+    number = max(_numbers(settings), default=0) + 1
+    _create(_row_path(settings, number) + NEW, RowKey.generate().raw)
+    return number, RowKey(_read(_row_path(settings, number) + NEW))
+
+
+def prepared_row_keys(settings: Settings) -> dict[int, RowKey]:
+    """Those that do not count: what a crash may have left."""
+    return {number: RowKey(_read(_row_path(settings, number) + NEW)) for number in _numbers(settings, NEW)}
+
+
+def count_row_key(settings: Settings, number: int) -> None:
+    """From now on the prepared key is one of the ring; on disk when this returns."""
+    path = _row_path(settings, number)
+    with _folder(path) as (folder, name):
+        os.rename(name + NEW, name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.fsync(folder)
+
+
+def drop_row_key(settings: Settings, number: int, *, prepared: bool = False) -> None:
+    """Remove a key's file; that it is gone is on disk when this returns."""
+    with _folder(_row_path(settings, number)) as (folder, name):
+        os.unlink(name + NEW if prepared else name, dir_fd=folder)
+        os.fsync(folder)
+
+
+def _numbers(settings: Settings, suffix: str = "") -> list[int]:
+    """The numbers of the row keys that are there."""
+    folder, name = os.path.split(settings.row_key_file)
+    stem, extension = os.path.splitext(name)
+    numbered = re.compile(re.escape(stem) + r"\.([0-9]{6,})" + re.escape(extension + suffix))
+    with contextlib.suppress(FileNotFoundError):
+        there = os.listdir(folder)
+        found = [int(match[1]) for match in map(numbered.fullmatch, there) if match]
+        return sorted([FIRST, *found] if name + suffix in there else found)
+    return []
+
+
+def _row_path(settings: Settings, number: int) -> str:
+    stem, extension = os.path.splitext(settings.row_key_file)
+    return settings.row_key_file if number == FIRST else f"{stem}.{number:06}{extension}"
+
+
+@contextlib.contextmanager
+def _folder(path: str) -> Iterator[tuple[int, str]]:
+    """The file's folder, open, and its name there."""
+    folder, name = os.path.split(path)
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd, name
+    finally:
+        os.close(fd)
 
 
 def _read(path: str) -> bytes:
@@ -60,12 +131,6 @@ def _read(path: str) -> bytes:
 
 
 def _create(path: str, raw: bytes, *, mode: int = 0o600) -> None:
-    folder, name = os.path.split(path)
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        durable.create_exclusive(fd, name, raw.hex().encode() + b"\n", mode=mode)
-    except FileExistsError:
-        pass
-    finally:
-        os.close(fd)
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    with _folder(path) as (folder, name), contextlib.suppress(FileExistsError):
+        durable.create_exclusive(folder, name, raw.hex().encode() + b"\n", mode=mode)

@@ -6,14 +6,14 @@ raising; they do no I/O, so they are asked when a launch is reserved and again b
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from integrity import claims, names
 from integrity.errors import ConflictError, MalformedError, NotOwnerError, OutOfScopeError
-from integrity.manifest import TaskEntry
+from integrity.manifest import Manifest, TaskEntry
 from submit_api import modes
 from submit_api.refusals import BelowFloorError, InvalidRequestError, UnapprovedError
-from submit_api.registry.records import Launch, Queue, Release, Secret
+from submit_api.registry.records import Archive, Launch, Queue, Release
 
 ENDS = frozenset(
     {
@@ -55,20 +55,45 @@ def require_queue(queue: Queue | None, *, owner: str, groups: frozenset[str]) ->
         )
 
 
-def require_connections(task: TaskEntry, *, owner: str, granted: Iterable[Secret], existing: Collection[str]) -> None:
-    """Every connection that the task names is there, and the owner may use it: by its mode or by a grant."""
-    have = {secret.name for secret in granted if secret.kind == "connection"}
+def caller_besides(manifest: Manifest, principal: str) -> str | None:
+    """Who has to have what the task gets, besides the release's owner: who asked for the launch, where the release says so."""
+    return principal if manifest.require_caller else None
+
+
+def require_connections(
+    task: TaskEntry,
+    *,
+    owner: str,
+    granted: Collection[tuple[str, str]],
+    existing: Collection[str],
+    caller: str | None = None,
+) -> None:
+    """Every connection that the task names is there, and among what the owner may use (kind and name); with `caller` what he
+    may use, who asked for the launch of a release that requires it."""
+    who = (
+        f"{caller}, who asks for a launch of {owner}'s release, which requires that he has it too," if caller else owner
+    )
     for name in task.connections:
         if name not in existing:
             raise OutOfScopeError(
                 f"task {task.task_id} uses connection {name!r}, which does not exist: an administrator can import it "
                 f"with 'dagseal connection import FILE' and then grant it to {owner}"
             )
-        if name not in have:
+        if ("connection", name) not in granted:
             raise OutOfScopeError(
-                f"task {task.task_id} uses connection {name!r}, which is not granted to {owner} or its groups: "
-                f"an administrator can do so with 'dagseal connection grant {name} --to {owner}'"
+                f"task {task.task_id} uses connection {name!r}, which is not granted to {who} or its groups: "
+                f"an administrator can do so with 'dagseal connection grant {name} --to {caller or owner}'"
             )
+
+
+def require_readable(task: TaskEntry, archive: Archive, *, dag_id: str, reader: str, groups: frozenset[str]) -> None:
+    """The task reads XComs of dag `dag_id`, of this archive: who answers for that may read the archive."""
+    if not modes.permits(archive, modes.READ, principal=reader, groups=groups):
+        raise OutOfScopeError(
+            f"task {task.task_id} reads XComs of dag {dag_id}, which belongs to {archive.owner} and group {archive.group} with "
+            f"mode {modes.shown(archive.mode)}; {reader} may not read it: ask {archive.owner}, or an administrator to add "
+            f"{reader} to group {archive.group}"
+        )
 
 
 def unlaunchable(release: Release) -> str | None:

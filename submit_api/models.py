@@ -216,6 +216,7 @@ class TaskView(Out):
     queue: str
     connections: list[str]
     mapped: bool
+    xcom_dags: list[str] = []
 
 
 class DagView(Out):
@@ -236,6 +237,7 @@ class ReleaseView(Out):
     state: Literal["active", "inactive", "pending", "retired", "revoked"]
     task_check: Literal["task", "archive"]
     isolation: Profile | None
+    require_caller: bool
     manifest_digest: str
     revoked_at: int | None
     revoked_by: str | None
@@ -528,6 +530,20 @@ class PublisherView(Out):
 
 class PublisherList(Out):
     publishers: list[PublisherView]
+
+
+class KeyView(Out):
+    """A row key by its id, and how many rows of each kind are under it."""
+
+    key_id: str
+    state: Literal["newest", "older", "missing"]
+    connections: int
+    variables: int
+    xcoms: int
+
+
+class KeyList(Out):
+    keys: list[KeyView]
 
 
 class WorkerView(Out):

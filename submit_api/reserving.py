@@ -18,7 +18,7 @@ from submit_api.impersonation import Party, Question, Role, Source, Verdict
 from submit_api.models import LaunchRequest
 from submit_api.registry import archives, ledger, ownership, people, secrets
 from submit_api.registry.database import Transaction
-from submit_api.registry.records import Launch, Release
+from submit_api.registry.records import Archive, Launch, Release
 from submit_api.service import Service
 from submit_api.signals import QUEUE, of_launch
 
@@ -28,7 +28,7 @@ ASKED, PINNED, ACTIVE = "asked for", "which the run began with", "the active one
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
     """What a launch would be: which release (and why that one) and task, in which queue, as which unix user, who named him,
-    and the verdict."""
+    the verdict, and who besides the owner has to have what it gets."""
 
     release: Release
     why: str
@@ -37,6 +37,7 @@ class Chosen:
     user: str
     source: Source
     verdict: Verdict
+    besides: str | None
 
 
 async def choose(
@@ -55,12 +56,22 @@ async def choose(
     verdict, which is in what is returned."""
     config = service.settings.launches
     release, why = await resolve(tx, caller, dag_id, run_id, number)
-    task = (await service.manifest_of(release)).manifest.task(dag_id, task_id)
+    manifest = (await service.manifest_of(release)).manifest
+    task = manifest.task(dag_id, task_id)
     user, source = impersonation.choose_user(run_as_user, task, config.default_impersonation)
     chosen_queue = launches.queue_of(queue, task, config.default_queue)
     await require_queue(tx, release, chosen_queue)
     verdict = await judge(tx, release, dag_id=dag_id, user=user, queue=chosen_queue, caller=caller.principal)
-    return Chosen(release=release, why=why, task=task, queue=chosen_queue, user=user, source=source, verdict=verdict)
+    return Chosen(
+        release=release,
+        why=why,
+        task=task,
+        queue=chosen_queue,
+        user=user,
+        source=source,
+        verdict=verdict,
+        besides=launches.caller_besides(manifest, caller.principal),
+    )
 
 
 async def reserve(service: Service, caller: Caller, wanted: LaunchRequest) -> Launch:
@@ -79,7 +90,7 @@ async def reserve(service: Service, caller: Caller, wanted: LaunchRequest) -> La
             number=wanted.release,
         )
         release = chosen.release
-        rule = await require_all(tx, release, chosen.task, chosen.verdict)
+        rule = await require_all(service, tx, release, chosen.task, chosen.verdict, chosen.besides)
         earlier = await ledger.find_try(
             tx, wanted.dag_id, wanted.task_id, wanted.run_id, wanted.map_index, wanted.try_number
         )
@@ -128,8 +139,7 @@ async def resolve(
 ) -> tuple[Release, str]:
     """The release that a launch in this run of this dag means, if the caller may launch it, and by what it was chosen: it was
     asked for, the run began with it, or it is the active one."""
-    name = (await archives.archives_of_dags(tx, [dag_id])).get(dag_id)
-    archive = await archives.find(tx, name) if name else None
+    archive = await _archive_of(tx, dag_id)
     if archive is None:
         raise NotFoundError(f"no release defines dag {dag_id!r}: push its file first")
     permissions.require(caller, modes.EXECUTE, archive, f"dag {dag_id} of archive {archive.name}")
@@ -185,26 +195,28 @@ async def judge(tx: Transaction, release: Release, *, dag_id: str, user: str, qu
     return impersonation.decide(await secrets.rules(tx), question)
 
 
-async def authorise(tx: Transaction, release: Release, task: TaskEntry, launch: Launch) -> str:
-    """What was reserved is judged again: this queue, this unix user, these connections. Returns the id of the rule that
-    allows it. Raises `UnauthorizedError`."""
+async def authorise(
+    service: Service, tx: Transaction, release: Release, task: TaskEntry, launch: Launch, besides: str | None
+) -> str:
+    """What was reserved is judged again: this queue, and what `require_all` asks. Returns the id of the rule that allows it.
+    Raises `UnauthorizedError`, and `NotFoundError` for a dag that is not there."""
     await require_queue(tx, release, launch.queue)
     verdict = await judge(
         tx, release, dag_id=launch.dag_id, user=launch.unix_user, queue=launch.queue, caller=launch.principal
     )
-    return await require_all(tx, release, task, verdict)
+    return await require_all(service, tx, release, task, verdict, besides)
 
 
-async def require_all(tx: Transaction, release: Release, task: TaskEntry, verdict: Verdict) -> str:
-    """The rules allow it, and the release's owner may use the connections that the task names. Returns the id of the rule.
-    Raises `OutOfScopeError`."""
+async def require_all(
+    service: Service, tx: Transaction, release: Release, task: TaskEntry, verdict: Verdict, besides: str | None
+) -> str:
+    """The rules allow it, and the release's owner may use the connections and read the XComs of the dags that the task names;
+    `besides` may, too (`launches.caller_besides`). Whether a secrets backend has what it would be asked for is found out when
+    it is claimed. Returns the id of the rule. Raises `OutOfScopeError`, and `NotFoundError` for a dag that is not there."""
     groups = await people.groups_behind(tx, release.owner, release.group)
-    existing = {secret.name for secret in await secrets.listed(tx, "connection")} if task.connections else set()
     try:
         rule = verdict.require()
-        launches.require_connections(
-            task, owner=release.owner, granted=await secrets.granted(tx, release.owner, groups), existing=existing
-        )
+        await _require_secrets(service, tx, release, task, release.owner, groups)
     except OutOfScopeError as error:
         withheld = sorted(await people.groups_of(tx, release.owner) - groups)
         if not withheld:
@@ -213,7 +225,41 @@ async def require_all(tx: Transaction, release: Release, task: TaskEntry, verdic
         told = OutOfScopeError(f"{error} ({hint})")
         told.rule = error.rule
         raise told from None
+    if besides is not None:
+        await _require_secrets(service, tx, release, task, besides, await people.groups_of(tx, besides))
     return rule
+
+
+async def _require_secrets(
+    service: Service, tx: Transaction, release: Release, task: TaskEntry, reader: str, groups: frozenset[str]
+) -> None:
+    existing = {name for name in task.connections if service.backends.covers("connection", name)}
+    if task.connections:
+        existing |= {secret.name for secret in await secrets.listed(tx, "connection")}
+    granted = await secrets.granted_names(tx, reader, groups)
+    caller = reader if reader != release.owner else None
+    launches.require_connections(task, owner=release.owner, granted=granted, existing=existing, caller=caller)
+    for other in task.xcom_dags:
+        archive = await _archive_of(tx, other)
+        if archive is None:
+            raise NotFoundError(
+                f"task {task.task_id} reads XComs of dag {other!r}, which no release defines: push its file first"
+            )
+        launches.require_readable(task, archive, dag_id=other, reader=reader, groups=groups)
+
+
+async def entitled(tx: Transaction, owner: str, group: str, besides: str | None) -> set[tuple[str, str]]:
+    """Kind and name of what a launch of a release of this owner and group is given: what the owner may use, and `besides` too
+    if there is one."""
+    found = await secrets.granted_names(tx, owner, await people.groups_behind(tx, owner, group))
+    if besides is not None:
+        found &= await secrets.granted_names(tx, besides, await people.groups_of(tx, besides))
+    return found
+
+
+async def _archive_of(tx: Transaction, dag_id: str) -> Archive | None:
+    name = (await archives.archives_of_dags(tx, [dag_id])).get(dag_id)
+    return await archives.find(tx, name) if name else None
 
 
 async def find(service: Service, caller: Caller, launch_id: str, wanted: int = modes.READ) -> Launch:

@@ -18,9 +18,10 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from integrity.errors import DagsealError, SettingsError
-from submit_api import audit_retention, dispatching, keyfiles, retiring
+from submit_api import audit_retention, dispatching, keyfiles, rekeying, retiring
 from submit_api.admission import Admission
 from submit_api.app import build_app, record_left_out
+from submit_api.backends.lookup import Backends
 from submit_api.blobs import BlobStore
 from submit_api.describing import Describer, LauncherDescriber
 from submit_api.effects import Clock, Randomness, SystemClock, SystemRandomness
@@ -71,6 +72,7 @@ async def opened(
     keys = keyfiles.load(settings)
     limits = settings.limits
     database = Database(settings.database_url, busy_timeout_seconds=settings.database.busy_timeout_seconds)
+    backends = Backends(settings, now=asyncio.get_running_loop().time)
     with contextlib.ExitStack() as stack:
         blobs = BlobStore(
             settings.blobs_folder,
@@ -86,7 +88,7 @@ async def opened(
             if migrating:
                 await migrate.upgrade(database)
                 await database.settle()
-            yield Service(
+            service = Service(
                 settings=settings,
                 keys=keys,
                 database=database,
@@ -112,24 +114,31 @@ async def opened(
                     seconds_each=settings.failures.seconds_each,
                     max_keys=settings.failures.max_clients,
                 ),
+                backends=backends,
             )
+            if migrating:
+                await rekeying.settle(service)
+            yield service
         finally:
             await fetcher.close()
+            await backends.close()
             await database.close()
 
 
 @asynccontextmanager
 async def serving(service: Service) -> AsyncIterator[Listener]:
-    """Listen, and watch over launches meanwhile."""
+    """Listen, and meanwhile watch over launches and rewrite what rests under older keys."""
     settings = service.settings
     listener = await listen(build_app(service), settings.api.host, settings.api.port, settings.limits)
-    watch = asyncio.create_task(_watch(service))
+    beside = [asyncio.create_task(_watch(service)), asyncio.create_task(rekeying.keep_rewriting(service))]
     try:
         yield listener
     finally:
-        watch.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watch
+        for task in beside:
+            task.cancel()
+        for task in beside:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
         service.signals.close()
         await listener.close()
         await record_left_out(service, anyway=True)

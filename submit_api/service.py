@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from integrity import manifest
 from integrity.manifest import VerifiedManifest
 from submit_api.admission import Admission
+from submit_api.backends.lookup import Backends
 from submit_api.blobs import BlobStore
 from submit_api.describing import Describer
 from submit_api.effects import Clock, Randomness
@@ -42,6 +43,7 @@ class Service:
     strangers: Strangers
     issuers: Mapping[str, TrustedIssuer]
     failures: Throttle
+    backends: Backends
 
     def now_us(self) -> int:
         return self.clock.now_us()

@@ -5,6 +5,7 @@ Promise: unknown keys and wrong types are refused with the key's name; every lim
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from typing import Any
@@ -19,7 +20,7 @@ from pydantic_settings import (
 
 from integrity.claims import PROFILES
 from integrity.errors import SettingsError
-from submit_api.models import Profile, Queue
+from submit_api.models import Kind, Profile, Queue
 from submit_api.oidc.section import OidcSection
 
 _MIB = 1024 * 1024
@@ -120,6 +121,39 @@ class RetentionSection(_Section):
     interval_seconds: float = Field(default=3600, gt=0)
 
 
+class BackendSection(_Section):
+    """One of Airflow's secrets backend classes. `prefixes`: it alone has the names that begin so; without any it is asked for
+    what the built-in store does not have. `kwargs_file` is JSON, readable by its owner only, for kwargs that are secrets.
+    `environment` are the variables that its process gets, by name or glob, `readable` the files and folders that it reads."""
+
+    class_path: str = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
+    kwargs: dict[str, Any] = Field(default={}, repr=False)
+    kwargs_file: str = ""
+    prefixes: list[str] = []
+    kinds: list[Kind] = ["connection", "variable"]
+    environment: list[str] = []
+    readable: list[str] = []
+    start_seconds: float = Field(default=30, gt=0)
+    timeout_seconds: float = Field(default=10, gt=0)
+    cache_seconds: float = Field(default=30, ge=0, le=3600)
+    memory_bytes: int = Field(default=2048 * _MIB, ge=64 * _MIB)
+
+    def all_kwargs(self) -> str:
+        """As JSON. Raises `SettingsError`, never showing a value."""
+        if not self.kwargs_file:
+            return json.dumps(self.kwargs)
+        try:
+            with open(self.kwargs_file, encoding="utf-8") as file:
+                if os.fstat(file.fileno()).st_mode & 0o077:
+                    raise SettingsError(f"{self.kwargs_file} is readable by others: chmod 600 it")
+                given = json.load(file)
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"{self.kwargs_file} cannot be read as JSON: {type(error).__name__}") from None
+        if not isinstance(given, dict):
+            raise SettingsError(f"{self.kwargs_file} is to hold one JSON object")
+        return json.dumps({**self.kwargs, **given})
+
+
 class Settings(BaseSettings):
     """The whole configuration of one API process."""
 
@@ -136,6 +170,7 @@ class Settings(BaseSettings):
     retention: RetentionSection = RetentionSection()
     oidc: OidcSection = OidcSection()
     failures: FailuresSection = FailuresSection()
+    backends: dict[str, BackendSection] = {}
 
     @property
     def database_url(self) -> str:

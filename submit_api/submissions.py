@@ -45,6 +45,7 @@ class Wanted:
     group: str
     task_check: str
     isolation: str | None
+    require_caller: bool
     repr_digest: Digest | None
     if_match: str | None
     if_none_match: str | None
@@ -64,6 +65,7 @@ def wanted(
     group: str | None,
     task_check: str | None,
     isolation: str | None,
+    require_caller: str | None,
     repr_digest: str | None,
     if_match: str | None,
     if_none_match: str | None,
@@ -80,11 +82,14 @@ def wanted(
         raise DigestAlgorithmError(
             "the only Repr-Digest that is taken here is sha-512=:<base64 of the 64 digest bytes>:"
         )
+    if require_caller not in (None, "true", "false"):
+        raise InvalidRequestError("require_caller is to be true or false")
     return Wanted(
         name=name,
         group=group or "",
         task_check=task_check or "task",
         isolation=isolation,
+        require_caller=require_caller == "true",
         repr_digest=Digest.from_repr_digest(repr_digest) if repr_digest is not None else None,
         if_match=if_match,
         if_none_match=if_none_match,
@@ -160,7 +165,8 @@ async def _unchanged(
             and ask.group in ("", release.group)
         ):
             verified = await service.manifest_of(release)
-            return Submitted(release=release, manifest=verified.manifest, created=False)
+            if verified.manifest.require_caller == ask.require_caller:
+                return Submitted(release=release, manifest=verified.manifest, created=False)
     return None
 
 
@@ -221,6 +227,7 @@ async def _record(
         airflow_version=description.airflow_version,
         dags=description.dags,
         isolation=ask.isolation,
+        require_caller=ask.require_caller,
     )
     asking = await people.asking_groups(tx, {manifest.group, archive.group if archive else manifest.group})
     release = Release(
@@ -250,7 +257,8 @@ async def _record(
         digest=release.digest,
         detail=f"release {release.number}, {release.size} bytes, owner {release.owner}, group {release.group}, "
         f"task_check {release.task_check}, isolation {release.isolation or 'any'}"
-        + (f", {launches.unlaunchable(release)}" if release.waits else ""),
+        + (f", {launches.unlaunchable(release)}" if release.waits else "")
+        + (", the caller is required to have what it gets" if ask.require_caller else ""),
     )
     others = [found for found in await archives.releases_of_digest(tx, release.digest) if found != release]
     # Last before the commit, so that nothing but the commit can fail once the blob has its name.

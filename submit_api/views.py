@@ -45,7 +45,8 @@ def release(found: Release, manifest: Manifest, active: int | None) -> ReleaseVi
         DagView(dag_id=dag.dag_id, member=dag.member, tasks=[TaskView(**task.to_json()) for task in dag.tasks])
         for dag in manifest.dags
     ]
-    return ReleaseView.model_validate({**fields, "state": state, "dags": dags})
+    said = {"state": state, "require_caller": manifest.require_caller, "dags": dags}
+    return ReleaseView.model_validate({**fields, **said})
 
 
 def diff(before: Manifest, after: Manifest) -> DiffView:

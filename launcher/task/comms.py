@@ -7,7 +7,7 @@ refused: a silent wrong answer would be worse than a failed task.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import structlog
@@ -18,7 +18,7 @@ from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
 from airflow.sdk.execution_time import comms, supervisor, task_runner
 
 from launcher.task import mapping, secrets
-from launcher.task.xcoms import XComs
+from launcher.task.xcoms import OWN_DAG, XComs
 
 log = structlog.get_logger(logger_name="task")
 
@@ -57,12 +57,21 @@ class TaskComms:
     socket = None
 
     def __init__(
-        self, *, dag: DAG, dags: Iterable[DAG], dag_run: DagRun, xcoms: XComs, task_id: str, map_index: int
+        self,
+        *,
+        dag: DAG,
+        dags: Iterable[DAG],
+        dag_run: DagRun,
+        xcoms: XComs,
+        xcom_dags: Collection[str],
+        task_id: str,
+        map_index: int,
     ) -> None:
         self._dag = dag
         self._dags = tuple(dags)
         self._dag_run = dag_run
         self._xcoms = xcoms
+        self._xcom_dags = xcom_dags
         self._task_id = task_id
         self._map_index = map_index
         self._task_store: dict[str, Any] = {}
@@ -121,18 +130,26 @@ class TaskComms:
 
     # -- XComs
 
-    def _own_run(self, msg: Any) -> bool:
-        if (msg.dag_id, msg.run_id) == (self._dag_run.dag_id, self._dag_run.run_id):
-            return True
-        log.warning("XComs of other dags and runs are not delivered to a task", dag_id=msg.dag_id, run_id=msg.run_id)
-        return False
+    def _granted_dag(self, msg: Any) -> str:
+        """Whose XComs are asked for, as the grant names it. Raises where the grant has none of it, whatever was pushed."""
+        if msg.run_id != self._dag_run.run_id:
+            raise refused(f"XComs of run {msg.run_id!r}: a task is given those of its own run only")
+        if msg.dag_id == self._dag_run.dag_id:
+            return OWN_DAG
+        if msg.dag_id not in self._xcom_dags:
+            raise refused(
+                f"XComs of dag {msg.dag_id!r} were not granted to this task: declare that it reads them by "
+                f"executor_config={{'dagseal': {{'xcom_dags': [{msg.dag_id!r}]}}}} and push again; the archive's owner has to "
+                "be a member of that dag's archive"
+            )
+        return str(msg.dag_id)
 
     def _get_xcom(self, msg: comms.GetXCom) -> Any:
-        value = self._xcoms.one(msg.task_id, msg.key, msg.map_index) if self._own_run(msg) else None
+        value = self._xcoms.one(msg.task_id, msg.key, msg.map_index, dag_id=self._granted_dag(msg))
         return comms.XComResult(key=msg.key, value=value)
 
     def _xcom_values(self, msg: Any) -> list[Any]:
-        return self._xcoms.all(msg.task_id, msg.key) if self._own_run(msg) else []
+        return self._xcoms.all(msg.task_id, msg.key, dag_id=self._granted_dag(msg))
 
     def _xcom_count(self, msg: comms.GetXComCount) -> Any:
         return comms.XComCountResponse(len=len(self._xcom_values(msg)))

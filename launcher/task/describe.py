@@ -7,31 +7,29 @@ descriptions are compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import airflow
-from airflow.sdk import DAG
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 from airflow.serialization.serialized_objects import DagSerialization
 
-from integrity import canonical, names, taskdigest
+from integrity import canonical, taskdigest
 from integrity.digests import Digest
-from integrity.errors import InvalidArchiveError, MalformedError
-from launcher.task import refusals
+from integrity.errors import InvalidArchiveError
+from launcher.task import refusals, required
 from launcher.task.discover import FoundDag
 
-MAX_CONNECTIONS = 100
 MAX_OPERATOR_CHARS = 250
 _SHORT_HASH_CHARS = 16
 
 
 def describe(dags: Mapping[str, FoundDag], archive: Digest, *, root: str) -> dict[str, Any]:
-    """Raises `InvalidArchiveError` (not-serialisable)."""
+    """Raises `InvalidArchiveError` (not-serialisable, or what `required.connections` refuses)."""
     described = []
     for dag_id, found in sorted(dags.items()):
         entries = serialised_tasks(found)
-        tasks = [_task(found.dag, task_id, entry, archive, root=root) for task_id, entry in sorted(entries.items())]
+        tasks = [_task(found, task_id, entry, archive, root=root) for task_id, entry in sorted(entries.items())]
         described.append({"dag_id": dag_id, "member": found.member, "tasks": tasks})
     return {"airflow_version": airflow.__version__, "dags": described}
 
@@ -52,49 +50,21 @@ def serialised_tasks(found: FoundDag) -> dict[str, dict[str, Any]]:
         ) from error
 
 
-def _task(dag: DAG, task_id: str, entry: dict[str, Any], archive: Digest, *, root: str) -> dict[str, Any]:
-    task = dag.task_dict[task_id]
+def _task(found: FoundDag, task_id: str, entry: dict[str, Any], archive: Digest, *, root: str) -> dict[str, Any]:
+    dag, task = found.dag, found.dag.task_dict[task_id]
     run_as_user = getattr(task, "run_as_user", None)
+    xcom_dags = required.declared(dag, task, found.member).xcom_dags
     return {
         "task_id": task_id,
         "digest": str(taskdigest.task_digest(archive, dag.dag_id, task_id, entry, root=root)),
         "operator": str(task.task_type)[:MAX_OPERATOR_CHARS],
         "run_as_user": str(run_as_user) if run_as_user else None,
         "queue": str(task.queue),
-        "connections": connections(task),
+        "connections": required.connections(dag, task, found.member),
         "mapped": isinstance(task, MappedOperator),
+        **({"xcom_dags": list(xcom_dags)} if xcom_dags else {}),
         "fields": {key: _short_hash(value, key, root) for key, value in entry.items()},
     }
-
-
-def connections(task: Any) -> list[str]:
-    """The connection ids that a task's `…conn_id` attributes hold, sorted; what a template will make of one is not known."""
-    found = set()
-    for name, value in _attributes(task):
-        if name.endswith("conn_id"):
-            for conn_id in value if isinstance(value, list | tuple) else [value]:
-                if isinstance(conn_id, str) and "{{" not in conn_id and _is_conn_id(conn_id):
-                    found.add(conn_id)
-    return sorted(found)[:MAX_CONNECTIONS]
-
-
-def _attributes(task: Any) -> Iterator[tuple[str, Any]]:
-    if not isinstance(task, MappedOperator):
-        yield from vars(task).items()
-        return
-    yield from task.partial_kwargs.items()
-    expanded = getattr(task.expand_input, "value", None)
-    for kwargs in [expanded] if isinstance(expanded, Mapping) else expanded if isinstance(expanded, list) else []:
-        if isinstance(kwargs, Mapping):
-            yield from kwargs.items()
-
-
-def _is_conn_id(text: str) -> bool:
-    try:
-        names.check("connection", text)
-    except MalformedError:
-        return False
-    return True
 
 
 def _short_hash(value: Any, key: str, root: str) -> str:

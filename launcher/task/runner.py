@@ -26,7 +26,7 @@ from pydantic import JsonValue
 from integrity.digests import Digest
 from integrity.errors import MalformedError
 from integrity.grants import Secrets
-from launcher.task import bridge, logs, refusals
+from launcher.task import bridge, logs, refusals, required
 from launcher.task.comms import TaskComms
 from launcher.task.xcoms import XComs
 
@@ -109,7 +109,15 @@ def run(
         sentry_integration="",
     )
     xcoms = XComs(secrets.xcoms, task_id=name.task_id, map_index=name.map_index)
-    ours = TaskComms(dag=dag, dags=dags, dag_run=dag_run, xcoms=xcoms, task_id=name.task_id, map_index=name.map_index)
+    ours = TaskComms(
+        dag=dag,
+        dags=dags,
+        dag_run=dag_run,
+        xcoms=xcoms,
+        xcom_dags=required.declared(dag, task, archive).xcom_dags,
+        task_id=name.task_id,
+        map_index=name.map_index,
+    )
     task_runner.SUPERVISOR_COMMS = ours
     if bridge.is_wanted(task):
         bridge.start(ours)

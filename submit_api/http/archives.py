@@ -30,6 +30,7 @@ async def submit(call: Call) -> web.Response:
         request.query.get("group"),
         request.query.get("task_check"),
         request.query.get("isolation"),
+        request.query.get("require_caller"),
         request.headers.get("Repr-Digest"),
         request.headers.get("If-Match"),
         request.headers.get("If-None-Match"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from integrity.logrecords import MEDIA_TYPE
 from submit_api import models as m
-from submit_api.http import administration, archives, audit_log, launches, ownership, publishing, releases, system
+from submit_api.http import administration, archives, audit_log, keys, launches, ownership, publishing, releases, system
 from submit_api.http.routes import BYTES, DSSE, JSON, Route
 
 _RELEASE = "/v1/archives/{name}/releases/{number:[0-9]{1,9}}"
@@ -46,7 +46,8 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="PUT", path="/v1/archives/{name}", handler=archives.submit, action="archive.submit",
         about="archive:{name}", summary="Submit an archive: its bytes are the body", body=(BYTES,),
-        query=("group", "task_check", "isolation"), headers=("Repr-Digest", "If-Match", "If-None-Match"),
+        query=("group", "task_check", "isolation", "require_caller"),
+        headers=("Repr-Digest", "If-Match", "If-None-Match"),
         answers={200: m.ReleaseView, 201: m.ReleaseView}, refusals=(409, 412, 429, 503, 507),
     ),
     Route(
@@ -280,6 +281,19 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="DELETE", path="/v1/workers/{name}", handler=administration.revoke_worker, action="worker.revoke",
         about="worker:{name}", summary="Revoke a worker and its tokens", answers={204: None}, refusals=(404,),
+    ),
+    Route(
+        method="GET", path="/v1/keys", handler=keys.listed, action="key.read",
+        summary="The keys that secrets rest under, and how many rows each still holds", answers={200: m.KeyList},
+    ),
+    Route(
+        method="POST", path="/v1/keys/rotate", handler=keys.rotate, action="key.rotate", about="row-keys",
+        summary="Encrypt with a new key from now on; what is under older ones is rewritten", answers={201: m.KeyView},
+        refusals=(409, 507),
+    ),
+    Route(
+        method="DELETE", path="/v1/keys/{id}", handler=keys.retire, action="key.retire", about="key:{id}",
+        summary="Remove a key that no row needs", answers={204: None}, refusals=(404, 409, 507),
     ),
     Route(
         method="GET", path="/v1/audit", handler=audit_log.listed, action="audit.read",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import and_, delete, or_, select
+from sqlalchemy import ColumnElement, and_, delete, or_, select, union
 
 from submit_api.modes import EXECUTE
 from submit_api.registry.database import Transaction
@@ -68,19 +68,31 @@ async def remove_grant(tx: Transaction, grant_id: str) -> None:
     await tx.session.execute(delete(GrantRow).where(GrantRow.id == grant_id))
 
 
-async def granted(tx: Transaction, owner: str, groups: Collection[str]) -> list[Secret]:
-    """Every secret that this principal may use in a task: by its mode, or granted to them or to one of these groups."""
-    to = or_(
+async def granted_names(tx: Transaction, owner: str, groups: Collection[str]) -> set[tuple[str, str]]:
+    """Kind and name of all that this principal may use in a task: by its mode, or granted to them or to one of these groups,
+    also where a backend has the value."""
+    query = union(
+        select(SecretRow.kind, SecretRow.name).where(permitted(SecretRow, EXECUTE, owner, groups)),
+        select(GrantRow.kind, GrantRow.name).where(_to(owner, groups)),
+    )
+    return {(kind, name) for kind, name in await tx.session.execute(query)}
+
+
+async def of_names(tx: Transaction, names: Collection[tuple[str, str]]) -> list[Secret]:
+    """Those of these names (kind and name) that are stored here."""
+    query = (
+        select(SecretRow)
+        .where(SecretRow.name.in_({name for _, name in names}))
+        .order_by(SecretRow.kind, SecretRow.name)
+    )
+    return [record(Secret, row) for row in await tx.session.scalars(query) if (row.kind, row.name) in names]
+
+
+def _to(owner: str, groups: Collection[str]) -> ColumnElement[bool]:
+    return or_(
         and_(GrantRow.to_kind == "principal", GrantRow.to == owner),
         and_(GrantRow.to_kind == "group", GrantRow.to.in_(list(groups))),
     )
-    of_this = and_(GrantRow.kind == SecretRow.kind, GrantRow.name == SecretRow.name)
-    query = (
-        select(SecretRow)
-        .where(or_(permitted(SecretRow, EXECUTE, owner, groups), select(GrantRow.id).where(of_this, to).exists()))
-        .order_by(SecretRow.kind, SecretRow.name)
-    )
-    return [record(Secret, row) for row in await tx.session.scalars(query)]
 
 
 async def rules(tx: Transaction) -> list[Rule]:

@@ -3,7 +3,8 @@
 Seen to fail when weakened: `permissions.require` that returns; `owning._check` that returns; `submissions._record` that does
 not look whose a dag_id is; `require_connections` that takes what exists; `require_queue` that returns;
 `impersonation.decide` that allows, or does not compare the dag, or asks deny rules about the owner only; tokens that stay
-valid when they are revoked.
+valid when they are revoked; `require_readable` that returns; a task that is told of every dag's XComs; `caller_besides` that
+gives nobody.
 """
 
 from __future__ import annotations
@@ -318,6 +319,82 @@ def test_a_grant_that_was_taken_back_in_between(live: Live, alice: Person) -> No
     assert live.http("POST", f"/v1/workers/{worker.name}/take", body, token=worker.token).status == 204
     launch = alice.http("GET", f"/v1/launches/{reserved.json['id']}").json
     assert (launch["state"], launch["error"]) == ("refused", "out-of-scope")
+
+
+READER = """
+from airflow.sdk.execution_time.xcom import XCom
+try:
+    found = XCom.get_one(dag_id={other!r}, task_id="t", key="return_value", run_id={run_id!r})
+except Exception as error:
+    print("denied:", error)
+    raise
+print("found:", found[::-1])
+"""
+
+
+def reader(dag_id: str, other: str, run_id: str, declared: bool) -> str:
+    config = {"dagseal": {"xcom_dags": [other]}} if declared else {}
+    return dag(dag_id, READER.format(other=other, run_id=run_id), arguments=f"executor_config={config!r}")
+
+
+def test_the_xcoms_of_anothers_dag(live: Live, alice: Person, bob: Person) -> None:
+    """Bob's task pushed something in a run; alice's task of the same run reaches for it, declared and undeclared."""
+    run_id, canary = f"shared-{secrets.token_hex(4)}", secrets.token_hex(16)
+    for who in (alice, bob):
+        allow(live, who.name)
+    assert bob.push(f"{bob.name}.py", source(bob.name, f"return {canary[::-1]!r}[::-1]")).status == 201
+    assert live.wait(bob.launch(bob.name, run_id=run_id).json["id"])["state"] == "success"
+    name, dag_id = f"{alice.name}.py", alice.name
+
+    assert alice.push(name, reader(dag_id, bob.name, run_id, declared=False)).status == 201
+    undeclared = live.wait(alice.launch(dag_id, run_id=run_id).json["id"])
+    assert undeclared["state"] == "failed"
+    log = live.log(undeclared["id"])
+    assert "denied: " in log and f"XComs of dag {bob.name!r} were not granted to this task" in log
+    assert "found:" not in log and canary not in log and canary[::-1] not in log
+
+    assert alice.push(name, reader(dag_id, bob.name, run_id, declared=True)).status == 201
+    before = len(alice.http("GET", "/v1/launches").json["launches"])
+    for who in (alice, Person(live, "admin", live.token)):
+        denied = who.launch(dag_id, run_id=run_id, try_number=2)
+        refused(live, denied, 403, "out-of-scope", who)
+        assert f"reads XComs of dag {bob.name}, which belongs to {bob.name}" in denied.json["detail"]
+        assert canary not in denied.body.decode()
+    assert len(alice.http("GET", "/v1/launches").json["launches"]) == before
+    assert f"xcoms:{bob.name}" not in {event["object"] for event in live.audit()}
+
+    # A member of bob's group may read, and it is on record.
+    assert live.http("PUT", f"/v1/groups/{bob.name}", {"members": [alice.name]}).status == 200
+    given = live.wait(alice.launch(dag_id, run_id=run_id, try_number=2).json["id"])
+    assert given["state"] == "success", (given, live.log(given["id"]))
+    assert f"found: {canary[::-1]}" in live.log(given["id"])
+    assert f"xcoms:{bob.name}" in {event["object"] for event in live.audit()}
+
+
+def test_a_member_who_launches_to_get_what_is_not_his(live: Live, alice: Person, bob: Person) -> None:
+    """Bob may launch alice's dag, which asks for its caller's grants too: what she has and he has not he cannot make it use."""
+    conn, canary, group = f"t18-{secrets.token_hex(4)}", secrets.token_hex(16), f"team-{secrets.token_hex(4)}"
+    assert live.http("PUT", f"/v1/groups/{group}", {"members": [alice.name, bob.name]}).status == 200
+    assert live.http("PUT", f"/v1/connections/{conn}", {"value": f"http://u:{canary}@h"}).status == 201
+    assert live.http("PUT", f"/v1/variables/{conn}", {"value": canary}).status == 201
+    for kind in ("connection", "variable"):
+        grant = {"kind": kind, "name": conn, "to_kind": "principal", "to": alice.name}
+        assert live.http("POST", "/v1/grants", grant).status == 201
+    allow(live, alice.name)
+    body = f"""
+    from airflow.sdk import BaseHook, Variable
+    print("variable:", Variable.get({conn!r}, default="none"))
+    print("password:", BaseHook.get_connection({conn!r}).password[::-1])
+    """
+    assert alice.push(f"{alice.name}.py", source(alice.name, body), f"?group={group}&require_caller=true").status == 201
+    bobs = live.wait(bob.launch(alice.name).json["id"])
+    log = live.log(bobs["id"])
+    assert bobs["state"] == "failed" and f"connection {conn!r} was not granted to this task" in log
+    assert "variable: none" in log and "password: " not in log and canary not in log and canary[::-1] not in log
+    delivered = [event["object"] for event in live.audit() if event["detail"] == f"launch:{bobs['id']}"]
+    assert delivered == []
+    hers = live.wait(alice.launch(alice.name).json["id"])
+    assert hers["state"] == "success" and f"password: {canary[::-1]}" in live.log(hers["id"])
 
 
 def test_a_unix_user_that_was_not_given(live: Live, alice: Person, bob: Person) -> None:

@@ -70,6 +70,9 @@ def push(
     isolation: str | None = typer.Option(
         None, "--isolation", help="'minimal', 'standard' or 'strict': not to be launched with less."
     ),
+    require_caller: bool = typer.Option(
+        False, "--require-caller", help="Whoever asks for a launch is to have its connections and variables too."
+    ),
     name: str | None = typer.Option(None, "--name", help="Push under this name; only with one PATH."),
     wait: int = typer.Option(
         0, "--wait", min=0, metavar="SECONDS", help="Keep trying that long while the server is away."
@@ -91,6 +94,8 @@ def push(
     run, releases, failed = run_of(ctx), [], 0
     asked = {"group": group, "task_check": task_check, "isolation": isolation}
     query = {key: value for key, value in asked.items() if value}
+    if require_caller:
+        query["require_caller"] = "true"
     for path in paths:
         try:
             named = archive_input.read(path, name)

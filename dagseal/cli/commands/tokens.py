@@ -1,4 +1,4 @@
-"""token and key: who may call, and what the API signs with."""
+"""token and key: who may call, what the API signs with, and what its secrets rest under."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dagseal.cli.exits import UsageError
 
 _WHEN = ("created_at", "expires_at", "revoked_at", "last_used_at")
 _COLUMNS = ("token_id", "principal", "kind", "admin", "scopes", "created_by", *_WHEN)
+_ROW_KEY_COLUMNS = ("key_id", "state", "connections", "variables", "xcoms")
 _SCOPE = "archive:push:PREFIX, launch:GLOB, audit:read or admin; again for more. Without: no limit."
 
 
@@ -23,7 +24,10 @@ def register(app: typer.Typer) -> None:
     keys = typer.Typer(no_args_is_help=True)
     keys.command("show")(key_show)
     keys.command("fingerprint")(key_fingerprint)
-    app.add_typer(keys, name="key", help="The API's public key.")
+    keys.command("list")(key_list)
+    keys.command("rotate")(key_rotate)
+    keys.command("retire")(key_retire)
+    app.add_typer(keys, name="key", help="The API's public key, and the keys that its secrets rest under.")
 
 
 def create(
@@ -115,6 +119,31 @@ def key_fingerprint(
         printing.item(run, _described(from_base64(text, "the key", max_bytes=KEY_BYTES)))
     except MalformedError as error:
         raise UsageError(str(error)) from None
+
+
+def key_list(ctx: typer.Context) -> None:
+    """The keys that secrets rest under, and how many rows each still holds."""
+    run = run_of(ctx)
+    printing.rows(run, run.call(lambda client: client.get("/v1/keys"))["keys"], _ROW_KEY_COLUMNS)
+
+
+def key_rotate(ctx: typer.Context) -> None:
+    """Make a new key that encrypts from now on. The server rewrites what is under older ones, and goes on serving."""
+    run = run_of(ctx)
+    made = run.call(lambda client: client.send("POST", "/v1/keys/rotate"))
+    printing.item(run, made, _ROW_KEY_COLUMNS)
+    run.note(
+        "back the new key up; when 'dagseal key list' shows that an older one holds no rows, 'dagseal key retire' it"
+    )
+
+
+def key_retire(ctx: typer.Context, key_id: str = typer.Argument(..., metavar="KEY_ID")) -> None:
+    """Remove an older key that no row needs; refused as long as one does."""
+    from worker_cache.client import segment
+
+    run = run_of(ctx)
+    run.call(lambda client: client.send("DELETE", f"/v1/keys/{segment(key_id)}"))
+    run.note(f"row key {key_id} removed: backups made before today need a copy of it")
 
 
 def _described(raw: bytes) -> dict[str, str]:

@@ -145,7 +145,6 @@ with DAG("x", schedule=None):
             "by_key": ti.xcom_pull(task_ids="push", key="extra"),
             "several": list(ti.xcom_pull(task_ids=["push", "double"])),
             "none": ti.xcom_pull(task_ids="push", key="nothing"),
-            "other_dag": ti.xcom_pull(dag_id="elsewhere", task_ids="push"),
             "own": ti.xcom_pull(task_ids="pull"),
         }
 
@@ -189,10 +188,49 @@ def test_xcoms_flow_through_a_run(runner: Warm) -> None:
         "by_key": {"f": 0.5},
         "several": [[1, 2], 2, 4],
         "none": None,
-        "other_dag": None,
         "own": None,
     }
     assert run("total") == [6, 2, 4, [2]]
+
+
+OTHERS_DAG = b"""
+from airflow.sdk import DAG, task
+with DAG("y", schedule=None):
+    @task
+    def reads(ti=None):
+        return [ti.xcom_pull(dag_id="x", task_ids="push", key=key) for key in ("extra", "nothing")]
+
+    @task
+    def elsewhere(ti=None):
+        return ti.xcom_pull(dag_id="elsewhere", task_ids="push")
+
+    @task
+    def late(ti=None):
+        return ti.xcom_pull(task_ids="push", run_id="manual__2020-01-31T00:00:00+00:00")
+
+    declared = {"dagseal": {"xcom_dags": ["x"]}}
+    reads.override(executor_config=declared)()
+    reads.override(task_id="undeclared")()
+    elsewhere.override(executor_config=declared)()
+    late.override(executor_config=declared)()
+"""
+
+
+def test_xcoms_of_another_dag_are_those_that_were_granted(runner: Warm) -> None:
+    xcom = {"dag_id": "x", "task_id": "push", "map_index": -1, "key": "extra", "value": '{"f":0.5}'}
+    granted = Grant(xcoms=(xcom, {**xcom, "dag_id": "elsewhere", "key": "return_value"}))
+    assert runner.run("y.py", OTHERS_DAG, "y", "reads", granted).xcom() == [{"f": 0.5}, None]
+    for task_id, says in (
+        (
+            "undeclared",
+            "XComs of dag 'x' were not granted to this task: declare that it reads them by executor_config=",
+        ),
+        ("elsewhere", "XComs of dag 'elsewhere' were not granted to this task"),
+        ("late", "XComs of run 'manual__2020-01-31T00:00:00+00:00': a task is given those of its own run only"),
+    ):
+        ran = runner.run("y.py", OTHERS_DAG, "y", task_id, granted)
+        assert (ran.state, ran.fields["xcoms"]) == ("failed", []), (task_id, ran)
+        assert says in ran.fields["detail"], ran.fields
 
 
 def test_a_task_pushes_only_its_own_and_not_too_much(runner: Warm) -> None:

@@ -184,6 +184,34 @@ def test_manifest_states_an_isolation_floor_only_where_there_is_one() -> None:
             manifest.Manifest.from_bytes(canonical.dump(value | {"isolation": wrong}))
 
 
+def test_manifest_states_that_the_caller_is_checked_only_where_he_is() -> None:
+    whole = examples.manifest(require_caller=True)
+    assert manifest.Manifest.from_bytes(whole.to_bytes()) == whole
+    value = canonical.load(examples.manifest().to_bytes(), max_bytes=1 << 20)
+    for wrong in (None, "", "true", 1, False):
+        with pytest.raises(MalformedError, match="require_caller"):
+            manifest.Manifest.from_bytes(canonical.dump(value | {"require_caller": wrong}))
+
+
+def test_a_task_names_the_dags_whose_xcoms_it_reads_only_where_there_are_some() -> None:
+    whole = examples.manifest(
+        dags=(manifest.DagEntry(dag_id="etl", member="etl.py", tasks=(examples.task(xcom_dags=("a", "b")),)),)
+    )
+    assert manifest.Manifest.from_bytes(whole.to_bytes()) == whole
+    value = examples.task().to_json()
+    assert "xcom_dags" not in value
+    for wrong in ([], ["b", "a"], ["a", "a"], ["a b"], "a", None, [f"d{number:03}" for number in range(101)]):
+        with pytest.raises(MalformedError):
+            manifest.TaskEntry.from_json(value | {"xcom_dags": wrong})
+
+
+def test_an_xcom_of_another_dag_says_so() -> None:
+    whole = examples.secrets(xcoms=({**examples.secrets().xcoms[0], "dag_id": "upstream"},))
+    assert grants.Secrets.from_bytes(whole.to_bytes()) == whole
+    with pytest.raises(MalformedError, match="dag_id"):
+        grants.Secrets.from_bytes(examples.secrets(xcoms=({**whole.xcoms[0], "dag_id": ""},)).to_bytes())
+
+
 # ticket
 
 

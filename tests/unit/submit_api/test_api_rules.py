@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import itertools
 import os
 import subprocess
@@ -32,6 +33,7 @@ from submit_api import (
     openapi,
     permissions,
     problems,
+    rowkeys,
     settings,
 )
 from submit_api.effects import SystemRandomness
@@ -39,6 +41,7 @@ from submit_api.http.table import ROUTES
 from submit_api.identity import Caller
 from submit_api.refusals import BelowFloorError, InvalidRequestError, UnauthenticatedError
 from submit_api.registry.records import Launch, Queue, Secret, Token
+from submit_api.rowkeys import RowKeys, prefix
 
 ALICE = Caller(principal="alice", kind="user", admin=False, token_id="t", address="", groups=frozenset({"team"}))
 ADMIN = replace(ALICE, principal="root", admin=True, groups=frozenset())
@@ -121,12 +124,13 @@ def test_the_launch_table_is_whole() -> None:
 
 def test_connections_must_exist_and_be_granted() -> None:
     task = replace(TASK, connections=("a",))
-    granted = [connections.seal(RowKey.generate(), "connection", "a", "http://h", earlier=None, at=1, by="x")]
+    granted = {("connection", "a"), ("variable", "b")}
     launches.require_connections(task, owner="alice", granted=granted, existing={"a"})
     with pytest.raises(OutOfScopeError, match="does not exist"):
         launches.require_connections(task, owner="alice", granted=granted, existing=set())
-    with pytest.raises(OutOfScopeError, match="dagseal connection grant a --to alice"):
-        launches.require_connections(task, owner="alice", granted=[], existing={"a"})
+    for others in (set(), {("variable", "a"), ("connection", "b")}):
+        with pytest.raises(OutOfScopeError, match="dagseal connection grant a --to alice"):
+            launches.require_connections(task, owner="alice", granted=others, existing={"a"})
 
 
 @pytest.mark.parametrize(("release", "queue"), itertools.product((None, *PROFILES), repeat=2))
@@ -226,7 +230,7 @@ def test_what_is_no_mode(text: str) -> None:
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=200))
 def test_a_secret_opens_only_in_its_own_row(value: str) -> None:
-    key = RowKey.generate()
+    key = ring()
     row = connections.seal(key, "connection", "db", value, earlier=EARLIER, at=1, by="x")
     assert connections.open_secret(key, row) == value
     assert "ciphertext" not in repr(row)
@@ -238,7 +242,43 @@ def test_a_secret_opens_only_in_its_own_row(value: str) -> None:
         with pytest.raises(SignatureError):
             connections.open_secret(key, other)
     with pytest.raises(SignatureError):
-        connections.open_secret(RowKey.generate(), row)
+        connections.open_secret(ring(), row)
+
+
+def ring() -> RowKeys:
+    """Of one new key."""
+    keys = {1: RowKey.generate()}
+    return RowKeys(lambda: keys)
+
+
+def test_the_newest_key_encrypts_and_every_key_decrypts() -> None:
+    keys = {1: RowKey.generate()}
+    ours = RowKeys(lambda: keys)
+    of_before = keys[1].encrypt(b"of before there were rings", row=b"row")
+    first = ours.encrypt(b"first", row=b"row")
+    keys[2] = RowKey.generate()
+    other_process = RowKeys(lambda: keys).encrypt(b"of another process", row=b"row")
+    assert ours.decrypt(other_process, row=b"row") == b"of another process"
+    assert ours.newest == keys[2]
+    second = ours.encrypt(b"second", row=b"row")
+    assert (first[:20], second[:20]) == (prefix(keys[1]), prefix(keys[2]))
+    assert [ours.decrypt(one, row=b"row") for one in (of_before, first, second)] == [
+        b"of before there were rings", b"first", b"second",
+    ]  # fmt: skip
+    with pytest.raises(SignatureError):
+        ours.decrypt(first[:20] + second[20:], row=b"row")
+    with pytest.raises(SignatureError):
+        ours.decrypt(first[20:], row=b"row")  # the name of its key belongs to it
+    del keys[1]
+    ours.refresh()
+    for gone in (of_before, first):
+        with pytest.raises(SignatureError, match="a key that is not here"):
+            ours.decrypt(gone, row=b"row")
+    assert ours.decrypt(second, row=b"row") == b"second"
+
+
+def test_the_example_of_the_ring() -> None:
+    assert doctest.testmod(rowkeys) == (0, 4)
 
 
 def test_audit_text_is_one_harmless_line() -> None:

@@ -27,6 +27,18 @@ def test_values_are_found_by_task_key_and_index() -> None:
     assert ours.all("mapped", "k") == ["two", "ten"]
 
 
+def test_what_another_dags_task_of_the_same_name_pushed_is_not_ours() -> None:
+    ours = XComs(
+        [{**GRANTED[3], "dag_id": "other"}, {**GRANTED[0], "dag_id": "other", "value": "9"}], task_id="me", map_index=0
+    )
+    assert ours.one("me", "k", 0) is None
+    assert ours.one("me", "k", 0, dag_id="other") == "of an earlier try"
+    ours.push("k", "mine")
+    assert (ours.all("me", "k"), ours.all("me", "k", dag_id="other")) == (["mine"], ["of an earlier try"])
+    assert ours.one("up", "k", -1, dag_id="other") == 9
+    assert ours.one("up", "k", -1) is None
+
+
 def test_a_new_try_begins_without_the_last_ones() -> None:
     ours = xcoms()
     assert ours.all("me", "k") == ["of my neighbour"]

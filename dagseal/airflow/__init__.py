@@ -1,0 +1,1 @@
+"""What plugs dagseal into Airflow, and Airflow's classes into dagseal."""

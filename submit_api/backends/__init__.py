@@ -1,0 +1,1 @@
+"""Connections and variables from Airflow's secrets backend classes, each called in a process of its own."""
