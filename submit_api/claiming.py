@@ -1,10 +1,10 @@
 """The worker's side of launches, second half: the claim that is answered with secrets, heartbeats, logs, the result.
 
 A claim is granted when: 1 the enrolled launcher signed it; 2 it is of this launch's newest ticket; 3 nobody claimed
-before; 4 the ticket has not run out; 5 the release is not revoked and its manifest's signature holds; 6 the task digest
-is the signed one (unless the release says task_check = archive); 7 the isolation that the launcher attests to is no less
-than the signed manifest and the queue ask for; 8 the connections are still granted. A failure of 5 to 8 ends the launch.
-What is delivered is audited by name, in the transaction that makes the launch `running`.
+before; 4 the ticket has not run out; 5 the release is neither revoked nor waits for approval, and its manifest's
+signature holds; 6 the task digest is the signed one (unless the release says task_check = archive); 7 the isolation that
+the launcher attests to is no less than the signed manifest and the queue ask for; 8 the connections are still granted. A
+failure of 5 to 8 ends the launch. What is delivered is audited by name, in the transaction that makes the launch `running`.
 """
 
 from __future__ import annotations

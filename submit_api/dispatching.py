@@ -1,8 +1,8 @@
 """The worker's side of launches, first half: offer one launch with a signed ticket, and watch over those that are out.
 
-Before a ticket is signed: 1 the stored bytes still have their digest; 2 the launch is still queued; 3 its release is not
-revoked; 4 the manifest's signature holds; 5 the owner's rule and grants still permit it. What fails ends the launch as
-`refused`, audited in the same transaction. No secret is in a ticket.
+Before a ticket is signed: 1 the stored bytes still have their digest; 2 the launch is still queued; 3 its release is
+neither revoked nor waits for approval; 4 the manifest's signature holds; 5 the owner's rule and grants still permit it. What
+fails ends the launch as `refused`, audited in the same transaction. No secret is in a ticket.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ async def _mint(service: Service, tx: Transaction, caller: Caller, launch: Launc
 
 
 async def launchable(service: Service, tx: Transaction, launch: Launch) -> tuple[Release, VerifiedManifest]:
-    """The launch's release, not revoked, and its verified manifest."""
+    """The launch's release, which may be launched now, and its verified manifest."""
     release = await archives.release(tx, launch.archive, launch.release)
     if release is None:
         raise NotFoundError(f"release {launch.archive}@{launch.release} is gone")

@@ -1,7 +1,7 @@
 """T24 unapproved-release, first half: a release that was revoked is launched all the same, or goes on running.
 
-Seen to fail when weakened: `require_launchable` that returns; `claiming._grant` that takes the release as it was when its
-ticket was signed; `releasing.revoke` that lets what runs alone.
+Seen to fail when weakened: `dispatching.launchable` that does not ask again at the offer and at the claim;
+`releasing.revoke` that lets what runs alone.
 """
 
 from __future__ import annotations

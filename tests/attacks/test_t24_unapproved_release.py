@@ -1,8 +1,8 @@
 """T24 unapproved-release: a submitter has code launched that no second member of the group looked at.
 
 Seen to fail when weakened: `submissions._record` that asks the new group only; `require_launchable` that does not look
-whether a release waits; `_require_second` that compares tokens, or lets administrators through; `groups_behind` that gives
-every group of the owner.
+whether a release waits; `_require_second` that lets the submitter through, or who is not in the group; `groups_behind` that
+gives every group of the owner.
 """
 
 from __future__ import annotations

@@ -469,6 +469,34 @@ def test_diff_of_releases_and_of_a_file_that_is_not_pushed(shell: Shell) -> None
     assert shell("diff", "absent.py").code == 5
 
 
+def test_a_release_waits_for_a_second_member(shell: Shell, bob: Path) -> None:
+    assert shell("group", "set", "team", "admin", "bob").code == 0
+    asked = shell("group", "set", "team", "--approvals", "1", "-o", "json").json
+    assert (asked["members"], asked["approvals"]) == (["admin", "bob"], 1)
+    path = shell.dag("waits.py", "waits")
+    pushed = shell("push", str(path), "--group", "team", "-o", "json")
+    assert (pushed.code, pushed.json[0]["state"]) == (0, "pending")
+    assert "waits.py@1: submitted, and waits for approval" in pushed.err
+    digest = pushed.json[0]["digest"]
+    refused = shell("launch", "waits", "good")
+    assert (refused.code, refused.out) == (6, "")
+    assert "waits.py@1 waits for approval by 1 of group team" in refused.err
+    assert shell("activate", "waits.py@1").code == 6
+    assert shell("approve", "waits.py@1", "--digest", digest).code == 4
+    nobody = shell("approve", "waits.py@1", token=bob)  # nobody can be asked here: it is only shown
+    assert nobody.code == 2
+    assert f"Approve waits.py@1, {digest}, submitted by admin?" in nobody.err
+    assert shell("approve", "waits.py@1", "--digest", "sha512:" + "0" * 128, token=bob).code == 6
+    done = shell("approve", "waits.py@1", "--digest", digest, "--reason", "looks good", "-o", "json", token=bob)
+    assert (done.code, done.json["state"], done.json["approved_by"]) == (0, "active", ["bob"])
+    shell.dag("waits.py", "waits", more="# second\n")
+    assert shell("push", str(path)).code == 0
+    shown = shell("approve", "waits.py@2", token=bob)
+    assert shown.code == 2 and "waits.py: 1 -> 2: differs" in shown.err and "changed" in shown.out
+    assert [row["state"] for row in shell("history", "waits.py", "-o", "json").json] == ["pending", "active"]
+    assert shell("group", "set", "team", "--approvals", "0").code == 0
+
+
 def test_fsck_and_doctor(shell: Shell) -> None:
     clean = shell("fsck", "--config", str(shell.stack.folder / "api.toml"), "-o", "json")
     assert clean.code == 0, clean

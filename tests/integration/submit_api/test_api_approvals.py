@@ -8,6 +8,8 @@ import pytest
 from api_rig import SOURCE, Answer, Api, dag_entry, task_entry
 from sqlalchemy import text
 
+from submit_api.registry import migrate
+
 AT = "/v1/archives/etl.py"
 
 
@@ -233,3 +235,27 @@ async def test_it_is_asked_again_at_the_offer_and_at_the_claim(api: Api) -> None
         launch = (await api.call("GET", f"/v1/launches/{launch_id}", token=api.admin)).json
         assert (launch["state"], launch["error"]) == ("refused", "unapproved")
     assert [finding.rule for finding in await api.fsck()] == ["active-release"]
+
+
+async def test_the_version_before_launches_nothing_that_waits_or_was_retired(api: Api) -> None:
+    """Down and up again, with data: what that version cannot know is revoked in it, and stays so."""
+    await push(api, 2)
+    async with api.service.database.write() as tx:
+        await tx.session.execute(text("UPDATE archives SET active = NULL"))
+        await tx.session.execute(text("UPDATE releases SET retired_at = 5 WHERE number = 1"))
+    database = api.service.database
+    await migrate.downgrade(database, "0008")
+    async with database.read() as tx:
+        rows = (await tx.session.execute(text("SELECT * FROM releases ORDER BY number"))).mappings().all()
+    assert not {"approvals", "approval_groups", "approved_by", "approved_at", "unsafe_alone", "retired_at"} & set(
+        rows[0]
+    )
+    assert [row["revoke_reason"] for row in rows] == [
+        "its bytes were retired",
+        "it waited for approval when the service was set back to a version without approvals",
+    ]
+    assert rows[0]["revoked_at"] == 5 and rows[1]["revoked_at"] is not None
+    await migrate.upgrade(database)
+    assert [(await view(api, number))["state"] for number in (1, 2)] == ["revoked", "revoked"]
+    assert (await api.launch(release=2)).slug == "conflict"
+    assert (await api.call("GET", "/v1/groups/team", token=api.admin)).json["approvals"] == 0

@@ -93,6 +93,8 @@ async def test_what_never_ran_does_not_pin(api: Api, worker: WorkerPeer) -> None
 
 async def test_the_first_launch_of_a_large_run_is_found_by_the_index(api: Api, worker: WorkerPeer) -> None:
     plan = "EXPLAIN QUERY PLAN SELECT release FROM launches WHERE dag_id = 'a' AND run_id = 'b' ORDER BY created_at LIMIT 1"
+    if api.service.database.engine.dialect.name != "sqlite":
+        pytest.skip("the plan is SQLite's")
     async with api.service.database.read() as tx:
         steps = [row[3] for row in (await tx.session.execute(text(plan))).all()]
     assert steps == ["SEARCH launches USING INDEX ix_launches_dag_id_run_id (dag_id=? AND run_id=?)"]

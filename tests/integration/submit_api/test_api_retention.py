@@ -149,7 +149,7 @@ async def test_bytes_stay_while_another_release_has_them(api: Api) -> None:
     assert await api.fsck() == []
 
 
-async def test_what_waits_for_approval_stays_and_without_the_setting_everything(folder: str, api: Api) -> None:
+async def test_what_waits_for_approval_stays(api: Api) -> None:
     group = {"members": ["admin", "bob"], "approvals": 1}
     await pushed(api, 1)
     assert (await api.call("PUT", "/v1/groups/team", token=api.admin, json=group)).status == 200
@@ -159,11 +159,14 @@ async def test_what_waits_for_approval_stays_and_without_the_setting_everything(
         assert (answer.json["number"], answer.json["state"]) == (number, "active")
     api.clock.forward(31 * DAY)
     assert await retired(api) == [1, 3]
-    os.makedirs(f"{folder}/other")
-    async with Api(f"{folder}/other") as other:
-        await pushed(other, 5)
-        other.clock.forward(4000 * DAY)
-        assert await retired(other) == []
+
+
+async def test_without_the_setting_everything_stays(folder: str) -> None:
+    async with Api(folder) as api:
+        await pushed(api, 5)
+        api.clock.forward(4000 * DAY)
+        assert await retired(api) == []
+        assert len(api.files()) == 5
 
 
 async def test_bytes_that_a_crash_left_are_clean_and_go_at_the_next_start(folder: str) -> None:
