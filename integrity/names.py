@@ -4,7 +4,8 @@ A name that passes here is safe in a log line, in a URL path after quoting, and 
 Archives, principals, groups, workers and ids are safe as file names as well.
 
 Who was named by an issuer of tokens has that issuer's name and a colon before it, and its groups `:@`: `corp:ada` is never
-the local `ada`, and `corp:@ada`, a group that the issuer tells of, never the group that `corp:ada` is by itself.
+the local `ada`, and `corp:@ada`, a group that the issuer tells of, never the group that `corp:ada` is by itself. (The name
+of a principal is always a good name for a group: an archive's group is at first its submitter.)
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ _RULES: dict[str, tuple[re.Pattern[str], str]] = {
         "lower-case letters, digits and ._@- , at most 100; what has a ':' comes from an issuer of tokens",
     ),
     "group": (
-        re.compile(r"[a-z0-9][a-z0-9._@-]{0,99}|[a-z0-9][a-z0-9-]{0,19}:@?[a-z0-9][a-z0-9._@-]{0,77}"),
+        re.compile(
+            r"[a-z0-9][a-z0-9._@-]{0,99}|[a-z0-9][a-z0-9-]{0,19}:(?:[a-z0-9][a-z0-9._@-]{0,78}|@[a-z0-9][a-z0-9._@-]{0,77})"
+        ),
         "lower-case letters, digits and ._@- , at most 100; of an issuer of tokens, its name and ':@' before it",
     ),
     "worker": (re.compile(r"[a-z0-9][a-z0-9._-]{0,99}"), "lower-case letters, digits and ._- , at most 100"),
