@@ -28,7 +28,10 @@ _RULES: dict[str, tuple[re.Pattern[str], str]] = {
     ),
     "local principal": (re.compile(_NAME + "{0,99}"), f"{_TEXT}; no ':'"),
     "principal": (re.compile(f"{_NAME}{{0,99}}|{_ISSUER}{_NAME}{{0,78}}"), f"{_TEXT}; of an issuer ISSUER:NAME"),
-    "group": (re.compile(f"{_NAME}{{0,99}}|{_ISSUER}@?{_NAME}{{0,77}}"), f"{_TEXT}; of an issuer ISSUER:@NAME"),
+    "group": (  # every good name of a principal is one of a group: an archive's group is at first its submitter
+        re.compile(f"{_NAME}{{0,99}}|{_ISSUER}(?:{_NAME}{{0,78}}|@{_NAME}{{0,77}})"),
+        f"{_TEXT}; of an issuer ISSUER:@NAME",
+    ),
     "worker": (re.compile(r"[a-z0-9][a-z0-9._-]{0,99}"), "lower-case letters, digits and ._- , at most 100"),
     "connection": (re.compile(r"[\w#!()./:\\-]{1,250}"), "as Airflow's conn_id: word characters and #!()-./:\\"),
     "variable": (

@@ -202,7 +202,10 @@ NAMES = {
         ],
     ),
     "local principal": (["ada@example.org", "a" * 100], ["Ada", "corp:ada", "corp:@ada", "a" * 101]),
-    "group": (["team-1", "corp:ada", "corp:@engineers"], ["", "-", "@engineers", "corp:@", "corp:@@a", "corp:Ada"]),
+    "group": (
+        ["team-1", "corp:ada", "corp:@engineers", "c" * 20 + ":" + "a" * 79, "c" * 20 + ":@" + "a" * 78],
+        ["", "-", "@engineers", "corp:@", "corp:@@a", "corp:Ada"],
+    ),
     "worker": (["host-1.local"], ["a@b"]),
     "connection": (["warehouse", "a/b", "a:b"], ["a b", "", "a\x1b"]),
     "variable": (["a b", "é"], ["", "a\n", "a\x9b", "a\u202e", "\ud800"]),
