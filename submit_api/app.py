@@ -20,7 +20,7 @@ from submit_api.http.routes import Call, Route
 from submit_api.http.table import ROUTES
 from submit_api.identity import Caller
 from submit_api.metrics import METRICS, Metrics
-from submit_api.refusals import MethodError, UnknownPathError
+from submit_api.refusals import MethodError, NoSpaceError, RequestError, UnavailableError, UnknownPathError
 from submit_api.registry import people
 from submit_api.service import Service
 
@@ -75,7 +75,7 @@ async def _note_use(service: Service, token_id: str) -> None:
     try:
         async with service.database.write() as tx:
             await people.note_use(tx, token_id, service.now_us())
-    except SQLAlchemyError as failure:
+    except (SQLAlchemyError, UnavailableError, NoSpaceError) as failure:
         _log.error("use_not_noted", token_id=token_id, error=type(failure).__name__)
 
 
@@ -88,6 +88,8 @@ def _endpoint(service: Service, route: Route) -> Callable[[web.Request], Awaitab
                 return await route.handler(Call(request=request, service=service, caller=_anybody(request)))
             caller = await authenticate(service, request)
             request[_PRINCIPAL] = caller.principal
+            if any("\0" in text for text in (*request.match_info.values(), *request.query.values())):
+                raise RequestError("the path or the query holds a NUL, which nothing here has in its name")
             permissions.require_action(route.action, caller)
             return await route.handler(Call(request=request, service=service, caller=caller))
         except DagsealError as error:
@@ -108,6 +110,8 @@ async def _audit_refusal(
 ) -> None:
     if request.method in ("GET", "HEAD") and not isinstance(error, SecurityError):
         return
+    if isinstance(error, UnavailableError):
+        return
     about = (route.about or route.action).format_map(request.match_info)
     try:
         async with service.database.write() as tx:
@@ -120,7 +124,7 @@ async def _audit_refusal(
                 action=route.action,
                 about=about,
             )
-    except SQLAlchemyError as failure:
+    except (SQLAlchemyError, UnavailableError, NoSpaceError) as failure:
         # The refusal itself stands; that it could not be recorded is for the operator.
         _log.error("audit_failed", action=route.action, about=about, slug=error.slug, error=type(failure).__name__)
 

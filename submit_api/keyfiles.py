@@ -38,6 +38,40 @@ def create(settings: Settings) -> Keys:
     return keys
 
 
+def paths(settings: Settings) -> dict[str, str]:
+    """The secret files, by the name that each has in a backup."""
+    return {"signing": settings.signing_key_file, "rows": settings.row_key_file}
+
+
+def take(settings: Settings) -> dict[str, bytes]:
+    """The secret files' contents, for a backup that is to hold them."""
+    return {name: _read(path).hex().encode() + b"\n" for name, path in paths(settings).items()}
+
+
+def put(settings: Settings, keys: dict[str, bytes]) -> list[str]:
+    """Write the files of a backup, in full or not at all; the paths of those that were not there before.
+
+    Raises `SettingsError` where a file holds another key."""
+    made: list[str] = []
+    try:
+        for name, path in paths(settings).items():
+            raw = _raw(keys.get(name, b""), f"the backup's keys/{name}")
+            if not os.path.lexists(path):
+                _create(path, raw)
+                made.append(path)
+            elif _read(path) != raw:
+                raise SettingsError(f"{path} holds another key than the backup: move it away, or restore without keys")
+        public = settings.verify_key_file
+        if not os.path.lexists(public):
+            _create(public, load(settings).signing.public.raw, mode=0o644)
+            made.append(public)
+    except BaseException:
+        for path in made:
+            os.unlink(path)
+        raise
+    return made
+
+
 def _read(path: str) -> bytes:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -50,12 +84,16 @@ def _read(path: str) -> bytes:
         text = os.read(fd, 2 * KEY_BYTES + 2)
     finally:
         os.close(fd)
+    return _raw(text, f"the key file {path}")
+
+
+def _raw(text: bytes, what: str) -> bytes:
     try:
         raw = bytes.fromhex(text.decode("ascii").removesuffix("\n"))
     except ValueError:
         raw = b""
     if len(raw) != KEY_BYTES:
-        raise SettingsError(f"the key file {path} is to hold {2 * KEY_BYTES} hexadecimal characters")
+        raise SettingsError(f"{what} is to hold {2 * KEY_BYTES} hexadecimal characters")
     return raw
 
 

@@ -23,7 +23,7 @@ from submit_api.problems import MEDIA_TYPE
 Document: TypeAlias = dict[str, Any]
 
 ALWAYS = (400, 405, 500)
-WITH_TOKEN = (401, 403)
+WITH_TOKEN = (401, 403, 503)
 WITH_BODY = (408, 411, 413, 415, 417, 422)
 _PARAMETER = re.compile(r"\{(\w+)(?::((?:[^{}]|\{[0-9,]+\})+))?\}")
 _INTEGERS = frozenset({"limit", "after", "offset", "number"})

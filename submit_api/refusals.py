@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from integrity.errors import DagsealError, SecurityError
+from integrity.errors import DagsealError, FetchError, SecurityError
+
+NO_SPACE = "the service has no space left: nothing was stored"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +94,12 @@ class BelowFloorError(SecurityError):
     """The launch is isolated less than its release or its queue asks for: no secret is given to it."""
 
     slug = "below-isolation-floor"
+
+
+class UnavailableError(FetchError):
+    """The database is away, or somebody else's: nothing was changed, or, for an upload, ask for it again to find out."""
+
+    slug = "unavailable"
 
 
 class NoSpaceError(DagsealError):

@@ -66,6 +66,14 @@ async def oldest_queued(tx: Transaction, queues: Collection[str]) -> Launch | No
     return record(Launch, row) if row else None
 
 
+async def waiting(tx: Transaction) -> list[Launch]:
+    """Everything that nobody has claimed yet."""
+    query = (
+        select(LaunchRow).where(LaunchRow.state.in_(("queued", "offered"))).order_by(LaunchRow.created_at, LaunchRow.id)
+    )
+    return [record(Launch, row) for row in await tx.session.scalars(query)]
+
+
 async def expired_offers(tx: Transaction, now_seconds: int) -> list[Launch]:
     query = select(LaunchRow).where(LaunchRow.state == "offered", LaunchRow.ticket_expires_at <= now_seconds)
     return [record(Launch, row) for row in await tx.session.scalars(query)]
@@ -126,6 +134,13 @@ async def add_event(tx: Transaction, event: Event) -> None:
     values = columns(event)
     del values["seq"]
     await tx.session.execute(insert(EventRow).values(**values))
+
+
+async def last_event(tx: Transaction, action: str) -> Event | None:
+    row = await tx.session.scalar(
+        select(EventRow).where(EventRow.action == action).order_by(EventRow.seq.desc()).limit(1)
+    )
+    return record(Event, row) if row else None
 
 
 async def events(
