@@ -9,11 +9,12 @@ import sys
 from integrity.errors import SettingsError
 from submit_api import logging_setup, settings
 from submit_api.bootstrap import bootstrap
+from submit_api.refusals import UnavailableError
 from submit_api.running import run
 
 
 def main() -> int:
-    """0 after a wanted stop, 2 when the configuration is to be fixed."""
+    """0 after a wanted stop, 2 when the configuration is to be fixed, 75 when the database is away or another process's."""
     parser = argparse.ArgumentParser(prog="python -m submit_api", description="The dagseal API.")
     parser.add_argument("--config", help="TOML file; the environment (DAGSEAL__SECTION__KEY) comes before it")
     parser.add_argument("--bootstrap", action="store_true", help="make what is missing, print an admin token, and end")
@@ -25,6 +26,9 @@ def main() -> int:
             sys.stdout.write(asyncio.run(bootstrap(loaded)) + "\n")
         else:
             asyncio.run(run(loaded))
+    except UnavailableError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 75
     except (SettingsError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

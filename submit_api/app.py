@@ -20,7 +20,15 @@ from submit_api.http.routes import Call, Route
 from submit_api.http.table import ROUTES
 from submit_api.identity import Caller
 from submit_api.metrics import METRICS, Metrics
-from submit_api.refusals import MethodError, ThrottledError, UnauthenticatedError, UnknownPathError
+from submit_api.refusals import (
+    MethodError,
+    NoSpaceError,
+    RequestError,
+    ThrottledError,
+    UnauthenticatedError,
+    UnavailableError,
+    UnknownPathError,
+)
 from submit_api.service import Service
 from submit_api.throttling import Over
 
@@ -60,6 +68,8 @@ def _endpoint(service: Service, route: Route) -> Callable[[web.Request], Awaitab
                 return await route.handler(Call(request=request, service=service, caller=_anybody(request)))
             caller = await authenticating.authenticate(service, request.headers.get("Authorization"), request[_ADDRESS])
             request[_PRINCIPAL] = caller.principal
+            if any("\0" in text for text in (*request.match_info.values(), *request.query.values())):
+                raise RequestError("the path or the query holds a NUL, which nothing here has in its name")
             permissions.require_action(route.action, caller)
             return await route.handler(Call(request=request, service=service, caller=caller))
         except DagsealError as error:
@@ -98,6 +108,8 @@ async def _audit_refusal(
     decided = isinstance(error, SecurityError | ThrottledError) or audit.noted(error, audit.HIDES)
     if audit.noted(error, audit.RECORDED) or (request.method in ("GET", "HEAD") and not decided):
         return
+    if isinstance(error, UnavailableError):
+        return
     now, address = service.now_us(), request[_ADDRESS]
     if caller is None:
         await record_left_out(service)
@@ -115,7 +127,7 @@ async def _audit_refusal(
                 action=route.action,
                 about=about,
             )
-    except SQLAlchemyError as failure:
+    except (SQLAlchemyError, UnavailableError, NoSpaceError) as failure:
         # The refusal itself stands; that it could not be recorded is for the operator.
         _log.error("audit_failed", action=route.action, about=about, slug=error.slug, error=type(failure).__name__)
 
@@ -128,7 +140,7 @@ async def record_left_out(service: Service, *, anyway: bool = False) -> None:
     try:
         async with service.database.write() as tx:
             await audit.left_out(tx, found, at=service.now_us())
-    except SQLAlchemyError as failure:
+    except (SQLAlchemyError, UnavailableError, NoSpaceError) as failure:
         _log.error("audit_failed", action="audit.left-out", detail=str(found), error=type(failure).__name__)
 
 

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from submit_api import identity
 from submit_api.identity import Caller
 from submit_api.oidc import callers, verifying
+from submit_api.refusals import NoSpaceError, UnavailableError
 from submit_api.registry import people
 from submit_api.service import Service
 
@@ -60,5 +61,5 @@ async def _note_use(service: Service, token_id: str) -> None:
     try:
         async with service.database.write() as tx:
             await people.note_use(tx, token_id, service.now_us())
-    except SQLAlchemyError as failure:
+    except (SQLAlchemyError, UnavailableError, NoSpaceError) as failure:
         _log.error("use_not_noted", token_id=token_id, error=type(failure).__name__)

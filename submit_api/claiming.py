@@ -31,6 +31,7 @@ from submit_api.identity import Caller
 from submit_api.registry import ledger
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Launch, Worker
+from submit_api.registry.text import storable
 from submit_api.service import Service
 from submit_api.signals import of_launch
 
@@ -157,7 +158,7 @@ async def refuse(service: Service, caller: Caller, launch_id: str, slug: str, de
             raise OutOfScopeError(f"launch {launch.id} was claimed: only its launcher's signed result can end it")
         now = service.now_us()
         state = launches.step(launch, "refused")
-        await ledger.change(tx, launch.id, state=state, error=slug, detail=detail, ended_at=now)
+        await ledger.change(tx, launch.id, state=state, error=slug, detail=storable(detail), ended_at=now)
         await audit.accepted(
             tx,
             at=now,
@@ -222,16 +223,17 @@ async def _store(service: Service, tx: Transaction, caller: Caller, launch: Laun
         state=launches.step(launch, result.state),
         result_digest=str(verified.digest),
         exit_code=result.exit_code,
-        error=result.error,
-        detail=result.detail,
+        error=storable(result.error),
+        detail=storable(result.detail),
         timings_us={**result.timings_us, "max_rss_kib": result.max_rss_kib},
         log_truncated=launch.log_truncated or result.log_truncated,
         log_digest=str(result.log_digest),
         ended_at=now,
     )
     if launch.claim_digest is not None:
-        stored = [connections.seal_xcom(service.keys.rows, launch, xcom.key, xcom.value) for xcom in result.xcoms]
-        await ledger.replace_xcoms(tx, launch, {xcom.key: xcom for xcom in stored}.values())
+        pushed = {storable(xcom.key): xcom.value for xcom in result.xcoms}
+        stored = [connections.seal_xcom(service.keys.rows, launch, key, value) for key, value in pushed.items()]
+        await ledger.replace_xcoms(tx, launch, stored)
     # What a task says when it has its secrets is for the launch's members, not for the log that is passed on.
     said = result.detail if launch.claim_digest is None else ""
     await audit.accepted(

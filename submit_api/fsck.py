@@ -24,9 +24,9 @@ from integrity.manifest import VerifiedManifest
 from submit_api import connections, launches
 from submit_api.audit_numbers import MAX_FINDINGS, REMOVE, Numbers
 from submit_api.registry import archives, events, ledger, people, secrets
-from submit_api.registry.database import Transaction
+from submit_api.registry.database import SQLITE, Transaction
 from submit_api.registry.records import Release
-from submit_api.running import opened, state_lock
+from submit_api.running import RESTORE_AGAIN, opened, restore_unfinished, state_lock
 from submit_api.service import Service
 from submit_api.settings import Settings
 
@@ -53,40 +53,46 @@ def damaged(findings: list[Finding]) -> bool:
 
 async def fsck(settings: Settings, *, repair: bool = False) -> list[Finding]:
     """Every finding; empty means clean. Raises `SettingsError` when there is nothing to check, or it is in use."""
+    if restore_unfinished(settings):
+        return [_damage("restore-unfinished", settings.api.state_folder, RESTORE_AGAIN)]
     with state_lock(settings) if repair else nullcontext():
-        async with opened(settings, migrating=False) as service:
+        async with opened(settings, migrating=False, sole=repair) as service:
             try:
-                found = [finding async for finding in _everything(service)]
+                async with service.database.read() as tx:
+                    found = await examined(service, tx)
             except SQLAlchemyError as error:
                 raise SettingsError(f"the database cannot be read: {type(error).__name__}") from None
             return [await _repair(service, finding) for finding in found] if repair else found
 
 
-async def _everything(service: Service) -> AsyncIterator[Finding]:
-    async with service.database.read() as tx:
-        for finding in await _database(service, tx):
+async def examined(service: Service, tx: Transaction) -> list[Finding]:
+    """The same, of what this transaction sees."""
+    return [finding async for finding in _everything(service, tx)]
+
+
+async def _everything(service: Service, tx: Transaction) -> AsyncIterator[Finding]:
+    for finding in await _database(service, tx):
+        yield finding
+    for release in await archives.releases(tx):
+        for finding in await _release(service, tx, release):
             yield finding
-        for release in await archives.releases(tx):
-            for finding in await _release(service, tx, release):
-                yield finding
-        for finding in await _archives(tx):
-            yield finding
-        for finding in await _secrets(service, tx):
-            yield finding
-        for finding in await _people(tx):
-            yield finding
-        for finding in await _logs(service, tx):
-            yield finding
-        for finding in await _audit(tx):
-            yield finding
-        known = await archives.digests(tx)
-    for finding in _files(service, known):
+    for finding in await _archives(tx):
+        yield finding
+    for finding in await _secrets(service, tx):
+        yield finding
+    for finding in await _people(tx):
+        yield finding
+    for finding in await _logs(service, tx):
+        yield finding
+    for finding in await _audit(tx):
+        yield finding
+    for finding in _files(service, await archives.digests(tx)):
         yield finding
 
 
 async def _database(service: Service, tx: Transaction) -> list[Finding]:
     """SQLite's own checks; PostgreSQL has its own."""
-    if service.database.engine.dialect.name != "sqlite":
+    if service.database.kind != SQLITE:
         return []
     found = []
     for pragma in ("integrity_check", "foreign_key_check"):

@@ -7,6 +7,7 @@ import asyncio
 from sqlalchemy.exc import SQLAlchemyError
 
 from integrity.errors import SignatureError
+from submit_api.refusals import UnavailableError
 from submit_api.registry import archives
 from submit_api.service import Service
 
@@ -26,7 +27,7 @@ async def _database(service: Service) -> str:
     try:
         async with service.database.read() as tx:
             await archives.counts(tx)
-    except (SQLAlchemyError, OSError) as error:
+    except (SQLAlchemyError, UnavailableError, OSError) as error:
         return f"cannot be read: {type(error).__name__}"
     return "ok"
 

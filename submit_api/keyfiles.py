@@ -109,6 +109,54 @@ def _folder(path: str) -> Iterator[tuple[int, str]]:
         os.close(fd)
 
 
+def paths(settings: Settings) -> dict[str, str]:
+    """The secret files that are there, by the name that each has in a backup: `signing`, `rows`, `rows.000002`."""
+    numbers = _numbers(settings) or [FIRST]
+    rows = {"rows" if number == FIRST else f"rows.{number:06}": _row_path(settings, number) for number in numbers}
+    return {"signing": settings.signing_key_file, **rows}
+
+
+def _path_of(settings: Settings, name: str) -> str:
+    """Where a backup's file of this name belongs. Raises `SettingsError`."""
+    if name == "signing":
+        return settings.signing_key_file
+    found = re.fullmatch(r"rows(?:\.([0-9]{6,}))?", name)
+    if not found:
+        raise SettingsError(
+            f"the backup has a key {name[:40]!r}, which is none of ours: it is not a backup of this service"
+        )
+    return _row_path(settings, int(found[1]) if found[1] else FIRST)
+
+
+def take(settings: Settings) -> dict[str, bytes]:
+    """The secret files' contents, for a backup that is to hold them."""
+    return {name: _read(path).hex().encode() + b"\n" for name, path in paths(settings).items()}
+
+
+def put(settings: Settings, keys: dict[str, bytes]) -> list[str]:
+    """Write the files of a backup, in full or not at all; the paths of those that were not there before.
+
+    Raises `SettingsError` where a file holds another key."""
+    made: list[str] = []
+    try:
+        for name, text in keys.items():
+            path, raw = _path_of(settings, name), _raw(text, f"the backup's keys/{name}")
+            if not os.path.lexists(path):
+                _create(path, raw)
+                made.append(path)
+            elif _read(path) != raw:
+                raise SettingsError(f"{path} holds another key than the backup: move it away, or restore without keys")
+        public = settings.verify_key_file
+        if not os.path.lexists(public):
+            _create(public, load(settings).signing.public.raw, mode=0o644)
+            made.append(public)
+    except BaseException:
+        for path in made:
+            os.unlink(path)
+        raise
+    return made
+
+
 def _read(path: str) -> bytes:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -121,12 +169,16 @@ def _read(path: str) -> bytes:
         text = os.read(fd, 2 * KEY_BYTES + 2)
     finally:
         os.close(fd)
+    return _raw(text, f"the key file {path}")
+
+
+def _raw(text: bytes, what: str) -> bytes:
     try:
         raw = bytes.fromhex(text.decode("ascii").removesuffix("\n"))
     except ValueError:
         raw = b""
     if len(raw) != KEY_BYTES:
-        raise SettingsError(f"the key file {path} is to hold {2 * KEY_BYTES} hexadecimal characters")
+        raise SettingsError(f"{what} is to hold {2 * KEY_BYTES} hexadecimal characters")
     return raw
 
 

@@ -47,6 +47,10 @@ class LogStore:
         finally:
             os.close(fd)
 
+    def open(self, launch_id: str) -> int:
+        """A read descriptor of the whole file. Raises `FileNotFoundError`."""
+        return os.open(_name(launch_id), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
+
     def digest(self, launch_id: str, held_bytes: int) -> Digest:
         """Of the first `held_bytes`."""
         hashed, offset = hashlib.sha512(), 0

@@ -161,7 +161,7 @@ class GroupRequest(In):
     """What is left out stays as it is."""
 
     # The first bad name is told, not ten thousand of them: to collect those took most of a second.
-    members: Annotated[list[Principal], FailFast()] | None = Field(default=None, max_length=10_000)
+    members: Annotated[list[Principal] | None, FailFast()] = Field(default=None, max_length=10_000)
     approvals: int | None = Field(default=None, ge=0, le=10)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from integrity.errors import ConflictError, DagsealError, SecurityError, UnauthorizedError
+from integrity.errors import ConflictError, DagsealError, FetchError, SecurityError, UnauthorizedError
+
+NO_SPACE = "the service has no space left: nothing was stored"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +149,12 @@ class UnapprovedError(ConflictError):
     """The release waits for approval, and is not launched before."""
 
     slug = "unapproved"
+
+
+class UnavailableError(FetchError):
+    """The database is away, or somebody else's: nothing was changed, or, for an upload, ask for it again to find out."""
+
+    slug = "unavailable"
 
 
 class NoSpaceError(DagsealError):

@@ -38,7 +38,14 @@ from submit_api.signals import Signals
 from submit_api.strangers import Strangers
 from submit_api.throttling import Throttle
 
+RESTORE_MARKER = "restore-unfinished"
+RESTORE_AGAIN = "a restore began here and did not end: run 'dagseal restore' again, with the same backup"
 _log = structlog.get_logger("submit_api")
+
+
+def restore_unfinished(settings: Settings) -> bool:
+    """Whether what is in the state folder is half a restore."""
+    return os.path.lexists(os.path.join(settings.api.state_folder, RESTORE_MARKER))
 
 
 @contextmanager
@@ -67,11 +74,16 @@ async def opened(
     clock: Clock | None = None,
     randomness: Randomness | None = None,
     migrating: bool = True,
+    sole: bool = False,
+    restoring: bool = False,
 ) -> AsyncIterator[Service]:
-    """The service, its tables brought up to date. Effects that are not given are the machine's."""
+    """The service, its tables brought up to date. Effects that are not given are the machine's. `sole`: the only one
+    that serves or repairs this database; holds `state_lock` as well. Raises `UnavailableError` while it cannot be."""
+    if restore_unfinished(settings) and not restoring:
+        raise SettingsError(f"{settings.api.state_folder}: {RESTORE_AGAIN}")
     keys = keyfiles.load(settings)
     limits = settings.limits
-    database = Database(settings.database_url, busy_timeout_seconds=settings.database.busy_timeout_seconds)
+    database = Database(settings.database_section, sole=sole)
     backends = Backends(settings, now=asyncio.get_running_loop().time)
     with contextlib.ExitStack() as stack:
         blobs = BlobStore(
@@ -169,7 +181,7 @@ async def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     with state_lock(settings):
-        async with opened(settings) as service:
+        async with opened(settings, sole=True) as service:
             for name in service.blobs.sweep():
                 _log.warning("swept", file=name)
             for digest in await retiring.sweep(service):

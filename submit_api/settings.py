@@ -42,10 +42,14 @@ class ApiSection(_Section):
 
 
 class DatabaseSection(_Section):
-    """An empty `url` means SQLite in the state folder."""
+    """An empty `url` means SQLite in the state folder; `postgresql://user@host/database` takes all that libpq takes.
+    `password_file`: one line, mode 0600, for PostgreSQL, so that no password has to be in the URL."""
 
     url: str = Field(default="", repr=False)
+    password_file: str = ""
     busy_timeout_seconds: float = Field(default=10, gt=0)
+    statement_timeout_seconds: float = Field(default=60, gt=0)
+    max_read_connections: int = Field(default=10, ge=1, le=1000)
 
 
 class KeysSection(_Section):
@@ -175,6 +179,11 @@ class Settings(BaseSettings):
     @property
     def database_url(self) -> str:
         return self.database.url or f"sqlite+aiosqlite:///{os.path.join(self.api.state_folder, 'dagseal.db')}"
+
+    @property
+    def database_section(self) -> DatabaseSection:
+        """With the URL that is used."""
+        return self.database.model_copy(update={"url": self.database_url})
 
     @property
     def blobs_folder(self) -> str:

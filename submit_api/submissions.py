@@ -15,8 +15,6 @@ import os
 from collections.abc import AsyncIterable
 from dataclasses import dataclass
 
-from sqlalchemy.exc import OperationalError
-
 from integrity import archives as archive_rules
 from integrity import claims, names
 from integrity import manifest as manifests
@@ -28,13 +26,18 @@ from submit_api.blobs import Upload
 from submit_api.describing import Description
 from submit_api.dispatching import MICROSECONDS
 from submit_api.identity import Caller
-from submit_api.refusals import DigestAlgorithmError, InvalidRequestError, NoSpaceError, PreconditionError
+from submit_api.refusals import (
+    NO_SPACE,
+    DigestAlgorithmError,
+    InvalidRequestError,
+    NoSpaceError,
+    PreconditionError,
+    UnavailableError,
+)
 from submit_api.registry import archives, people
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Archive, Release
 from submit_api.service import Service
-
-_NO_SPACE = "the service has no space left for archives: nothing was stored"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,11 +116,7 @@ async def submit(service: Service, caller: Caller, ask: Wanted, body: AsyncItera
             return await _accept(service, caller, ask, upload, await upload.finish())
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpaceError(_NO_SPACE) from None
-        raise
-    except OperationalError as error:
-        if "database or disk is full" in str(error.orig):
-            raise NoSpaceError(_NO_SPACE) from None
+            raise NoSpaceError(NO_SPACE) from None
         raise
 
 
@@ -261,10 +260,13 @@ async def _record(
         + (", the caller is required to have what it gets" if ask.require_caller else ""),
     )
     others = [found for found in await archives.releases_of_digest(tx, release.digest) if found != release]
-    # Last before the commit, so that nothing but the commit can fail once the blob has its name.
+    # Last before the commit, so that nothing but the commit can fail once the blob has its name. Whether a commit that was
+    # broken off took place nobody knows: then the blob stays, which without a release is only a warning of fsck.
     try:
         await service.blobs.publish(upload)
         await tx.commit()
+    except (UnavailableError, asyncio.CancelledError):
+        raise
     except BaseException:
         if not others:
             await service.blobs.remove(digest)

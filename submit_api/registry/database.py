@@ -1,26 +1,31 @@
-"""The engine and its transactions.
+"""The database and its transactions: SQLite by default, PostgreSQL by its URL, with the same promise.
 
-Promise: `write` holds the process's one writer lock and begins IMMEDIATE, so that what it read stays true until its
-commit; when it returns without an exception the commit is on disk (SQLite: WAL, synchronous=FULL), else nothing
-changed.
-`read` sees one snapshot.
+Promise: `write` is one transaction, and there is one at a time, of this process and of every other one: what it read stays
+true until its commit. When it returns without an exception the commit is on disk, else nothing changed; only when the
+connection is lost during the commit itself does nobody know, and that is an `UnavailableError` from `commit`.
+`read` sees one snapshot and cannot write. Text is sorted by code point. What the driver says of a database that is away or
+full comes out as `UnavailableError` and `NoSpaceError`; the next transaction connects anew.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TypeAlias
 
-from sqlalchemy import Connection, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from integrity.errors import SettingsError
+from submit_api.refusals import UnavailableError
+from submit_api.registry import sqlite, text
+from submit_api.settings import DatabaseSection
 
-_WRITES = "dagseal_writes"
+SQLITE, POSTGRES = "sqlite", "postgresql"
+Begin: TypeAlias = Callable[[AsyncSession], Awaitable[None]]
 
 
 class Transaction:
@@ -35,60 +40,72 @@ class Transaction:
 
 
 class Database:
-    """One engine, one writer at a time."""
+    """Two engines, as readers and writers begin differently. A `sole` one is refused while another process is."""
 
-    def __init__(self, url: str, *, busy_timeout_seconds: float) -> None:
-        self.engine = _engine(url, busy_timeout_seconds)
-        self._writer = self.engine.execution_options(**{_WRITES: True})
+    def __init__(self, section: DatabaseSection, *, sole: bool = False) -> None:
+        self.kind = _kind(section.url)
+        self.engine, self._writer, self._begin = _engines(self.kind, section, sole)
+        for engine in (self.engine, self._writer):
+            text.guard(engine)
         self._lock = asyncio.Lock()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Transaction]:
         async with AsyncSession(self.engine) as session:
+            try:
+                await session.connection()
+            except PoolTimeoutError:
+                raise UnavailableError("too many requests wait for the database: try again") from None
             yield Transaction(session)
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[Transaction]:
         async with self._lock, AsyncSession(self._writer) as session, session.begin():
+            await self._begin(session)
             yield Transaction(session)
 
+    @asynccontextmanager
+    async def write_tables(self) -> AsyncIterator[AsyncConnection]:
+        """A writer's transaction for whoever changes the tables themselves."""
+        async with self.write() as tx:
+            yield await tx.session.connection()
+
     async def settle(self) -> None:
-        """At start, before anything is answered: SQLite shows what a killed process committed but had not synced yet."""
-        if self.engine.dialect.name != "sqlite":
-            return
-        async with self.engine.connect() as connection:
-            raw = await connection.get_raw_connection()
-            cursor = await raw.driver_connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # type: ignore[union-attr]
-            await cursor.close()
+        """At start, before anything is answered."""
+        if self.kind == SQLITE:
+            await sqlite.settle(self._writer)
 
     async def close(self) -> None:
         await self.engine.dispose()
+        await self._writer.dispose()
 
 
-def _engine(url: str, busy_timeout_seconds: float) -> AsyncEngine:
+def _kind(url: str) -> str:
     try:
-        backend = make_url(url).get_backend_name()
+        scheme = make_url(url).drivername
     except ArgumentError:
+        scheme = ""
+    if scheme in ("sqlite", "sqlite+aiosqlite"):
+        return SQLITE
+    if scheme in ("postgresql", "postgres", "postgresql+asyncpg"):
+        return POSTGRES
+    raise SettingsError(
+        "database.url is not one of sqlite+aiosqlite:////var/lib/dagseal/dagseal.db and postgresql://user@host/database"
+    )
+
+
+def _engines(kind: str, section: DatabaseSection, sole: bool) -> tuple[AsyncEngine, AsyncEngine, Begin]:
+    if kind == SQLITE:
+        seconds = section.busy_timeout_seconds
+        return sqlite.reader(section.url, seconds), sqlite.writer(section.url, seconds), _begun_by_the_engine
+    try:
+        from submit_api.registry import postgres
+    except ImportError:
         raise SettingsError(
-            "database.url is not a database URL, as sqlite+aiosqlite:////var/lib/dagseal/dagseal.db"
+            "database.url is PostgreSQL's and asyncpg is missing: pip install dagseal[postgres]"
         ) from None
-    if backend != "sqlite":
-        return create_async_engine(url, isolation_level="SERIALIZABLE")
-    engine = create_async_engine(url, connect_args={"timeout": busy_timeout_seconds})
-    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-    event.listen(engine.sync_engine, "begin", _begin_sqlite)
-    return engine
+    return postgres.reader(section), postgres.writer(section, sole=sole), postgres.be_the_writer
 
 
-def _prepare_sqlite(connection: Any, _: object) -> None:
-    # The driver would otherwise begin transactions by itself, and DEFERRED ones: an upgrade to a write can then fail.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get(_WRITES, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+async def _begun_by_the_engine(session: AsyncSession) -> None:
+    await session.connection()

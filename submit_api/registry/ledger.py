@@ -69,6 +69,14 @@ async def oldest_queued(tx: Transaction, queues: Collection[str]) -> Launch | No
     return record(Launch, row) if row else None
 
 
+async def waiting(tx: Transaction) -> list[Launch]:
+    """Everything that nobody has claimed yet."""
+    query = (
+        select(LaunchRow).where(LaunchRow.state.in_(("queued", "offered"))).order_by(LaunchRow.created_at, LaunchRow.id)
+    )
+    return [record(Launch, row) for row in await tx.session.scalars(query)]
+
+
 async def expired_offers(tx: Transaction, now_seconds: int) -> list[Launch]:
     query = select(LaunchRow).where(LaunchRow.state == "offered", LaunchRow.ticket_expires_at <= now_seconds)
     return [record(Launch, row) for row in await tx.session.scalars(query)]

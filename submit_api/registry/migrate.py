@@ -21,10 +21,10 @@ def config(connection: Connection | None = None) -> Config:
 
 
 async def upgrade(database: Database, revision: str = "head") -> None:
-    async with database.engine.begin() as connection:
+    async with database.write_tables() as connection:
         await connection.run_sync(lambda sync: command.upgrade(config(sync), revision))
 
 
 async def downgrade(database: Database, revision: str = "base") -> None:
-    async with database.engine.begin() as connection:
+    async with database.write_tables() as connection:
         await connection.run_sync(lambda sync: command.downgrade(config(sync), revision))

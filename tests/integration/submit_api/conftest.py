@@ -1,4 +1,4 @@
-"""One running API for each test."""
+"""One running API for each test, on each database."""
 
 from __future__ import annotations
 
@@ -8,9 +8,45 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from api_rig import Api
 
+from tests import postgres
+from tests.postgres import Server
+
+DATABASES = ("sqlite", "postgresql")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "sqlite: only there: it looks into SQLite's own file")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "database" in metafunc.fixturenames:
+        only = metafunc.definition.get_closest_marker("sqlite")
+        metafunc.parametrize("database", DATABASES[:1] if only else DATABASES, indirect=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    if missing := postgres.why_not():
+        pytest.skip(missing)
+    with postgres.running() as server:
+        yield server
+
 
 @pytest.fixture
-def folder() -> Iterator[str]:
+def database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Which database every API of this test has, also one in a process of its own: the environment says so."""
+    if request.param == "sqlite":
+        yield request.param
+        return
+    server: Server = request.getfixturevalue("postgres_server")
+    url = server.make()
+    monkeypatch.setenv("DAGSEAL__DATABASE__URL", url)
+    yield request.param
+    server.drop(url)
+
+
+@pytest.fixture
+def folder(database: str) -> Iterator[str]:
     # A unix socket's path has at most 107 characters: pytest's own folders are too deep.
     with tempfile.TemporaryDirectory(prefix="dagseal-") as made:
         yield made

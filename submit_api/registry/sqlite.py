@@ -1,0 +1,62 @@
+"""SQLite: one file in the state folder.
+
+WAL with synchronous=FULL: a commit is on disk when it returns. Writers begin IMMEDIATE; readers cannot write.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, event
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from integrity.errors import DagsealError
+from submit_api.refusals import NO_SPACE, NoSpaceError, UnavailableError
+
+_DURABLE = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
+
+
+def reader(url: str, busy_timeout_seconds: float) -> AsyncEngine:
+    return _engine(url, busy_timeout_seconds, "BEGIN", (*_DURABLE, "query_only=ON"))
+
+
+def writer(url: str, busy_timeout_seconds: float) -> AsyncEngine:
+    return _engine(url, busy_timeout_seconds, "BEGIN IMMEDIATE", _DURABLE)
+
+
+def _engine(url: str, busy_timeout_seconds: float, begin: str, pragmas: tuple[str, ...]) -> AsyncEngine:
+    engine = create_async_engine(url, connect_args={"timeout": busy_timeout_seconds})
+
+    def prepare(connection: Any, _: object) -> None:
+        # The driver would otherwise begin transactions by itself, and DEFERRED ones: an upgrade to a write can then fail.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in pragmas:
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    def begun(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    event.listen(engine.sync_engine, "connect", prepare)
+    event.listen(engine.sync_engine, "begin", begun)
+    event.listen(engine.sync_engine, "handle_error", _ours)
+    return engine
+
+
+async def settle(engine: AsyncEngine) -> None:
+    """What a killed process committed but had not synced yet is shown by SQLite: sync it before anything is answered."""
+    async with engine.connect() as connection:
+        raw = await connection.get_raw_connection()
+        cursor = await raw.driver_connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # type: ignore[union-attr]
+        await cursor.close()
+
+
+def _ours(context: ExceptionContext) -> DagsealError | None:
+    said = str(context.original_exception)
+    if "database or disk is full" in said:
+        return NoSpaceError(NO_SPACE)
+    if "database is locked" in said:
+        return UnavailableError("another process has been writing to the database for too long")
+    return None

@@ -1,0 +1,117 @@
+"""What both databases promise: one writer, snapshots, one order of text, and the same text refused."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from api_rig import SOURCE, Api
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from submit_api.refusals import InvalidRequestError
+from submit_api.registry import archives, ledger, people
+from submit_api.registry.database import Database
+from submit_api.registry.records import Event
+
+EVENT = Event(
+    at=1, principal="p", token_id="t", address="", action="a", object="o", digest="", verdict="accepted", detail="d"
+)
+
+
+async def count_up(database: Database, times: int) -> None:
+    """Read, then write what was read and one more."""
+    for _ in range(times):
+        async with database.write() as tx:
+            at = (await tx.session.execute(text("SELECT latest FROM archives WHERE name = 'etl.py'"))).scalar_one()
+            await asyncio.sleep(0)
+            await tx.session.execute(text("UPDATE archives SET latest = :next"), {"next": at + 1})
+
+
+async def test_no_write_of_two_processes_is_lost_or_fails(api: Api) -> None:
+    await api.push("etl.py", SOURCE)
+    other = Database(api.settings.database_section)
+    await asyncio.gather(*(count_up(database, 10) for database in (api.service.database, other) for _ in range(3)))
+    await other.close()
+    async with api.service.database.read() as tx:
+        found = await archives.find(tx, "etl.py")
+    assert found is not None and found.latest == 1 + 60
+
+
+async def test_a_reader_sees_one_snapshot_and_cannot_write(api: Api) -> None:
+    async with api.service.database.read() as before:
+        assert await people.groups(before) == {}
+        async with api.service.database.write() as tx:
+            await people.put_group(tx, "team", ["alice"], 1)
+        assert await people.groups(before) == {}
+        with pytest.raises(DBAPIError, match=r"read-?only"):
+            await people.put_group(before, "other", [], 1)
+    async with api.service.database.read() as after:
+        assert await people.groups(after) == {"team": ["alice"]}
+
+
+async def test_a_transaction_that_fails_leaves_nothing(api: Api) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with api.service.database.write() as tx:
+            await people.put_group(tx, "team", ["alice"], 1)
+            raise ZeroDivisionError
+    async with api.service.database.read() as tx:
+        assert await people.groups(tx) == {}
+
+
+async def test_text_is_sorted_by_code_point(api: Api) -> None:
+    names = ["-b", "B", "Z", "_", "a", "a b", "a.b", "ab", "É", "é", "ﾮ", "𝒳"]
+    for name in reversed(names):
+        answer = await api.call("PUT", f"/v1/variables/{name}", token=api.admin, json={"value": "v"})
+        assert answer.status == 201, answer.body
+    listed = (await api.call("GET", "/v1/variables", token=api.admin)).json["variables"]
+    assert [entry["name"] for entry in listed] == names == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"detail": "a\0b"}, "detail holds a NUL"),
+        ({"detail": "a\udc80"}, "detail holds half of a surrogate pair"),
+        ({"action": "a" * 65}, "action has 65 characters, at most 64 can be stored"),
+    ],
+)
+async def test_text_that_one_database_cannot_hold_is_refused_by_both(
+    api: Api, changes: dict[str, str], said: str
+) -> None:
+    before = len(await api.events())
+    with pytest.raises(InvalidRequestError, match=said) as caught:
+        async with api.service.database.write() as tx:
+            await ledger.add_event(tx, replace(EVENT, object="first"))
+            await ledger.add_event(tx, replace(EVENT, **changes))
+    assert caught.value.status == 422 and "a\0b" not in str(caught.value)
+    assert len(await api.events()) == before
+
+
+async def test_text_of_exactly_the_columns_length_is_stored(api: Api) -> None:
+    async with api.service.database.write() as tx:
+        await ledger.add_event(tx, replace(EVENT, action="é" * 64))
+    assert (await api.events())[-1]["action"] == "é" * 64
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/launches/%00", "/v1/connections/a%00b", "/v1/launches?dag_id=%00", "/v1/audit?object=launch:%00"]
+)
+async def test_a_nul_in_path_or_query_is_a_400(api: Api, path: str) -> None:
+    answer = await api.call("GET", path, token=api.admin)
+    assert (answer.status, answer.slug) == (400, "bad-request")
+    assert "holds a NUL" in answer.json["detail"]
+
+
+async def test_a_nul_in_the_words_of_a_launcher_is_replaced(api: Api) -> None:
+    await api.push("etl.py", SOURCE)
+    await api.allow("admin")
+    worker = await api.worker()
+    launch_id = (await api.launch()).json["id"]
+    offer = await worker.take()
+    assert offer is not None
+    await worker.claimed(offer)
+    assert (await worker.finish(offer, "failed", detail="died: \0!")).status == 200
+    ended = (await api.call("GET", f"/v1/launches/{launch_id}", token=api.admin)).json
+    assert (ended["state"], ended["detail"]) == ("failed", "died: \ufffd!")
