@@ -35,9 +35,11 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# One after the other, each with a stack of its own: what an attack or a fault leaves behind is not the next suite's.
+# One after the other, each with a stack of its own: what an attack or a fault leaves behind is not the next suite's. Only what
+# needs nothing of the host for itself runs side by side.
 test: lint
-	$(BIN)/python -m pytest tests/unit tests/integration tests/root
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/integration
+	$(BIN)/python -m pytest tests/root
 	$(BIN)/python -m pytest tests/attacks
 	$(BIN)/python -m pytest tests/faults
 	$(BIN)/python -m pytest tests/e2e
