@@ -79,7 +79,7 @@ async def exchange(service: Service, text: str, address: str) -> Exchanged:
 def _once(token: VerifiedToken) -> str:
     """What stands for this token among the used ones."""
     found = token.claims.get("jti")
-    if not isinstance(found, str) or not 0 < len(found) <= MAX_ID_CHARS:
+    if not isinstance(found, str) or not 0 < len(found) <= MAX_ID_CHARS or not found.isprintable():
         raise NoPublisherError("the token has no id of its own (jti), so it could be used twice: it is not exchanged")
     return hashlib.sha512(f"dagseal/oidc/v1\n{token.issuer.issuer}\n{found}".encode()).hexdigest()
 

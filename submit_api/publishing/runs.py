@@ -125,6 +125,7 @@ def _matched(claims: Mapping[str, Any], name: str, pattern: re.Pattern[str]) -> 
 
 def _text(claims: Mapping[str, Any], name: str, *, required: bool = True) -> str:
     value = claims.get(name, "")
-    if not isinstance(value, str) or len(value) > MAX_CHARS or (required and not value):
+    fits = isinstance(value, str) and len(value) <= MAX_CHARS and value.isprintable()
+    if not fits or (required and not value):
         raise NoPublisherError(f"the token does not say its {name}: is it of a run of CI?")
-    return value
+    return str(value)

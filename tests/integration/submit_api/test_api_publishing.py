@@ -139,6 +139,7 @@ async def test_what_was_used_is_forgotten_when_it_has_expired(api: Api, issuer: 
         ({"event_name": "pull_request_target"}, 403, "no-publisher", "can be started by anybody"),
         ({"jti": ...}, 403, "no-publisher", "has no id of its own"),
         ({"jti": ""}, 403, "no-publisher", "has no id of its own"),
+        ({"jti": "\ud800"}, 403, "no-publisher", "has no id of its own"),
         ({"jti": 1}, 403, "no-publisher", "has no id of its own"),
         ({"aud": "https://pypi.org"}, 401, "unauthenticated", "for nobody else"),
         ({"exp": 1}, 401, "unauthenticated", "it has expired"),

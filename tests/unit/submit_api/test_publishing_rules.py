@@ -52,7 +52,7 @@ FOLDER = "Octo/etl/.github/workflows/"
     [
         ({"repository": ...}, "does not say its repository"),
         ({"repository": "etl"}, "repository cannot be used"),
-        ({"repository": "octo/etl\n"}, "repository cannot be used"),
+        ({"repository": "octo/etl\n"}, "does not say its repository"),
         ({"repository": "octo/\u212anow"}, "repository cannot be used"),  # lower-cased, the Kelvin sign is a k
         ({"repository": ["octo/etl"]}, "does not say its repository"),
         ({"repository_id": ...}, "does not say its repository_id"),
@@ -68,13 +68,16 @@ FOLDER = "Octo/etl/.github/workflows/"
         ({"job_workflow_ref": FOLDER + "publish.yml@refs/heads/other"}, "not of its own ref or commit"),
         ({"job_workflow_ref": FOLDER + "publish.yml"}, "not of its own ref or commit"),
         ({"job_workflow_ref": FOLDER + "publish.yml@"}, "not of its own ref or commit"),
-        ({"job_workflow_ref": FOLDER + "../../x.yml\n@refs/heads/main"}, "is not the name of a workflow's file"),
+        ({"job_workflow_ref": FOLDER + "../../x y.yml@refs/heads/main"}, "is not the name of a workflow's file"),
         ({"job_workflow_ref": FOLDER + "publish.yml@", "ref": "", "sha": ""}, "not of its own ref or commit"),
         ({"event_name": "pull_request_target"}, "can be started by anybody"),
         ({"event_name": "workflow_run"}, "can be started by anybody"),
         ({"event_name": ["push"]}, "does not say its event_name"),
         ({"run_id": ...}, "does not say its run_id"),
         ({"environment": "x" * 256}, "does not say its environment"),
+        ({"environment": "prod\x00"}, "does not say its environment"),
+        ({"ref": "refs/heads/\ud800"}, "does not say its ref"),
+        ({"sha": "\u202eabc"}, "does not say its sha"),
     ],
     ids=str,
 )
