@@ -117,15 +117,23 @@ async def _grant(
         detail=f"ticket {launch.ticket_id}, {len(delivered)} secrets delivered",
         rule=rule,
     )
-    for name in delivered:
+    by = await secrets.granted_by(tx, launch.owner, await people.groups_of(tx, launch.owner))
+    for kind, name in delivered:
         await audit.accepted(
-            tx, at=now, caller=caller, action="secret.deliver", about=name, digest=str(verified.digest), detail=about
+            tx,
+            at=now,
+            caller=caller,
+            action="secret.deliver",
+            about=f"{kind}:{name}",
+            digest=str(verified.digest),
+            detail=about,
+            rule=by[kind, name],
         )
     return envelope
 
 
-async def _secrets(service: Service, tx: Transaction, launch: Launch) -> tuple[Secrets, list[str]]:
-    """What the task gets, and the names of the secrets in it. Raises `SignatureError` for a row that was changed."""
+async def _secrets(service: Service, tx: Transaction, launch: Launch) -> tuple[Secrets, list[tuple[str, str]]]:
+    """What the task gets, and kind and name of the secrets in it. Raises `SignatureError` for a row that was changed."""
     rows = await secrets.granted(tx, launch.owner, await people.groups_of(tx, launch.owner))
     opened = {(row.kind, row.name): connections.open_secret(service.keys.rows, row) for row in rows}
     upstream = [
@@ -153,7 +161,7 @@ async def _secrets(service: Service, tx: Transaction, launch: Launch) -> tuple[S
         xcoms=tuple(upstream),
         run=run,
     )
-    return found, [f"{kind}:{name}" for kind, name in opened]
+    return found, list(opened)
 
 
 async def heartbeat(service: Service, caller: Caller, launch_id: str) -> Launch:

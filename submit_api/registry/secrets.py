@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import and_, delete, or_, select
+from sqlalchemy import ColumnElement, and_, delete, or_, select
 
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Grant, Rule, Secret, columns, record
@@ -66,13 +66,22 @@ async def remove_grant(tx: Transaction, grant_id: str) -> None:
     await tx.session.execute(delete(GrantRow).where(GrantRow.id == grant_id))
 
 
-async def granted(tx: Transaction, owner: str, groups: Collection[str]) -> list[Secret]:
-    """Every secret that is granted to this principal or to one of these groups."""
-    to = or_(
+def _to(owner: str, groups: Collection[str]) -> ColumnElement[bool]:
+    return or_(
         and_(GrantRow.to_kind == "principal", GrantRow.to == owner),
         and_(GrantRow.to_kind == "group", GrantRow.to.in_(list(groups))),
     )
-    names = select(GrantRow.kind, GrantRow.name).where(to).distinct().subquery()
+
+
+async def granted_by(tx: Transaction, owner: str, groups: Collection[str]) -> dict[tuple[str, str], str]:
+    """By kind and name of each secret that is granted to these: the id of the oldest grant that does."""
+    query = select(GrantRow).where(_to(owner, groups)).order_by(GrantRow.created_at.desc(), GrantRow.id.desc())
+    return {(row.kind, row.name): row.id for row in await tx.session.scalars(query)}
+
+
+async def granted(tx: Transaction, owner: str, groups: Collection[str]) -> list[Secret]:
+    """Every secret that is granted to this principal or to one of these groups."""
+    names = select(GrantRow.kind, GrantRow.name).where(_to(owner, groups)).distinct().subquery()
     query = (
         select(SecretRow)
         .join(names, and_(SecretRow.kind == names.c.kind, SecretRow.name == names.c.name))
