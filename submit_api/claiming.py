@@ -28,7 +28,7 @@ from submit_api import audit, connections, dispatching, granting, launches
 from submit_api.backends.lookup import Name
 from submit_api.dispatching import MICROSECONDS
 from submit_api.identity import Caller
-from submit_api.registry import ledger
+from submit_api.registry import ledger, people, secrets
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Launch, Worker
 from submit_api.registry.text import storable
@@ -132,9 +132,20 @@ async def _grant(
         detail=f"ticket {launch.ticket_id}, {len(delivered)} secrets delivered",
         rule=allowed.rule,
     )
+    groups = await people.groups_behind(tx, launch.owner, launch.group)
+    by = await secrets.granted_by(tx, launch.owner, groups)
+    granted = {f"{kind}:{name}": grant for (kind, name), grant in by.items()}
     for name in delivered:
+        kind = name.partition(":")[0]
         await audit.accepted(
-            tx, at=now, caller=caller, action="secret.deliver", about=name, digest=str(verified.digest), detail=about
+            tx,
+            at=now,
+            caller=caller,
+            action="secret.deliver",
+            about=name,
+            digest=str(verified.digest),
+            detail=about,
+            rule=granted.get(name) or ("archive:r" if kind == "xcoms" else f"{kind}:x"),
         )
     return envelope
 

@@ -95,6 +95,12 @@ def _to(owner: str, groups: Collection[str]) -> ColumnElement[bool]:
     )
 
 
+async def granted_by(tx: Transaction, owner: str, groups: Collection[str]) -> dict[tuple[str, str], str]:
+    """By kind and name of each secret that is granted to these: the id of the oldest grant that does."""
+    query = select(GrantRow).where(_to(owner, groups)).order_by(GrantRow.created_at.desc(), GrantRow.id.desc())
+    return {(row.kind, row.name): row.id for row in await tx.session.scalars(query)}
+
+
 async def rules(tx: Transaction) -> list[Rule]:
     query = select(RuleRow).order_by(RuleRow.subject_kind, RuleRow.subject, RuleRow.unix_user, RuleRow.id)
     return [record(Rule, row) for row in await tx.session.scalars(query)]

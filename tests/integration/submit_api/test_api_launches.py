@@ -73,6 +73,9 @@ async def test_a_launch_from_reservation_to_result(api: Api, worker: WorkerPeer)
     )  # fmt: skip
     delivered = [event["object"] for event in await api.events() if event["action"] == "secret.deliver"]
     assert delivered == ["connection:db", "variable:limit"]
+    grants = {grant["id"] for grant in (await api.call("GET", "/v1/grants", token=api.admin)).json["grants"]}
+    rules = [event["rule"] for event in await api.events() if event["action"] == "secret.deliver"]
+    assert len(set(rules)) == 2 and set(rules) < grants
     assert "launch.log.check" not in [event["action"] for event in await api.events()]
     assert await api.fsck() == []
 
