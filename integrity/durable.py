@@ -100,7 +100,7 @@ def append(fd: int, data: bytes, *, size: int) -> None:
         raise
 
 
-def write_all(fd: int, chunks: Iterable[bytes]) -> None:
+def write_all(fd: int, chunks: Iterable[bytes | bytearray]) -> None:
     """Write everything; a short write is continued."""
     for chunk in chunks:
         view = memoryview(chunk)

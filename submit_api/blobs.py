@@ -145,8 +145,7 @@ class Upload:
         self._dir_fd = dir_fd
         self._inline_bytes = inline_bytes
         self._hashed = hashlib.sha512()
-        self._held: list[bytes] = []
-        self._held_bytes = 0
+        self._held = bytearray()
         self._published = False
         # A cancelled request leaves its thread running: the descriptor is closed only when that thread is done with it.
         self._busy = threading.Lock()
@@ -164,16 +163,16 @@ class Upload:
                 durable.discard_temporary(self._dir_fd, self._temporary)
 
     async def write(self, chunk: bytes) -> None:
-        """Take the next piece; pieces are gathered, and large gatherings are written in a thread."""
+        """Take the next piece; pieces are gathered, and large gatherings are written in a thread. A gathering is one buffer:
+        pieces that live longer than the next is read leave holes in memory that nothing fits."""
         self.size += len(chunk)
-        self._held.append(chunk)
-        self._held_bytes += len(chunk)
-        if self._held_bytes >= _READ_BYTES:
+        self._held += chunk
+        if len(self._held) >= _READ_BYTES:
             await asyncio.to_thread(self._flush)
 
     async def finish(self) -> Digest:
         """Everything was given: the digest of all of it."""
-        await _in_thread(self._held_bytes > self._inline_bytes, self._flush)
+        await _in_thread(len(self._held) > self._inline_bytes, self._flush)
         return self.digest
 
     @property
@@ -204,11 +203,9 @@ class Upload:
 
     def _flush(self) -> None:
         with self._busy:
-            for chunk in self._held:
-                self._hashed.update(chunk)
-            durable.write_all(self._fd, self._held)
-        self._held.clear()
-        self._held_bytes = 0
+            self._hashed.update(self._held)
+            durable.write_all(self._fd, [self._held])
+            self._held = bytearray()
 
 
 class _Recent:

@@ -19,7 +19,7 @@ from integrity import archives as archive_rules
 from integrity import claims, names
 from integrity import manifest as manifests
 from integrity.digests import Digest
-from integrity.errors import ConflictError, DigestMismatchError, InvalidArchiveError, NotOwnerError
+from integrity.errors import ArchiveError, ConflictError, DigestMismatchError, InvalidArchiveError, NotOwnerError
 from integrity.manifest import Manifest, Member
 from submit_api import audit, launches, modes, permissions, scopes
 from submit_api.blobs import Upload
@@ -185,7 +185,11 @@ async def _repair(service: Service, caller: Caller, known: Submitted, upload: Up
 
 
 def _members(name: str, upload: Upload) -> tuple[Member, ...]:
-    return archive_rules.manifest_members(archive_rules.read(name, upload.read()))
+    try:
+        return archive_rules.manifest_members(archive_rules.read(name, upload.read()))
+    except ArchiveError as error:
+        # Its traceback would keep the archive in memory until the refusal is written down, when others have their turn already.
+        raise error.with_traceback(None) from None
 
 
 async def _describe(service: Service, ask: Wanted, upload: Upload, digest: Digest) -> Description:
