@@ -1,7 +1,7 @@
 """Open everything, serve, watch, and close everything: the life of one API process.
 
-One process works on a state folder: it holds `api.lock`. At start it sweeps what a crash left of uploads and brings the
-tables up to date.
+One process works on a state folder: it holds `api.lock`. At start it brings the tables up to date, ends a rotation of
+keys that a crash cut off, and sweeps what one left of uploads.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ async def opened(
             if migrating:
                 await migrate.upgrade(database)
                 await database.settle()
-            service = Service(
+            yield Service(
                 settings=settings,
                 keys=keys,
                 database=database,
@@ -93,9 +93,6 @@ async def opened(
                 signals=Signals(),
                 backends=backends,
             )
-            if migrating:
-                await rekeying.settle(service)
-            yield service
         finally:
             await backends.close()
             await database.close()
@@ -136,6 +133,7 @@ async def run(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     with state_lock(settings):
         async with opened(settings) as service:
+            await rekeying.settle(service)
             for name in service.blobs.sweep():
                 _log.warning("swept", file=name)
             async with serving(service) as listener:
