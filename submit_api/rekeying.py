@@ -97,7 +97,7 @@ async def retire(service: Service, caller: Caller, key_id: str) -> None:
 
 
 async def settle(service: Service) -> None:
-    """End what a crash cut off: what was recorded is done, what was not is undone."""
+    """End what a crash cut off: what was recorded is done, what was not is undone. For the one process that works here."""
     async with service.keys.rows.changing:
         await _settle(service)
 
@@ -108,8 +108,11 @@ async def _settle(service: Service) -> None:
             await _count(service, number)
         else:
             keyfiles.drop_row_key(service.settings, number, prepared=True)
-    for number, key in service.keys.rows.listed().items():
-        if key != service.keys.rows.newest and await _is_recorded(service, RETIRED, key):
+    *older, _ = service.keys.rows.listed().items()
+    retired = [(number, key) for number, key in older if await _is_recorded(service, RETIRED, key)]
+    needed = {state.key_id for state in await listed(service) if state.rows} if retired else set()
+    for number, key in retired:
+        if key.key_id not in needed:
             keyfiles.drop_row_key(service.settings, number)
     service.keys.rows.refresh()
 

@@ -1,7 +1,8 @@
 """Open everything, serve, watch, and close everything: the life of one API process.
 
-One process works on a state folder: it holds `api.lock`. At start it sweeps what a crash left of uploads and of retired
-releases, and brings the tables up to date. While it serves it watches over launches, and retires releases.
+One process works on a state folder: it holds `api.lock`. At start it brings the tables up to date, ends a rotation of
+keys that a crash cut off, and sweeps what one left of uploads and of retired releases. While it serves it watches over
+launches, and retires releases.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ async def opened(
             if migrating:
                 await migrate.upgrade(database)
                 await database.settle()
-            service = Service(
+            yield Service(
                 settings=settings,
                 keys=keys,
                 database=database,
@@ -128,9 +129,6 @@ async def opened(
                 ),
                 backends=backends,
             )
-            if migrating:
-                await rekeying.settle(service)
-            yield service
         finally:
             await fetcher.close()
             await backends.close()
@@ -182,6 +180,7 @@ async def run(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     with state_lock(settings):
         async with opened(settings, sole=True) as service:
+            await rekeying.settle(service)
             for name in service.blobs.sweep():
                 _log.warning("swept", file=name)
             for digest in await retiring.sweep(service):

@@ -218,6 +218,8 @@ async def look_after_death(settings: Settings, old: RowKey) -> None:
     assert await fsck(settings) == []
     async with opened(settings) as service:
         assert await values(service) == VALUES
+        await rekeying.settle(service)
+        assert await values(service) == VALUES
         recorded, ring = await actions(service), service.keys.rows
         assert (len(ring.listed()) == 2 or ring.newest != old) == ("key.rotate" in recorded)
         assert (old not in ring.listed().values()) == ("key.retire" in recorded)
