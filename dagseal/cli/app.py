@@ -18,6 +18,7 @@ from dagseal.cli.arguments import globals_first
 from dagseal.cli.commands import (
     archives,
     audit,
+    backups,
     checks,
     launches,
     people,
@@ -84,7 +85,8 @@ def build() -> typer.Typer:
         context_settings=_SETTINGS,
     )
     app.callback()(_globals)
-    for group in (quickstart, services, archives, verifying, launches, secrets, tokens, workers, people, audit, checks):
+    first = (quickstart, services, archives, verifying, launches, secrets, tokens, workers, people, audit, checks)
+    for group in (*first, backups):
         group.register(app)
     return app
 
