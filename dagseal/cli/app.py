@@ -19,6 +19,7 @@ from dagseal.cli.commands import (
     approving,
     archives,
     audit,
+    backups,
     checks,
     differing,
     launches,
@@ -91,7 +92,7 @@ def build() -> typer.Typer:
     app.callback()(_globals)
     code = (archives, releases, differing, approving, verifying)
     access = (secrets, tokens, publishers, workers, people, ownership)
-    for group in (quickstart, services, *code, launches, *access, audit, checks):
+    for group in (quickstart, services, *code, launches, *access, audit, checks, backups):
         group.register(app)
     return app
 

@@ -48,6 +48,14 @@ async def newest(tx: Transaction) -> int:
     return await tx.session.scalar(select(func.max(EventRow.seq))) or 0
 
 
+async def last_of(tx: Transaction, action: str) -> Event | None:
+    """The newest one of this action."""
+    row = await tx.session.scalar(
+        select(EventRow).where(EventRow.action == action).order_by(EventRow.seq.desc()).limit(1)
+    )
+    return record(Event, row) if row else None
+
+
 async def page(tx: Transaction, wanted: Query, *, limit: int) -> list[Event]:
     """The first `limit` of them, by number."""
     query = select(EventRow).where(*await _conditions(tx, wanted)).order_by(EventRow.seq).limit(limit)
