@@ -103,7 +103,7 @@ def unlaunchable(release: Release) -> str | None:
     if release.retired_at is not None:
         return "was retired, and its bytes are gone"
     if release.waits:
-        left = release.approvals - len(release.approved_by)
+        left = max(release.approvals - len(release.approved_by), 1)  # one who approved may have left the group
         return f"waits for approval by {left} of group {', '.join(release.approval_groups)}"
     return None
 

@@ -71,7 +71,7 @@ async def revoke(service: Service, caller: Caller, name: str, number: int, reaso
         now = service.now_us()
         await archives.revoke(tx, name, number, at=now, principal=caller.principal, reason=reason)
         doomed = await ledger.running(tx, name, number) if kill else []
-        detail = f"release {number}{f', {len(doomed)} running launches killed' if kill else ''}"
+        detail = f"release {number}{f', {len(doomed)} running killed' if kill else ''}"
         await note(tx, now, caller, "release.revoke", release, f"{detail}: {reason}" if reason else detail)
         for launch in doomed:
             await ledger.change(tx, launch.id, cancel_requested=True)

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import typer
 
 from dagseal.cli import printing
 from dagseal.cli.commands.archives import RELEASE_COLUMNS, reference
 from dagseal.cli.context import run_of
 from dagseal.cli.exits import UsageError
-
-if TYPE_CHECKING:
-    from worker_cache.client import Client
-
-_FROM = typer.Option(
-    None, "--from", min=1, metavar="N", help="Only while release N is the active one; then nothing is asked."
-)
 
 
 def register(app: typer.Typer) -> None:
@@ -28,11 +19,11 @@ def register(app: typer.Typer) -> None:
 def activate(
     ctx: typer.Context,
     archive: str = typer.Argument(..., metavar="NAME@N"),
-    from_number: int | None = typer.Option(None, "--from", min=1, metavar="N", help="Only while release N is active."),
+    from_release: str | None = typer.Option(None, "--from", metavar="N|none", help="Only while release N is active."),
 ) -> None:
     """Make a release the one that is launched."""
     run, (name, number) = run_of(ctx), numbered(archive, "activate")
-    headers = _if_active(from_number) if from_number else {}
+    headers = _if_active(from_release) if from_release is not None else {}
     found = run.call(lambda client: client.send("POST", f"{path(name)}/releases/{number}/activate", headers=headers))
     printing.item(run, found, RELEASE_COLUMNS)
 
@@ -41,23 +32,21 @@ def rollback(
     ctx: typer.Context,
     name: str = typer.Argument(..., metavar="NAME"),
     number: int | None = typer.Argument(None, min=1, metavar="[NUMBER]", help="Else the one that was active before."),
-    from_number: int | None = _FROM,
+    from_release: str | None = typer.Option(
+        None, "--from", metavar="N|none", help="Only while release N, or none, is active; then nothing is asked."
+    ),
 ) -> None:
     """Go back to the release that was active before, or to an earlier one. Twice is two steps back."""
     run, (archive, said) = run_of(ctx), reference(name)
     if said is not None:
         raise UsageError(f"rollback takes the archive's NAME and a number: dagseal rollback {archive} {said}")
-    active = from_number
-    if from_number is None:
-        active = run.call(lambda client: client.get(path(archive)))["active"]
-        run.confirm(f"Release {active or 'none'} of {archive} is active. Roll it back to {number or 'the one before'}?")
-
-    async def work(client: Client) -> Any:
-        query = {"to": str(number)} if number else {}
-        return await client.send("POST", f"{path(archive)}/rollback", query=query, headers=_if_active(active))
-
-    found = run.call(work)
-    run.note(f"{archive}: release {active or 'none'} -> {found['number']}")
+    active = from_release
+    if active is None:
+        active = str(run.call(lambda client: client.get(path(archive)))["active"] or "none")
+        run.confirm(f"Release {active} of {archive} is active. Roll it back to {number or 'the one before'}?")
+    headers, query = _if_active(active), {"to": str(number)} if number else {}
+    found = run.call(lambda client: client.send("POST", f"{path(archive)}/rollback", query=query, headers=headers))
+    run.note(f"{archive}: release {active} -> {found['number']}")
     printing.item(run, found, RELEASE_COLUMNS)
 
 
@@ -89,5 +78,7 @@ def numbered(text: str, command: str) -> tuple[str, int]:
     return name, number
 
 
-def _if_active(number: int | None) -> dict[str, str]:
-    return {"If-Match": f'"{number or "none"}"'}
+def _if_active(release: str) -> dict[str, str]:
+    if release != "none" and not release.isdecimal():
+        raise UsageError(f"--from takes the number of a release, or none, not {release!r}")
+    return {"If-Match": f'"{release}"'}

@@ -422,6 +422,8 @@ def test_rolling_back_is_asked_for_or_says_from_where(shell: Shell) -> None:
     assert (done.code, done.json["number"], done.json["state"]) == (0, 2, "active")
     assert "undone.py: release 3 -> 2" in done.err
     assert shell("activate", "undone.py@3", "--from", "1").code == 6
+    assert shell("activate", "undone.py@3", "--from", "none").code == 6
+    assert shell("rollback", "undone.py", "--from", "3rd").code == 2
     assert shell("rollback", "undone.py", "3", "--from", "2").code == 6
     assert shell("rollback", "undone.py", "1", "--from", "2").code == 0
     assert shell("revoke", "undone.py@3", "--reason", "deletes customers").code == 0

@@ -163,7 +163,7 @@ async def test_a_revocation_says_why_once_and_can_kill_later(api: Api) -> None:
     assert cancelled == [f"launch:{offers[0]['launch_id']}"]
     assert await decisions(api) == [
         ("revoke", "accepted", "release 1: leaks data"),
-        ("revoke", "accepted", "release 1, 1 running launches killed: another"),
+        ("revoke", "accepted", "release 1, 1 running killed: another"),
     ]
     assert await active(api) == 2
     assert await api.fsck() == []

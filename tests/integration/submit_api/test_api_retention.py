@@ -185,12 +185,26 @@ async def test_bytes_that_a_crash_left_are_clean_and_go_at_the_next_start(folder
         assert (len(api.files()), await retiring.sweep(api.service), await api.fsck()) == (1, [], [])
 
 
+# The real program, which dies just before it removes a file for the N-th time; never for 0.
+DYING = """
+import os, runpy, signal, sys
+left = int(sys.argv.pop(1))
+def hook(event, arguments):
+    global left
+    if event == "os.remove":
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+runpy.run_module("submit_api", run_name="__main__", alter_sys=True)
+"""
+
+
 async def test_kill_9_in_the_middle_leaves_a_clean_store_and_the_next_start_goes_on(folder: str) -> None:
-    """The real process, killed as soon as the first bytes are gone, then again and again, a little later each time."""
-    count = 24
+    """Between the commit and the first removal, then among the removals that the next start makes."""
     async with Api(folder) as api:
         api.clock.at = T0 - 3000 * DAY * 1_000_000
-        for number in range(1, count + 1):
+        for number in range(1, 13):
             assert (await api.push("etl.py", SOURCE + b"#" * number)).status == 201
         settings = api.settings
     config = f"{folder}/api.toml"
@@ -203,16 +217,17 @@ async def test_kill_9_in_the_middle_leaves_a_clean_store_and_the_next_start_goes
     def blobs() -> int:
         return sum(len(names) for _, _, names in os.walk(settings.blobs_folder))
 
-    left, kills = blobs(), 0
-    while left > 3:
-        with subprocess.Popen(
-            [sys.executable, "-m", "submit_api", "--config", config], stderr=subprocess.DEVNULL
-        ) as process:
-            while blobs() > max(left - 1 - 10 * kills, 3):
-                assert process.poll() is None
-                os.sched_yield()
-            os.kill(process.pid, signal.SIGKILL)
-        kills, left = kills + 1, blobs()
+    for at, left in ((1, 12), (3, 10)):
+        command = [sys.executable, "-c", DYING, str(at), "--config", config]
+        assert subprocess.run(command, stderr=subprocess.DEVNULL, timeout=120).returncode == -signal.SIGKILL
+        assert blobs() == left
         assert await fsck(settings) == []
-    assert kills > 1
-    assert blobs() == 3
+    with subprocess.Popen([sys.executable, "-c", DYING, "0", "--config", config], stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if b'"event": "ready"' in line:
+                break
+        assert blobs() == 3
+        process.terminate()
+        assert process.wait(60) == 0
+    assert await fsck(settings) == []
