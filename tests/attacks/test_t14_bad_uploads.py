@@ -4,8 +4,7 @@ Each row is sent twice and answered alike, exactly as the table says: status, ty
 no row but its audit event, no file, and no descriptor of it in the service. What only an import can find out is found out by
 the real describing process, and costs neither the service nor the launcher any memory.
 
-Seen to fail when weakened: `problems.slug_of` that gives the class's slug; `Upload.__exit__` that keeps its descriptor, or its
-temporary file; `child._describe` without `check_identifiers`; `zipreader` without the check of declared sizes.
+Seen to fail when weakened: `Upload.__exit__` that keeps its descriptor; `child._describe` without `check_identifiers`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A row: its number, the case, what is sent, and the answer: status and last part of the problem's type (empty where the answer
 has no body). After each the service has stored nothing, has no temporary file and no descriptor of one.
 
-Seen to fail when weakened: `check_head` without its rules for forms and codings; `_check_newest` without `If-None-Match`;
+Seen to fail when weakened: `check_head` without its rule for forms; `_check_newest` without `If-None-Match`;
 `Admission.uploading` that counts nothing; `SlowBodyError` that is never raised.
 """
 

@@ -210,7 +210,7 @@ async def large_bodies(server: Server, count: int, size: int) -> int:
 
 
 async def test_large_bodies_come_in_side_by_side(server: Server) -> None:
-    assert await large_bodies(server, 8, 16 * MIB) < (2 * 16 + 8 * 2 + 24) * 1024 < 8 * 16 * 1024
+    assert await large_bodies(server, 8, 16 * MIB) < (2 * 16 + 8 * 2 + 16) * 1024 < 8 * 16 * 1024
 
 
 @pytest.mark.soak

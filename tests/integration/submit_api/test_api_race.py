@@ -3,7 +3,8 @@
 The describer is the simulator of `api_rig`: what is raced for, the numbers, the owner and the dag, is decided in the API's one
 transaction after the description, of which the launcher makes some 15 a second.
 
-Seen to fail when weakened: `_accept` that does not look again behind the lock, which loses numbers and owners.
+Seen to fail when weakened: `_accept` that does not look again behind the lock, which loses numbers and owners;
+`_record` without the look at `archives_of_dags`.
 """
 
 from __future__ import annotations

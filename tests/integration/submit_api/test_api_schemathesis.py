@@ -4,8 +4,7 @@ No answer is 5xx, none is undocumented (status, media type, schema, Allow), what
 forbids is refused, no route forgets its token, and none is slower than `SLOWEST_SECONDS`. The seed is fixed; `make soak` makes
 many more examples. What is found is repaired in the description or the service; `EXCEPT` has what is neither, with the reason.
 
-Seen to fail when weakened: a status struck from a route's `refusals`; a view with a field that its model has not; a rule of a
-name that `names.pattern` does not tell; a route that raises `KeyError`.
+Seen to fail when weakened: a status struck from a route's `refusals`; a rule of a name that the description does not tell.
 """
 
 from __future__ import annotations
