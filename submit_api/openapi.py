@@ -97,7 +97,7 @@ def statuses(route: Route) -> list[int]:
     """Every status besides the answers."""
     found = {*ALWAYS, *route.refusals}
     if ACTIONS[route.action] != PUBLIC:
-        found.update(WITH_TOKEN)
+        found.update(WITH_TOKEN if route.method == "GET" else (*WITH_TOKEN, 507))
     if route.body:
         found.update(WITH_BODY)
     return sorted(found - set(route.answers))

@@ -21,6 +21,7 @@ from integrity.manifest import DagEntry, TaskEntry
 from submit_api import audit, identity, keyfiles
 from submit_api.administering import issue
 from submit_api.fsck import Finding, fsck
+from submit_api.registry import rows
 from submit_api.running import opened, serving
 from submit_api.service import Service
 from submit_api.settings import Settings, load
@@ -311,6 +312,19 @@ class Api:
 
     async def fsck(self) -> list[Finding]:
         return await fsck(self.settings)
+
+    async def at_rest(self) -> bytes:
+        """What whoever takes the database has: SQLite's files, or every row of PostgreSQL's."""
+        held = []
+        if self.service.database.kind == "sqlite":
+            for suffix in ("", "-wal"):
+                with open(f"{self.settings.api.state_folder}/dagseal.db{suffix}", "rb") as file:
+                    held.append(file.read())
+            return b"".join(held)
+        async with self.service.database.read() as tx:
+            for table in await rows.tables(tx):
+                held += [repr(tuple(row)).encode() for row in await tx.session.execute(table.select())]
+        return b"".join(held)
 
     def files(self) -> list[str]:
         """Every file below the blob store."""

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from integrity import manifest
 from integrity.claims import PROFILES
-from submit_api.registry import migrate
+from submit_api.registry import migrate, rows
 
 PATH = "/v1/archives/etl.py/releases"
 UNKNOWN = [
@@ -164,7 +164,7 @@ async def test_releases_from_before_there_were_floors_state_none(api: Api) -> No
     worker = await ready(api)
     await migrate.downgrade(api.service.database, "0001")
     async with api.service.database.read() as tx:
-        columns = (await tx.session.execute(text("SELECT name FROM pragma_table_info('releases')"))).scalars().all()
+        columns = next(table.columns.keys() for table in await rows.tables(tx) if table.name == "releases")
     assert "isolation" not in columns and "task_check" in columns
     await migrate.upgrade(api.service.database)
     assert (await api.call("GET", f"{PATH}/1", token=api.admin)).json["isolation"] is None

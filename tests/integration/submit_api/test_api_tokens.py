@@ -107,13 +107,32 @@ async def test_when_a_token_was_last_used(api: Api) -> None:
     assert await last_used() == first + 60_000_000
 
 
+FULL = {
+    "sqlite": (
+        ["CREATE TRIGGER no_room BEFORE UPDATE ON tokens BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"],
+        "DROP TRIGGER no_room",
+    ),
+    "postgresql": (
+        [
+            "CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE EXCEPTION USING ERRCODE = 'disk_full'; END $$",
+            "CREATE TRIGGER no_room BEFORE UPDATE ON tokens FOR EACH ROW EXECUTE FUNCTION no_room()",
+        ],
+        "DROP TRIGGER no_room ON tokens",
+    ),
+}
+
+
 async def test_a_use_that_cannot_be_noted_keeps_nobody_from_reading(api: Api) -> None:
     token = await api.token("alice")
-    full = "CREATE TRIGGER full BEFORE UPDATE ON tokens BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+    full, room = FULL[api.service.database.kind]
     async with api.service.database.write() as tx:
-        await tx.session.execute(text(full))
+        for statement in full:
+            await tx.session.execute(text(statement))
     assert (await api.call("GET", "/v1/archives", token=token)).status == 200
+    revoked = await api.call("DELETE", f"/v1/tokens/{token.split('_')[1]}", token=api.admin)
+    assert (revoked.status, revoked.slug) == (507, "no-space")
     async with api.service.database.write() as tx:
-        await tx.session.execute(text("DROP TRIGGER full"))
+        await tx.session.execute(text(room))
     tokens = (await api.call("GET", "/v1/tokens", token=api.admin)).json["tokens"]
     assert next(found["last_used_at"] for found in tokens if found["principal"] == "alice") is None
