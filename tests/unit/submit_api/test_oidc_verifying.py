@@ -194,7 +194,6 @@ SECRET_HALF = ALGORITHMS["RS256"].to_jwk(private_key("RSA"), as_dict=True)["d"]
         ([], None),
         ([jwk(kid=str(number)) for number in range(101)], None),
     ],
-    ids=lambda value: str(value)[-60:],
 )
 def test_which_published_keys_are_used(published: list[Any], usable: set[str] | None) -> None:
     data = json.dumps({"keys": published}).encode()
