@@ -40,7 +40,15 @@ INVALID_RULES = frozenset(
         *("describe-died", "describe-timeout", "import-error", "import-exits", "reads-connection", "reads-variable"),
         *("source-syntax", "source-too-complex", "unstable"),
         # the dags that it defines
-        *("cluster-policy", "duplicate-dag-id", "duplicate-task-id", "invalid-dag", "not-serialisable"),
+        *(
+            "cluster-policy",
+            "declared-needs",
+            "duplicate-dag-id",
+            "duplicate-task-id",
+            "invalid-dag",
+            "not-serialisable",
+        ),
+        "too-many-connections",
     }
 )
 RULES: dict[str, type[ArchiveError]] = {

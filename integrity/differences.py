@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from integrity.manifest import DagEntry, Manifest, Member, TaskEntry
 
 ADDED, REMOVED, CHANGED, DIGEST = "added", "removed", "changed", "digest"
-SETTINGS = ("owner", "group", "task_check", "isolation", "airflow_version")
+SETTINGS = ("owner", "group", "task_check", "isolation", "require_caller", "airflow_version")
 T = TypeVar("T")
 
 

@@ -20,6 +20,7 @@ from submit_api.registry import events, migrate
 from submit_api.registry.database import Database
 from submit_api.registry.events import Query
 from submit_api.registry.tables import EventRow
+from submit_api.settings import DatabaseSection
 from tests.bench.figures import median
 
 STEP_US, START = 3_000_000, 1_800_000_000_000_000
@@ -65,7 +66,7 @@ def queries(rows: int, rng: random.Random) -> dict[str, Query]:
 
 
 async def filled(folder: str, rows: int) -> Database:
-    database = Database(f"sqlite+aiosqlite:///{folder}/{rows}.db", busy_timeout_seconds=10)
+    database = Database(DatabaseSection(url=f"sqlite+aiosqlite:///{folder}/{rows}.db", busy_timeout_seconds=10))
     await migrate.upgrade(database)
     for start in range(1, rows + 1, BATCH):
         async with database.write() as tx:

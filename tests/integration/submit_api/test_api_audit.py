@@ -64,6 +64,7 @@ async def test_each_route_records_who_is_refused_there(api: Api) -> None:
     """Without a token, and with a token of the wrong kind."""
     user, worker = await api.token("mallory"), (await api.worker()).token
     api.service.strangers._most = api.service.strangers._most_of_one = 1000
+    api.service.failures._burst = 1000
     for route in GUARDED:
         wrong = user if ACTIONS[route.action] == WORKERS else worker
         expected = [("", 401, "unauthenticated")]
@@ -120,7 +121,7 @@ async def test_bytes_that_are_hidden_are_a_decision_and_bytes_that_are_not_there
 
 
 async def test_a_flood_without_tokens_leaves_a_few_events_and_a_count(folder: str) -> None:
-    async with Api(folder, audit={"unauthenticated_per_minute": 8}) as api:
+    async with Api(folder, audit={"unauthenticated_per_minute": 8}, failures={"burst": 1000}) as api:
         before = await last(api)
         for _ in range(50):
             assert (await api.call("GET", "/v1/archives")).status == 401

@@ -9,6 +9,7 @@ from sqlalchemy import text
 from submit_api.registry import events, migrate, secrets
 from submit_api.registry.database import Database
 from submit_api.registry.events import Query
+from submit_api.settings import DatabaseSection
 
 OLD_EVENT = {
     "seq": 1, "at": 5, "principal": "ann", "token_id": "t", "address": "a", "action": "x", "object": "archive:e.py",
@@ -32,8 +33,9 @@ async def there(database: Database, table: str, column: str) -> list[Any]:
         return list(await tx.session.scalars(text(f"SELECT {column} FROM {table} ORDER BY 1")))
 
 
+@pytest.mark.sqlite
 async def test_rules_and_events_of_before_and_after(folder: str) -> None:
-    database = Database(f"sqlite+aiosqlite:///{folder}/db", busy_timeout_seconds=5)
+    database = Database(DatabaseSection(url=f"sqlite+aiosqlite:///{folder}/db"))
     await migrate.upgrade(database, "0004")
     await put(database, "audit_events", OLD_EVENT)
     await put(database, "impersonation_rules", OLD_RULE)

@@ -137,7 +137,8 @@ async def test_xcoms_of_a_dag_that_is_not_the_owners_to_read(api: Api, worker: W
         refused = await api.launch(token=token)
         assert (refused.status, refused.slug) == (403, "out-of-scope")
         assert (
-            "reads XComs of dag up, which belongs to carol and group carol; alice is neither" in refused.json["detail"]
+            "which belongs to carol and group carol with mode rwxrwx---; alice may not read it"
+            in refused.json["detail"]
         )
     assert (await api.call("GET", "/v1/launches", token=api.admin)).json == before
     await push(api, source=SOURCE + b"# reads none\n")
@@ -170,7 +171,7 @@ async def test_with_require_caller_the_caller_must_be_able_to_read_too(api: Api,
     await upstream(api, worker, "alice", "alice")
     await push(api, "?group=team&require_caller=true", xcom_dags=("up",))
     refused = await api.launch(token=api.tokens["bob"])
-    assert (refused.status, refused.slug) == (403, "out-of-scope") and "bob is neither" in refused.json["detail"]
+    assert (refused.status, refused.slug) == (403, "out-of-scope") and "bob may not read it" in refused.json["detail"]
     assert (await api.launch(token=api.tokens["alice"])).status == 201
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from submit_api.refusals import InvalidRequestError
-from submit_api.registry import archives, ledger, people
+from submit_api.registry import archives, events, people
 from submit_api.registry.database import Database
 from submit_api.registry.records import Event
 
@@ -43,10 +43,10 @@ async def test_a_reader_sees_one_snapshot_and_cannot_write(api: Api) -> None:
     async with api.service.database.read() as before:
         assert await people.groups(before) == {}
         async with api.service.database.write() as tx:
-            await people.put_group(tx, "team", ["alice"], 1)
+            await people.put_group(tx, "team", ["alice"], None, 1)
         assert await people.groups(before) == {}
         with pytest.raises(DBAPIError, match=r"read-?only"):
-            await people.put_group(before, "other", [], 1)
+            await people.put_group(before, "other", [], None, 1)
     async with api.service.database.read() as after:
         assert await people.groups(after) == {"team": ["alice"]}
 
@@ -54,7 +54,7 @@ async def test_a_reader_sees_one_snapshot_and_cannot_write(api: Api) -> None:
 async def test_a_transaction_that_fails_leaves_nothing(api: Api) -> None:
     with pytest.raises(ZeroDivisionError):
         async with api.service.database.write() as tx:
-            await people.put_group(tx, "team", ["alice"], 1)
+            await people.put_group(tx, "team", ["alice"], None, 1)
             raise ZeroDivisionError
     async with api.service.database.read() as tx:
         assert await people.groups(tx) == {}
@@ -83,15 +83,15 @@ async def test_text_that_one_database_cannot_hold_is_refused_by_both(
     before = len(await api.events())
     with pytest.raises(InvalidRequestError, match=said) as caught:
         async with api.service.database.write() as tx:
-            await ledger.add_event(tx, replace(EVENT, object="first"))
-            await ledger.add_event(tx, replace(EVENT, **changes))
+            await events.add(tx, replace(EVENT, object="first"))
+            await events.add(tx, replace(EVENT, **changes))
     assert caught.value.status == 422 and "a\0b" not in str(caught.value)
     assert len(await api.events()) == before
 
 
 async def test_text_of_exactly_the_columns_length_is_stored(api: Api) -> None:
     async with api.service.database.write() as tx:
-        await ledger.add_event(tx, replace(EVENT, action="é" * 64))
+        await events.add(tx, replace(EVENT, action="é" * 64))
     assert (await api.events())[-1]["action"] == "é" * 64
 
 

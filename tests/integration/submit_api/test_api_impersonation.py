@@ -180,8 +180,12 @@ async def test_who_may_ask_for_an_explanation(api: Api, worker: WorkerPeer) -> N
     ).slug == "invalid-request"
     assert (await explain(api, api.admin, dag_id="none")).slug == "not-found"
     assert (await explain(api, api.admin, task_id="none")).slug == "not-found"
-    for bad in ({"run_as_user": "0"}, {"queue": "a%20b"}, {"dag_id": "%00"}):
-        assert (await explain(api, api.admin, **bad)).slug == "malformed"
+    for bad, slug in (
+        ({"run_as_user": "0"}, "malformed"),
+        ({"queue": "a%20b"}, "malformed"),
+        ({"dag_id": "%00"}, "bad-request"),
+    ):
+        assert (await explain(api, api.admin, **bad)).slug == slug
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -46,7 +46,7 @@ async def refusal(section: DatabaseSection, *, sole: bool = False) -> Exception:
     database = Database(section, sole=sole)
     try:
         async with database.write() as tx:
-            await people.put_group(tx, "intruder", [], 1)
+            await people.put_group(tx, "intruder", [], None, 1)
     except (SettingsError, UnavailableError) as error:
         return error
     finally:
@@ -94,7 +94,7 @@ async def test_the_password_comes_from_a_file_that_only_its_owner_reads(postgres
         section = DatabaseSection(url=bare, password_file=path)
         database = Database(section)
         async with database.write() as tx:
-            await people.put_group(tx, "team", [], 1)
+            await people.put_group(tx, "team", [], None, 1)
         await database.close()
         os.chmod(path, 0o644)
         assert "readable by others: chmod 600 it" in str(await refusal(section))
@@ -124,7 +124,7 @@ async def test_only_one_process_serves_a_database_and_it_is_named(postgres_serve
     section = api.settings.database_section
     first = Database(section, sole=True)
     async with first.write() as tx:
-        await people.put_group(tx, "first", [], 1)
+        await people.put_group(tx, "first", [], None, 1)
     error = await refusal(section, sole=True)
     assert isinstance(error, UnavailableError)
     assert f"another process works on this database: dagseal {os.getpid()} on " in str(error)
@@ -142,10 +142,10 @@ async def test_who_lost_the_database_to_another_process_writes_no_more(postgres_
         own = (await tx.session.execute(text("SELECT pg_backend_pid()"))).scalar()
     postgres_server.sql(f"SELECT pg_terminate_backend({own}, 5000)")
     async with second.write() as tx:
-        await people.put_group(tx, "second", [], 1)
+        await people.put_group(tx, "second", [], None, 1)
     with pytest.raises(UnavailableError, match="another process works on this database"):
         async with first.write() as tx:
-            await people.put_group(tx, "first", [], 1)
+            await people.put_group(tx, "first", [], None, 1)
     await second.close()
     async with first.write() as tx:  # nobody else any more
         assert set(await people.groups(tx)) == {"second"}

@@ -16,6 +16,7 @@ from sqlalchemy import text
 
 from submit_api.registry import migrate
 from submit_api.registry.database import Database
+from submit_api.settings import DatabaseSection
 from tests.issuer import AUDIENCE, GITHUB_RUN, Issuer
 
 QUARTER = 15 * 60
@@ -284,8 +285,9 @@ async def test_the_command_line(api: Api, issuer: Issuer, folder: str) -> None:
     assert (await dagseal(api, folder, "publisher", "rm", made["id"]))[0] == 5
 
 
+@pytest.mark.sqlite
 async def test_the_tables_of_before_and_after_with_data_in_them(folder: str) -> None:
-    database = Database(f"sqlite+aiosqlite:///{folder}/db", busy_timeout_seconds=5)
+    database = Database(DatabaseSection(url=f"sqlite+aiosqlite:///{folder}/db"))
     await migrate.upgrade(database, "0004")
     old = (
         "INSERT INTO tokens (token_id, principal, kind, admin, secret_hash, created_at, created_by, scopes) "

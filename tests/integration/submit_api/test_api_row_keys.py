@@ -20,7 +20,7 @@ from integrity.keys import RowKey
 from submit_api import audit, connections, keyfiles, rekeying
 from submit_api.bootstrap import bootstrap
 from submit_api.fsck import fsck
-from submit_api.registry import ledger, secrets
+from submit_api.registry import secrets
 from submit_api.running import opened
 from submit_api.service import Service
 from submit_api.settings import Settings, load
@@ -51,7 +51,7 @@ async def values(service: Service) -> dict[str, str]:
 
 async def actions(service: Service) -> list[str]:
     async with service.database.read() as tx:
-        found = await ledger.events(tx, after=0, limit=1000)
+        found = await events.page(tx, events.Query(), limit=1000)
     return [one.action for one in found if one.action.startswith("key.") and one.verdict == "accepted"]
 
 
