@@ -35,8 +35,9 @@ def backup(
     import asyncio
     from dataclasses import asdict
 
-    from submit_api import backups, settings
+    from submit_api import backups, logging_setup, settings
 
+    logging_setup.configure()
     run = run_of(ctx)
     loaded = settings.load(run.config)
     try:
@@ -66,8 +67,9 @@ def restore(
     import asyncio
     from dataclasses import asdict
 
-    from submit_api import restoring, settings
+    from submit_api import logging_setup, restoring, settings
 
+    logging_setup.configure()
     run = run_of(ctx)
     try:
         with _old_file(file) as source:

@@ -426,3 +426,8 @@ def test_the_commands_say_what_they_did_and_refuse_an_existing_file(folder: str,
     assert again.returncode == 6 and "is there already" in again.stderr
     into = subprocess.run(command("restore", out, config=config), capture_output=True, text=True, timeout=60)
     assert into.returncode == 6 and "the database is not empty" in into.stderr
+    away = os.environ | {"DAGSEAL__DATABASE__URL": f"postgresql://nobody@/d?host={folder}"}
+    words = command("backup", "--out", "-", config=config)
+    none = subprocess.run(words, capture_output=True, text=True, timeout=60, env=away)
+    assert (none.returncode, none.stdout) == (75, "")
+    assert "it cannot be reached" in none.stderr and "the database does not answer: try again" in none.stderr
