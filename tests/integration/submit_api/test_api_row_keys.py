@@ -20,7 +20,7 @@ from integrity.keys import RowKey
 from submit_api import audit, connections, keyfiles, rekeying
 from submit_api.bootstrap import bootstrap
 from submit_api.fsck import fsck
-from submit_api.registry import secrets
+from submit_api.registry import events, secrets
 from submit_api.running import opened
 from submit_api.service import Service
 from submit_api.settings import Settings, load
@@ -36,7 +36,9 @@ async def fill(service: Service) -> None:
     async with service.database.write() as tx:
         for name, value in VALUES.items():
             kind = "variable" if name == "c6" else "connection"
-            await secrets.put(tx, connections.seal(service.keys.rows, kind, name, value, version=1, at=now, by="admin"))
+            await secrets.put(
+                tx, connections.seal(service.keys.rows, kind, name, value, earlier=None, at=now, by="admin")
+            )
         for name in ("c0", "c1"):
             row = canonical.dump(["dagseal/secret/v1", "connection", name, 1])
             old = service.keys.rows.newest.encrypt(VALUES[name].encode(), row=row)
