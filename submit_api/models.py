@@ -65,6 +65,7 @@ LocalPrincipal = Annotated[str, _described("local principal"), _named("local pri
 Subject = Annotated[str, _described("group"), _named("group")]
 WorkerName = Annotated[str, _described("worker"), _named("worker")]
 Glob = Annotated[str, Field(min_length=1, max_length=250, pattern=r"^[\w.*?\[\]!-]+$")]
+QueueGlob = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w.*?\[\]!-]+$")]
 Scope = Annotated[str, AfterValidator(_scope)]
 Mode = Annotated[str, BeforeValidator(_shown), Field(pattern=r"^([r-][w-][x-]){3}$")]
 Kind = Literal["connection", "variable"]
@@ -133,7 +134,7 @@ class OwnershipChange(In):
 
     owner: Subject | None = None
     group: Subject | None = None
-    mode: str | None = Field(default=None, max_length=60)
+    mode: str | None = Field(default=None, max_length=modes.MAX_CHARS, pattern=modes.PATTERN)
 
 
 class QueueRequest(In):
@@ -141,7 +142,7 @@ class QueueRequest(In):
 
     owner: Subject | None = None
     group: Subject | None = None
-    mode: str | None = Field(default=None, max_length=60)
+    mode: str | None = Field(default=None, max_length=modes.MAX_CHARS, pattern=modes.PATTERN)
 
 
 class TransferRequest(In):
@@ -153,7 +154,7 @@ class RuleRequest(In):
     subject: Subject
     dag_glob: Glob = "*"
     unix_user: UnixUser
-    queue_glob: Glob = "*"
+    queue_glob: QueueGlob = "*"
     effect: Effect = "allow"
 
 

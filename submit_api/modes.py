@@ -25,6 +25,7 @@ WORDS = {READ: "read", WRITE: "write", EXECUTE: "execute"}
 LETTERS = {"r": READ, "w": WRITE, "x": EXECUTE}
 _SHIFTS = {"u": 6, "g": 3, "o": 0}
 _CLAUSE = re.compile(r"([ugoa]*)([-+=])([rwx]*)")
+PATTERN = r"^([0-7]{3}|[ugoa]*[-+=][rwx]*(,[ugoa]*[-+=][rwx]*)*)$"
 MAX_CHARS = 60
 
 # Of what is new. Nobody's task gets a secret until somebody says so.

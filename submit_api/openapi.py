@@ -46,6 +46,7 @@ _CHOICES = {
     "format": FORMATS,
     "verdict": (ACCEPTED, REFUSED),
     "kill": ("true", "false"),
+    "require_caller": ("true", "false"),
 }
 _TIMES = frozenset({"since", "until"})
 _TIME: Document = {"type": "string", "anyOf": [{"format": "date-time"}, {"pattern": "^[0-9]{1,16}$"}]}
@@ -59,7 +60,13 @@ _NAMED = {  # parameter, and how its path begins where that matters: the kind of
     ("secret", "/v1/variables"): "variable",
     ("launch_id", "/v1/launches"): "id",
     ("group", "/v1/archives"): "group",
+    ("dag_id", "/v1/impersonation-rules"): "dag_id",
+    ("task_id", "/v1/impersonation-rules"): "task_id",
+    ("run_as_user", "/v1/impersonation-rules"): "unix user",
+    ("queue", "/v1/impersonation-rules"): "queue",
 }
+_REQUIRED = frozenset({("dag_id", "/v1/impersonation-rules/explain"), ("task_id", "/v1/impersonation-rules/explain")})
+_FROM_ONE = frozenset({"to", "against"})
 _HEADERS = {
     "Repr-Digest": r"^sha-512=:[A-Za-z0-9+/]{86}==:$",
     "Range": r"^bytes=([0-9]{1,16}-[0-9]{0,16}|-[0-9]{1,16})$",
@@ -141,7 +148,7 @@ def _parameters(route: Route) -> list[Document]:
     for name in route.query:
         schema = {"type": "string"}
         if name in _INTEGERS:
-            schema = {"type": "integer", "minimum": 0, "maximum": _INTEGERS[name]}
+            schema = {"type": "integer", "minimum": int(name in _FROM_ONE), "maximum": _INTEGERS[name]}
         elif kind := _kind_of(name, route.path):
             schema["pattern"] = names.pattern(kind)
         if name in _CHOICES:
@@ -150,7 +157,7 @@ def _parameters(route: Route) -> list[Document]:
             schema = _TIME
         if name == "wait_seconds":
             schema = {"type": "number", "minimum": 0}
-        found.append({"name": name, "in": "query", "required": False, "schema": schema})
+        found.append({"name": name, "in": "query", "required": (name, route.path) in _REQUIRED, "schema": schema})
     for name in route.headers:
         schema = {"type": "string", "pattern": _HEADERS[name]} if name in _HEADERS else {"type": "string"}
         found.append({"name": name, "in": "header", "required": False, "schema": schema})

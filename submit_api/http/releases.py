@@ -11,6 +11,8 @@ from submit_api.models import ApproveRequest
 from submit_api.refusals import InvalidRequestError
 from submit_api.releasing import Decided
 
+MAX_NUMBER = 999_999_999
+
 
 async def activate(call: Call) -> web.Response:
     return await _answer(
@@ -22,7 +24,7 @@ async def activate(call: Call) -> web.Response:
 
 
 async def roll_back(call: Call) -> web.Response:
-    to = call.number("to", 0) if "to" in call.request.query else None
+    to = call.number("to", 0, most=MAX_NUMBER) if "to" in call.request.query else None
     if to == 0:
         raise InvalidRequestError("to is to be the number of a release")
     return await _answer(
@@ -54,7 +56,7 @@ async def approve(call: Call) -> web.Response:
 
 async def diff(call: Call) -> web.Response:
     """Against what is active, unless the caller says; of the active one itself, against the release before."""
-    against = call.number("against", 0) or None
+    against = call.number("against", 0, most=MAX_NUMBER) or None
     async with call.service.database.read() as tx:
         archive = await releasing.held(tx, call.caller, call.part("name"), modes.READ)
         after = await releasing.numbered(tx, archive, _number(call))

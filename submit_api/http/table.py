@@ -7,8 +7,9 @@ from submit_api import models as m
 from submit_api.http import administration, archives, audit_log, keys, launches, ownership, publishing, releases, system
 from submit_api.http.routes import BYTES, DSSE, JSON, Route
 
-_RELEASE = "/v1/archives/{name}/releases/{number:[0-9]{1,9}}"
+_RELEASE = "/v1/archives/{name}/releases/{number:[1-9][0-9]{0,8}}"
 _NAMED = "{secret:.+}"
+_OWNERSHIP = "/v1/ownership/{kind:(?:archive|connection|variable|queue)}/" + _NAMED
 _PLAIN, _HTML, _CSS = "text/plain", "text/html", "text/css"
 
 
@@ -150,12 +151,12 @@ ROUTES: tuple[Route, ...] = (
     *_secrets("connection"),
     *_secrets("variable"),
     Route(
-        method="GET", path="/v1/ownership/{kind}/" + _NAMED, handler=ownership.show, action="ownership.read",
+        method="GET", path=_OWNERSHIP, handler=ownership.show, action="ownership.read",
         about="{kind}:{secret}", summary="Owner, group and mode of an archive, connection, variable or queue",
         answers={200: m.OwnershipView}, refusals=(404, 422),
     ),
     Route(
-        method="PATCH", path="/v1/ownership/{kind}/" + _NAMED, handler=ownership.change, action="ownership.change",
+        method="PATCH", path=_OWNERSHIP, handler=ownership.change, action="ownership.change",
         about="{kind}:{secret}", summary="Change owner, group or mode", body=(m.OwnershipChange,),
         answers={200: m.OwnershipView}, refusals=(404,),
     ),
@@ -207,11 +208,11 @@ ROUTES: tuple[Route, ...] = (
         query=("dag_id", "task_id", "run_as_user", "queue"), answers={200: m.ExplainedView}, refusals=(404, 409, 422),
     ),
     Route(
-        method="GET", path="/v1/impersonation-rules/{id}", handler=administration.get_rule,
+        method="GET", path="/v1/impersonation-rules/{id:[0-9a-f]{32}}", handler=administration.get_rule,
         action="impersonation.read", about="rule:{id}", summary="A rule", answers={200: m.RuleView}, refusals=(404,),
     ),
     Route(
-        method="DELETE", path="/v1/impersonation-rules/{id}", handler=administration.remove_rule,
+        method="DELETE", path="/v1/impersonation-rules/{id:[0-9a-f]{32}}", handler=administration.remove_rule,
         action="impersonation.remove", about="rule:{id}", summary="Remove a rule", answers={204: None}, refusals=(404,),
     ),
     Route(
@@ -236,11 +237,11 @@ ROUTES: tuple[Route, ...] = (
         summary="All tokens, without their secrets", answers={200: m.TokenList},
     ),
     Route(
-        method="GET", path="/v1/tokens/{id}", handler=administration.get_token, action="token.read",
+        method="GET", path="/v1/tokens/{id:[a-z2-7]{12}}", handler=administration.get_token, action="token.read",
         about="token:{id}", summary="A token, without its secret", answers={200: m.TokenView}, refusals=(404,),
     ),
     Route(
-        method="DELETE", path="/v1/tokens/{id}", handler=administration.revoke_token, action="token.revoke",
+        method="DELETE", path="/v1/tokens/{id:[a-z2-7]{12}}", handler=administration.revoke_token, action="token.revoke",
         about="token:{id}", summary="Revoke a token", answers={204: None}, refusals=(404,),
     ),
     Route(
@@ -292,7 +293,7 @@ ROUTES: tuple[Route, ...] = (
         refusals=(409, 507),
     ),
     Route(
-        method="DELETE", path="/v1/keys/{id}", handler=keys.retire, action="key.retire", about="key:{id}",
+        method="DELETE", path="/v1/keys/{id:[0-9a-f]{32}}", handler=keys.retire, action="key.retire", about="key:{id}",
         summary="Remove a key that no row needs", answers={204: None}, refusals=(404, 409, 507),
     ),
     Route(

@@ -224,7 +224,8 @@ class Api:
 
     def __init__(self, folder: str, **sections: dict[str, Any]) -> None:
         given = {"port": 0, "state_folder": f"{folder}/state", "launcher_socket": f"{folder}/l.sock"}
-        self.settings: Settings = load(api=given, **{"launches": {"watch_interval_seconds": 3600}, **sections})
+        quiet = {"launches": {"watch_interval_seconds": 3600}, "failures": {"burst": 100_000}}
+        self.settings: Settings = load(api=given, **{**quiet, **sections})
         self.clock = FakeClock()
         self.launcher = DescribingPeer(f"{folder}/l.sock")
         self.tokens: dict[str, str] = {}

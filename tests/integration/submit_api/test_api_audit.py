@@ -18,19 +18,9 @@ from submit_api.permissions import ACTIONS, FETCHERS, PUBLIC, WORKERS
 from submit_api.registry.events import newest
 from submit_api.registry.tables import EventRow
 from tests.bench.audit_pages import row as bench_row
+from tests.routes import path_of
 
 GUARDED = [route for route in ROUTES if ACTIONS[route.action] != PUBLIC]
-
-
-def path_of(route: Route) -> str:
-    path = route.path
-    for part, value in (
-        ("{name}", "x.py"), ("{secret:.+}", "x"), ("{id}", "0" * 32), ("{launch_id}", "0" * 32),
-        ("{number:[0-9]{1,9}}", "1"), ("{hex:[0-9a-f]{128}}", "0" * 128), ("{kind}", "archive"), ("{dag_id}", "x"),
-    ):  # fmt: skip
-        path = path.replace(part, value)
-    assert "{" not in path
-    return path
 
 
 def ids(route: Route) -> str:
@@ -64,7 +54,6 @@ async def test_each_route_records_who_is_refused_there(api: Api) -> None:
     """Without a token, and with a token of the wrong kind."""
     user, worker = await api.token("mallory"), (await api.worker()).token
     api.service.strangers._most = api.service.strangers._most_of_one = 1000
-    api.service.failures._burst = 1000
     for route in GUARDED:
         wrong = user if ACTIONS[route.action] == WORKERS else worker
         expected = [("", 401, "unauthenticated")]
@@ -121,7 +110,7 @@ async def test_bytes_that_are_hidden_are_a_decision_and_bytes_that_are_not_there
 
 
 async def test_a_flood_without_tokens_leaves_a_few_events_and_a_count(folder: str) -> None:
-    async with Api(folder, audit={"unauthenticated_per_minute": 8}, failures={"burst": 1000}) as api:
+    async with Api(folder, audit={"unauthenticated_per_minute": 8}) as api:
         before = await last(api)
         for _ in range(50):
             assert (await api.call("GET", "/v1/archives")).status == 401

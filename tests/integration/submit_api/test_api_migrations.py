@@ -57,8 +57,9 @@ def value(kind: types.TypeEngine[Any], number: int) -> Any:
 
 
 def filler(table: Table) -> dict[str, Any]:
-    """The first row of a table: its foreign keys name the first row of the others."""
-    return {column.name: value(column.type, 1) for column in table.columns}
+    """The first row of a table: its foreign keys name the first row of the others. A rule that denies has no form before."""
+    found = {column.name: value(column.type, 1) for column in table.columns}
+    return found | ({"effect": "allow"} if "effect" in found else {})
 
 
 async def fill(database: Database, tables: MetaData) -> dict[str, dict[str, Any]]:
@@ -75,8 +76,10 @@ async def stored(database: Database, tables: MetaData) -> dict[str, dict[str, An
     async with database.read() as tx:
         for table in tables.sorted_tables:
             if table.name != BOOKKEEPING:
-                [row] = (await tx.session.execute(select(table))).mappings()
-                found[table.name] = dict(row)
+                rows = list((await tx.session.execute(select(table))).mappings())
+                assert len(rows) <= 1, table.name
+                if rows:  # none in a table that came later
+                    found[table.name] = dict(rows[0])
     return found
 
 
@@ -114,7 +117,7 @@ async def test_rows_of_a_revision_survive_the_way_to_the_newest_and_back(empty: 
     assert len(written) == len(old.tables) - 1
     await migrate.upgrade(empty)
     newest = await stored(empty, await reflected(empty))
-    assert shared(newest, written) == shared(written, newest)
+    assert set(written) <= set(newest) and shared(newest, written) == shared(written, newest)
     await migrate.downgrade(empty, revision)
     back = await stored(empty, await reflected(empty))
     assert back == written
@@ -127,9 +130,11 @@ async def test_rows_of_the_newest_revision_survive_each_step_down(empty: Databas
     written = await fill(empty, await reflected(empty))
     for revision in REVISIONS[-2::-1]:
         await migrate.downgrade(empty, revision)
-        below = await stored(empty, await reflected(empty))
-        assert shared(below, written) == shared(written, below) and set(below) <= set(written)
+        tables = await reflected(empty)
+        below = await stored(empty, tables)
+        assert set(below) == set(tables.tables) - {BOOKKEEPING} <= set(written)
+        assert shared(below, written) == shared(written, below)
     await migrate.upgrade(empty)
     again = await stored(empty, await reflected(empty))
-    assert set(again) == set(written)
+    assert set(below) <= set(again)
     assert shared(again, below) == shared(below, again)

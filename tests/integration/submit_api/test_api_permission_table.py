@@ -99,11 +99,11 @@ ASKS: dict[str, Ask] = {
     "group.read": Ask("GET", "/v1/groups", 200),
     "token.create": Ask("POST", "/v1/tokens", 201, json={"principal": "new"}),
     "token.read": Ask("GET", "/v1/tokens", 200),
-    "token.revoke": Ask("DELETE", "/v1/tokens/nobodys", 404),
+    "token.revoke": Ask("DELETE", f"/v1/tokens/{'a' * 12}", 404),
     "token.exchange": Ask("POST", "/v1/tokens/exchange", 401, json={"token": "x"}),  # of nobody, whoever brings it
     "key.read": Ask("GET", "/v1/keys", 200),
     "key.rotate": Ask("POST", "/v1/keys/rotate", 201),
-    "key.retire": Ask("DELETE", "/v1/keys/nokey", 404),
+    "key.retire": Ask("DELETE", f"/v1/keys/{ID}", 404),
     "publisher.add": Ask("POST", "/v1/publishers", 422, json={"repository": "octo/etl"}),
     "publisher.read": Ask("GET", "/v1/publishers", 200),
     "publisher.remove": Ask("DELETE", f"/v1/publishers/{ID}", 404),

@@ -194,7 +194,7 @@ class Death:
     def install(self, service: Service) -> None:
         for name in STEPS:
             setattr(os, name, self._before(getattr(os, name)))
-        event.listen(service.database.engine.sync_engine, "commit", self.step)
+        event.listen(service.database._writer.sync_engine, "commit", self.step)
 
     def _before(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -234,6 +234,7 @@ async def look_after_death(settings: Settings, old: RowKey) -> None:
         assert await values(service) == VALUES and old not in ring.listed().values()
 
 
+@pytest.mark.sqlite  # its state folder is copied for each step
 def test_killed_at_any_step_every_row_stays_readable(folder: str) -> None:
     first = load(api={"state_folder": f"{folder}/first"})
 

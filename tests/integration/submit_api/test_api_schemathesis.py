@@ -49,6 +49,14 @@ EXCEPT: tuple[tuple[str, str, dict[str, Any], str], ...] = (
     ("POST", "/v1/workers", accepts("400", "422"), _SEMANTICS + "the keys are keys, and the fingerprint is theirs"),
     ("POST", "/v1/launches/{launch_id}/claim", accepts("400"), _SEMANTICS + "the body is an envelope"),
     ("POST", "/v1/launches/{launch_id}/state", accepts("400", "422"), _SEMANTICS + "the body is an envelope"),
+    ("POST", "/v1/publishers", accepts("422"), _SEMANTICS + "the issuer is one of the settings"),
+    ("POST", "/v1/archives/{name}/releases/{number}/activate", accepts("412"), _SEMANTICS + "the tag is the active release's"),
+    ("POST", "/v1/archives/{name}/rollback", accepts("412"), _SEMANTICS + "the tag is the active release's"),
+    ("POST", "/v1/archives/{name}/releases/{number}/approve", accepts("412", "422"),
+     _SEMANTICS + "the digest is the release's, and unsafe_alone needs a reason"),
+    ("POST", "/v1/archives/{name}/releases/{number}/revoke", accepts("422"), _SEMANTICS + "the reason is one printable line"),
+    ("GET", "/v1/ownership/{kind}/{secret}", accepts("400"), _SEMANTICS + "the name is one of the kind that `kind` says"),
+    ("PATCH", "/v1/ownership/{kind}/{secret}", accepts("400"), _SEMANTICS + "the name is one of the kind that `kind` says"),
     ("GET", "/v1/blobs/sha512/{hex}", accepts("416"), _SEMANTICS + "the range is within the blob"),
 )  # fmt: skip
 

@@ -11,22 +11,13 @@ from api_rig import SOURCE, Api, dag_entry, task_entry
 
 from integrity.claims import Xcom
 from submit_api import submissions
-from submit_api.http.routes import DSSE, Route
+from submit_api.http.routes import DSSE
 from submit_api.http.table import ROUTES
 from submit_api.permissions import ACTIONS, PUBLIC, WORKERS
+from tests.routes import path_of
 
 MARK = "m4rk3d"
 CONNECTION, VARIABLE, XCOM, SAID, LOGGED, SENT = (f"{MARK}-{n}" for n in ("conn", "var", "xcom", "said", "log", "sent"))
-
-
-def path_of(route: Route) -> str:
-    path = route.path
-    for part, value in (
-        ("{name}", "etl.py"), ("{secret:.+}", "db"), ("{id}", "0" * 32), ("{launch_id}", "0" * 32),
-        ("{number:[0-9]{1,9}}", "1"), ("{hex:[0-9a-f]{128}}", "0" * 128),
-    ):  # fmt: skip
-        path = path.replace(part, value)
-    return path
 
 
 async def a_launch_with_secrets(api: Api) -> str:
@@ -74,7 +65,7 @@ async def each_route_with_marks(api: Api, worker: str) -> None:
     for route in ROUTES:
         if ACTIONS[route.action] == PUBLIC:
             continue
-        path = path_of(route)
+        path = path_of(route, name="etl.py", secret="db")
         allowed = worker if ACTIONS[route.action] == WORKERS else api.admin
         for token in (
             allowed,
