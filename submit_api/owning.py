@@ -29,6 +29,8 @@ async def show(service: Service, caller: Caller, kind: str, name: str) -> Thing:
 
 async def change(service: Service, caller: Caller, kind: str, name: str, wanted: OwnershipChange) -> Thing:
     """All that was asked for, or nothing. Raises `NotFoundError`, `NotOwnerError`, `InvalidRequestError`."""
+    if wanted == OwnershipChange():
+        raise InvalidRequestError("say what to change: owner, group or mode")
     async with service.database.write() as tx:
         found = await _find(tx, kind, name)
         owner, group = wanted.owner or found.owner, wanted.group or found.group

@@ -55,8 +55,10 @@ EXCEPT: tuple[tuple[str, str, dict[str, Any], str], ...] = (
     ("POST", "/v1/archives/{name}/releases/{number}/approve", accepts("412", "422"),
      _SEMANTICS + "the digest is the release's, and unsafe_alone needs a reason"),
     ("POST", "/v1/archives/{name}/releases/{number}/revoke", accepts("422"), _SEMANTICS + "the reason is one printable line"),
+    ("PUT", "/v1/groups/{name}", accepts("422"), _SEMANTICS + "something is to be said"),
     ("GET", "/v1/ownership/{kind}/{secret}", accepts("400"), _SEMANTICS + "the name is one of the kind that `kind` says"),
-    ("PATCH", "/v1/ownership/{kind}/{secret}", accepts("400"), _SEMANTICS + "the name is one of the kind that `kind` says"),
+    ("PATCH", "/v1/ownership/{kind}/{secret}", accepts("400", "422"),
+     _SEMANTICS + "the name is one of the kind that `kind` says, and something is to be changed"),
     ("GET", "/v1/blobs/sha512/{hex}", accepts("416"), _SEMANTICS + "the range is within the blob"),
 )  # fmt: skip
 
