@@ -24,9 +24,7 @@ async def activate(call: Call) -> web.Response:
 
 
 async def roll_back(call: Call) -> web.Response:
-    to = call.number("to", 0, most=MAX_NUMBER) if "to" in call.request.query else None
-    if to == 0:
-        raise InvalidRequestError("to is to be the number of a release")
+    to = _asked(call, "to")
     return await _answer(
         call,
         await releasing.roll_back(
@@ -56,7 +54,7 @@ async def approve(call: Call) -> web.Response:
 
 async def diff(call: Call) -> web.Response:
     """Against what is active, unless the caller says; of the active one itself, against the release before."""
-    against = call.number("against", 0, most=MAX_NUMBER) or None
+    against = _asked(call, "against")
     async with call.service.database.read() as tx:
         archive = await releasing.held(tx, call.caller, call.part("name"), modes.READ)
         after = await releasing.numbered(tx, archive, _number(call))
@@ -66,6 +64,16 @@ async def diff(call: Call) -> web.Response:
         compared = await releasing.numbered(tx, archive, before)
     manifests = [(await call.service.manifest_of(release)).manifest for release in (compared, after)]
     return answer(views.diff(*manifests))
+
+
+def _asked(call: Call, name: str) -> int | None:
+    """The number of a release in the query, if one is there."""
+    if name not in call.request.query:
+        return None
+    number = call.number(name, 0, most=MAX_NUMBER)
+    if number == 0:
+        raise InvalidRequestError(f"{name} is to be the number of a release")
+    return number
 
 
 def _number(call: Call) -> int:
