@@ -355,7 +355,7 @@ def test_the_xcoms_of_anothers_dag(live: Live, alice: Person, bob: Person) -> No
     assert alice.push(name, reader(dag_id, bob.name, run_id, declared=True)).status == 201
     before = len(alice.http("GET", "/v1/launches").json["launches"])
     for who in (alice, Person(live, "admin", live.token)):
-        denied = who.launch(dag_id, run_id=run_id, try_number=2)
+        denied = who.launch(dag_id, run_id=run_id, try_number=2, release=2)
         refused(live, denied, 403, "out-of-scope", who)
         assert f"reads XComs of dag {bob.name}, which belongs to {bob.name}" in denied.json["detail"]
         assert canary not in denied.body.decode()
@@ -364,7 +364,7 @@ def test_the_xcoms_of_anothers_dag(live: Live, alice: Person, bob: Person) -> No
 
     # A member of bob's group may read, and it is on record.
     assert live.http("PUT", f"/v1/groups/{bob.name}", {"members": [alice.name]}).status == 200
-    given = live.wait(alice.launch(dag_id, run_id=run_id, try_number=2).json["id"])
+    given = live.wait(alice.launch(dag_id, run_id=run_id, try_number=2, release=2).json["id"])
     assert given["state"] == "success", (given, live.log(given["id"]))
     assert f"found: {canary[::-1]}" in live.log(given["id"])
     assert f"xcoms:{bob.name}" in {event["object"] for event in live.audit()}

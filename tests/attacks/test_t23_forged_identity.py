@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.attacks.attacker import dag
+from tests.attacks.conftest import EVERY_REFUSAL
 from tests.forgeries import FORGERIES
 from tests.issuer import AUDIENCE, GITHUB_RUN, Issuer
 from tests.live import Answer, Live, running
@@ -64,7 +65,7 @@ def github() -> Iterator[Issuer]:
 @pytest.fixture(scope="module")
 def live(corp: Issuer, github: Issuer) -> Iterator[Live]:
     told = SETTINGS.format(corp=corp.url, github=github.url, audience=AUDIENCE)
-    with running(more_api_toml=told) as started:
+    with running(more_api_toml=told + EVERY_REFUSAL) as started:
         yield started
 
 

@@ -67,6 +67,7 @@ def test_a_ticket_that_was_offered_before_and_is_claimed_after(
     assert (result.state, result.exit_code) == ("refused", 77)
     require_refused(live, offer.launch_id, name)
     assert not traces.of("ran")
+    assert live.http("DELETE", f"/v1/connections/{conn}").status == 204
 
 
 def test_what_is_queued_and_what_is_asked_for(live: Live, agent: LyingAgent, traces: Traces, name: str) -> None:
