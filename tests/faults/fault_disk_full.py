@@ -165,7 +165,8 @@ def launcher() -> None:
     with small_disk("launcher") as live:
         marker, folder = marker_file(live), live.stack.folder / "launcher"
         assert live.push("once.py", ONCE.format(marker=str(marker))).status == 201
-        assert live.wait(_asked(live, "before"))["state"] == "success"
+        before = live.wait(_asked(live, "before"))
+        assert before["state"] == "success", before
         for pages in range(3):
             run_id = f"full-{pages}"
             with full(folder, but_pages=pages):
