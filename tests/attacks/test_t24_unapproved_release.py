@@ -2,7 +2,7 @@
 
 Seen to fail when weakened: `submissions._record` that asks the new group only; `require_launchable` that does not look
 whether a release waits; `_require_second` that lets the submitter through, or who is not in the group; `groups_behind` that
-gives every group of the owner.
+gives every group of the owner; `owning._require_no_approvals` that returns.
 """
 
 from __future__ import annotations
@@ -118,6 +118,23 @@ def test_the_authority_of_the_group_in_an_archive_of_ones_own(live: Live, team: 
     assert f"what group {team.group} may is for archives of that group only" in answer.json["detail"]
     assert team.alice.http("GET", f"/v1/launches?dag_id={dag_id}").json["launches"] == []
     assert not traces.of("evil")
+
+
+def test_out_of_the_group_without_a_push(live: Live, team: Team, traces: Traces) -> None:
+    """By chgrp, or by giving the dag_id to an archive that nobody else looks at: the owner cannot, nor another member."""
+    path, move = f"/v1/ownership/archive/{team.name}", f"/v1/dags/{team.dag_id}/transfer"
+    for who in (team.alice, team.bob):
+        own = f"{who.name}-own"
+        source = evil(team, traces).replace(repr(team.dag_id), repr(own))
+        assert who.push(f"{own}.py", source).json["state"] == "active"
+        refused(live, who.http("PATCH", path, {"group": who.name}), 403, "not-owner", who)
+        answer = who.http("POST", move, {"archive": f"{own}.py"})
+        refused(live, answer, 403, "not-owner", who)
+        assert "asks for approvals" in answer.json["detail"]
+        refused(live, who.push(f"{own}.py", evil(team, traces)), 409, "conflict", who)
+    found = team.alice.http("GET", path).json
+    assert (found["owner"], found["group"]) == (team.alice.name, team.group)
+    assert (team.active(), traces.of("evil")) == (1, [])
 
 
 def test_the_administrators_way_is_named_unsafe_and_audited(live: Live, team: Team, traces: Traces) -> None:
