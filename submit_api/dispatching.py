@@ -17,7 +17,7 @@ from integrity.errors import ConflictError, DagsealError, FetchError, NotFoundEr
 from integrity.keys import VerifyKey
 from integrity.manifest import VerifiedManifest
 from integrity.tickets import Ticket
-from submit_api import audit, launches, reserving
+from submit_api import audit, choosing, launches
 from submit_api.identity import Caller
 from submit_api.registry import archives, ledger, people
 from submit_api.registry.database import Transaction
@@ -107,7 +107,7 @@ async def _mint(service: Service, tx: Transaction, caller: Caller, launch: Launc
     release, verified = await launchable(service, tx, launch)
     task = verified.manifest.task(launch.dag_id, launch.task_id)
     besides = launches.caller_besides(verified.manifest, launch.principal)
-    rule = await reserving.authorise(service, tx, release, task, launch, besides)
+    rule = await choosing.authorise(service, tx, release, task, launch, besides)
     now = service.now_us()
     issued_at = now // MICROSECONDS
     ticket = Ticket(

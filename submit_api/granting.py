@@ -14,7 +14,7 @@ from integrity.claims import VerifiedClaim
 from integrity.errors import DigestMismatchError, NotFoundError
 from integrity.grants import Secrets
 from integrity.manifest import TaskEntry
-from submit_api import connections, dispatching, launches, reserving
+from submit_api import choosing, connections, dispatching, launches
 from submit_api.backends.lookup import Name
 from submit_api.dispatching import MICROSECONDS
 from submit_api.registry import ledger, secrets
@@ -50,8 +50,8 @@ async def permitted(
     }
     launches.require_isolation(verified.claim.attestation, floors)
     besides = launches.caller_besides(manifest.manifest, launch.principal)
-    rule = await reserving.authorise(service, tx, release, task, launch, besides)
-    names = await reserving.entitled(tx, launch.owner, launch.group, besides)
+    rule = await choosing.authorise(service, tx, release, task, launch, besides)
+    names = await choosing.entitled(tx, launch.owner, launch.group, besides)
     return Permitted(task=task, names=frozenset(names), rule=rule)
 
 

@@ -11,6 +11,7 @@ from integrity import differences
 from integrity.fields import to_base64
 from integrity.manifest import Manifest
 from submit_api import modes
+from submit_api.choosing import Chosen
 from submit_api.dispatching import Offer
 from submit_api.models import (
     ArchiveView,
@@ -26,7 +27,6 @@ from submit_api.models import (
     WorkerView,
 )
 from submit_api.registry.records import Archive, Launch, Release, Worker
-from submit_api.reserving import Chosen
 
 V = TypeVar("V", bound=BaseModel)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from integrity import names
-from submit_api import administering, connections, importing, modes, permissions, reserving, views
+from submit_api import administering, choosing, connections, importing, modes, permissions, views
 from submit_api.http.routes import Call, answer
 from submit_api.models import (
     ConnectionList,
@@ -142,7 +142,7 @@ async def explain_rules(call: Call) -> web.Response:
             raise InvalidRequestError(f"say {name}, as ?dag_id=DAG&task_id=TASK")
     user, queue = query.get("run_as_user"), query.get("queue")
     async with call.service.database.read() as tx:
-        found = await reserving.choose(
+        found = await choosing.choose(
             call.service,
             tx,
             call.caller,

@@ -1,0 +1,198 @@
+"""What a launch would be, and whether it may be: its release, queue, unix user, connections and XComs.
+
+A run keeps the release that it began with, though another is active by now, unless its caller asks for one. `choose` and
+`require_all` decide when a launch is reserved, `authorise` decides the same again when its ticket is signed and at its claim.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from integrity.errors import ConflictError, NotFoundError, OutOfScopeError
+from integrity.manifest import TaskEntry
+from submit_api import impersonation, launches, modes, permissions, scopes
+from submit_api.identity import Caller
+from submit_api.impersonation import Party, Question, Role, Source, Verdict
+from submit_api.registry import archives, ledger, ownership, people, secrets
+from submit_api.registry.database import Transaction
+from submit_api.registry.records import Archive, Launch, Release
+from submit_api.service import Service
+
+ASKED, PINNED, ACTIVE = "asked for", "which the run began with", "the active one"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """What a launch would be: which release (and why that one) and task, in which queue, as which unix user, who named him,
+    the verdict, and who besides the owner has to have what it gets."""
+
+    release: Release
+    why: str
+    task: TaskEntry
+    queue: str
+    user: str
+    source: Source
+    verdict: Verdict
+    besides: str | None
+
+
+async def choose(
+    service: Service,
+    tx: Transaction,
+    caller: Caller,
+    *,
+    dag_id: str,
+    task_id: str,
+    run_id: str | None = None,
+    run_as_user: str | None = None,
+    queue: str | None = None,
+    number: int | None = None,
+) -> Chosen:
+    """The choice and the judgement of a reservation; nothing is reserved. Raises what `reserve` raises, but for the
+    verdict, which is in what is returned."""
+    config = service.settings.launches
+    release, why = await resolve(tx, caller, dag_id, run_id, number)
+    manifest = (await service.manifest_of(release)).manifest
+    task = manifest.task(dag_id, task_id)
+    user, source = impersonation.choose_user(run_as_user, task, config.default_impersonation)
+    chosen_queue = launches.queue_of(queue, task, config.default_queue)
+    await require_queue(tx, release, chosen_queue)
+    verdict = await judge(tx, release, dag_id=dag_id, user=user, queue=chosen_queue, caller=caller.principal)
+    return Chosen(
+        release=release,
+        why=why,
+        task=task,
+        queue=chosen_queue,
+        user=user,
+        source=source,
+        verdict=verdict,
+        besides=launches.caller_besides(manifest, caller.principal),
+    )
+
+
+async def resolve(
+    tx: Transaction, caller: Caller, dag_id: str, run_id: str | None, number: int | None
+) -> tuple[Release, str]:
+    """The release that a launch in this run of this dag means, if the caller may launch it, and by what it was chosen: it was
+    asked for, the run began with it, or it is the active one."""
+    archive = await _archive_of(tx, dag_id)
+    if archive is None:
+        raise NotFoundError(f"no release defines dag {dag_id!r}: push its file first")
+    permissions.require(caller, modes.EXECUTE, archive, f"dag {dag_id} of archive {archive.name}")
+    permissions.require_scope(caller, scopes.LAUNCH, dag_id)
+    run = run_id if number is None else None
+    pinned = await ledger.release_of_run(tx, dag_id, run, archive.name) if run is not None else None
+    if number is not None:
+        chosen, why = number, ASKED
+    elif pinned is not None:
+        chosen, why = pinned, PINNED
+    elif archive.active is not None:
+        chosen, why = archive.active, ACTIVE
+    else:
+        newest = await archives.release(tx, archive.name, archive.latest)
+        if newest is not None and newest.waits:
+            launches.require_launchable(newest)
+        raise ConflictError(f"archive {archive.name} has no active release: activate one, or push a new one")
+    release = await archives.release(tx, archive.name, chosen)
+    if release is None:
+        raise NotFoundError(f"archive {archive.name} has no release {chosen}; the latest is {archive.latest}")
+    if run is not None and why == PINNED:
+        launches.require_pinned(release, run, archive.active)
+    launches.require_launchable(release)
+    return release, why
+
+
+async def require_queue(tx: Transaction, release: Release, queue: str) -> None:
+    """The release's owner may run in it. Raises `NotOwnerError`."""
+    groups = await people.groups_behind(tx, release.owner, release.group)
+    launches.require_queue(await ownership.queue(tx, queue), owner=release.owner, groups=groups)
+
+
+async def judge(tx: Transaction, release: Release, *, dag_id: str, user: str, queue: str, caller: str) -> Verdict:
+    """The impersonation rules' verdict on a launch that `caller` asks for, by the rules and groups of this moment."""
+
+    async def party(role: Role, principal: str) -> Party:
+        return Party(role=role, principal=principal, groups=await people.groups_of(tx, principal))
+
+    question = Question(
+        owner=Party(
+            role=impersonation.OWNER,
+            principal=release.owner,
+            groups=await people.groups_behind(tx, release.owner, release.group),
+        ),
+        others=(
+            await party(impersonation.SUBMITTER, release.submitted_by),
+            await party(impersonation.CALLER, caller),
+        ),
+        dag_id=dag_id,
+        user=user,
+        queue=queue,
+    )
+    return impersonation.decide(await secrets.rules(tx), question)
+
+
+async def authorise(
+    service: Service, tx: Transaction, release: Release, task: TaskEntry, launch: Launch, besides: str | None
+) -> str:
+    """What was reserved is judged again: this queue, and what `require_all` asks. Returns the id of the rule that allows it.
+    Raises `UnauthorizedError`, and `NotFoundError` for a dag that is not there."""
+    await require_queue(tx, release, launch.queue)
+    verdict = await judge(
+        tx, release, dag_id=launch.dag_id, user=launch.unix_user, queue=launch.queue, caller=launch.principal
+    )
+    return await require_all(service, tx, release, task, verdict, besides)
+
+
+async def require_all(
+    service: Service, tx: Transaction, release: Release, task: TaskEntry, verdict: Verdict, besides: str | None
+) -> str:
+    """The rules allow it, and the release's owner may use the connections and read the XComs of the dags that the task names;
+    `besides` may, too (`launches.caller_besides`). Whether a secrets backend has what it would be asked for is found out when
+    it is claimed. Returns the id of the rule. Raises `OutOfScopeError`, and `NotFoundError` for a dag that is not there."""
+    groups = await people.groups_behind(tx, release.owner, release.group)
+    try:
+        rule = verdict.require()
+        await _require_secrets(service, tx, release, task, release.owner, groups)
+    except OutOfScopeError as error:
+        withheld = sorted(await people.groups_of(tx, release.owner) - groups)
+        if not withheld:
+            raise
+        hint = f"what group {', '.join(withheld)} may is for archives of that group only, as it asks for approvals"
+        told = OutOfScopeError(f"{error} ({hint})")
+        told.rule = error.rule
+        raise told from None
+    if besides is not None:
+        await _require_secrets(service, tx, release, task, besides, await people.groups_of(tx, besides))
+    return rule
+
+
+async def _require_secrets(
+    service: Service, tx: Transaction, release: Release, task: TaskEntry, reader: str, groups: frozenset[str]
+) -> None:
+    existing = {name for name in task.connections if service.backends.covers("connection", name)}
+    if task.connections:
+        existing |= {secret.name for secret in await secrets.listed(tx, "connection")}
+    granted = await secrets.granted_names(tx, reader, groups)
+    caller = reader if reader != release.owner else None
+    launches.require_connections(task, owner=release.owner, granted=granted, existing=existing, caller=caller)
+    for other in task.xcom_dags:
+        archive = await _archive_of(tx, other)
+        if archive is None:
+            raise NotFoundError(
+                f"task {task.task_id} reads XComs of dag {other!r}, which no release defines: push its file first"
+            )
+        launches.require_readable(task, archive, dag_id=other, reader=reader, groups=groups)
+
+
+async def entitled(tx: Transaction, owner: str, group: str, besides: str | None) -> set[tuple[str, str]]:
+    """Kind and name of what a launch of a release of this owner and group is given: what the owner may use, and `besides` too
+    if there is one."""
+    found = await secrets.granted_names(tx, owner, await people.groups_behind(tx, owner, group))
+    if besides is not None:
+        found &= await secrets.granted_names(tx, besides, await people.groups_of(tx, besides))
+    return found
+
+
+async def _archive_of(tx: Transaction, dag_id: str) -> Archive | None:
+    name = (await archives.archives_of_dags(tx, [dag_id])).get(dag_id)
+    return await archives.find(tx, name) if name else None
