@@ -21,6 +21,8 @@ from api_rig import SOURCE, Api
 
 from integrity.digests import Digest
 
+pytestmark = pytest.mark.sqlite  # what is tried comes before any database
+
 LIMITS = {
     "max_archive_bytes": 4096,
     "head_seconds": 0.4,
