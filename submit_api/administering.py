@@ -42,7 +42,7 @@ async def put_secrets(
                 raise OutOfScopeError(f"there is no {kind} {name!r}: an administrator can make it, and give it to you")
             row = connections.seal(service.keys.rows, kind, name, value, earlier=earlier, at=now, by=caller.principal)
             await secrets.put(tx, row)
-            await _note(tx, service, caller, action, f"{kind}:{name}", f"version {row.version}")
+            await note(tx, service, caller, action, f"{kind}:{name}", f"version {row.version}")
             stored.append(row)
     return stored
 
@@ -63,7 +63,7 @@ async def remove_secret(service: Service, caller: Caller, kind: str, name: str) 
             raise NotFoundError(f"there is no {kind} {name!r}")
         permissions.require(caller, modes.WRITE, found, f"{kind} {name}")
         await secrets.remove(tx, kind, name)
-        await _note(tx, service, caller, f"{kind}.remove", f"{kind}:{name}", "its grants are gone with it")
+        await note(tx, service, caller, f"{kind}.remove", f"{kind}:{name}", "its grants are gone with it")
 
 
 async def add_grant(service: Service, caller: Caller, wanted: GrantRequest) -> Grant:
@@ -86,7 +86,7 @@ async def add_grant(service: Service, caller: Caller, wanted: GrantRequest) -> G
         if earlier is not None:
             raise ConflictError(f"{grant.kind} {grant.name} is granted to {grant.to} already: grant {earlier.id}")
         await secrets.add_grant(tx, grant)
-        await _note(tx, service, caller, "grant.add", f"{grant.kind}:{grant.name}", f"to {grant.to_kind} {grant.to}")
+        await note(tx, service, caller, "grant.add", f"{grant.kind}:{grant.name}", f"to {grant.to_kind} {grant.to}")
     return grant
 
 
@@ -105,7 +105,7 @@ async def remove_grant(service: Service, caller: Caller, grant_id: str) -> None:
             raise NotFoundError(f"there is no grant {grant_id}")
         await secrets.remove_grant(tx, grant_id)
         about = f"{grant.kind}:{grant.name}"
-        await _note(tx, service, caller, "grant.remove", about, f"from {grant.to_kind} {grant.to}")
+        await note(tx, service, caller, "grant.remove", about, f"from {grant.to_kind} {grant.to}")
 
 
 async def add_rule(service: Service, caller: Caller, wanted: RuleRequest) -> Rule:
@@ -122,7 +122,7 @@ async def add_rule(service: Service, caller: Caller, wanted: RuleRequest) -> Rul
     )
     async with service.database.write() as tx:
         await secrets.add_rule(tx, rule)
-        await _note(tx, service, caller, "impersonation.add", f"rule:{rule.id}", _says(rule))
+        await note(tx, service, caller, "impersonation.add", f"rule:{rule.id}", _says(rule))
     return rule
 
 
@@ -140,7 +140,7 @@ async def remove_rule(service: Service, caller: Caller, rule_id: str) -> None:
         if rule is None:
             raise NotFoundError(f"there is no impersonation rule {rule_id}")
         await secrets.remove_rule(tx, rule_id)
-        await _note(tx, service, caller, "impersonation.remove", f"rule:{rule_id}", _says(rule))
+        await note(tx, service, caller, "impersonation.remove", f"rule:{rule_id}", _says(rule))
 
 
 async def put_group(service: Service, caller: Caller, name: str, wanted: GroupRequest) -> tuple[list[str], int]:
@@ -156,7 +156,7 @@ async def put_group(service: Service, caller: Caller, name: str, wanted: GroupRe
         detail = f"members: {', '.join(members)}"
         if approvals != before:
             detail = f"approvals: {before} -> {approvals}, {detail}"
-        await _note(tx, service, caller, "group.write", f"group:{name}", detail)
+        await note(tx, service, caller, "group.write", f"group:{name}", detail)
     return members, approvals
 
 
@@ -215,7 +215,7 @@ async def issue(
     await people.add_token(tx, token)
     limits = f", only {', '.join(scopes)}" if scopes else ""
     detail = f"for {kind} {principal}{', admin' if admin else ''}{limits}"
-    await _note(tx, service, caller, "token.create", f"token:{made.token_id}", detail)
+    await note(tx, service, caller, "token.create", f"token:{made.token_id}", detail)
     return made
 
 
@@ -224,7 +224,7 @@ async def revoke_token(service: Service, caller: Caller, token_id: str) -> Token
         if await people.token(tx, token_id) is None:
             raise NotFoundError(f"there is no token {token_id!r}")
         await people.revoke_tokens(tx, service.now_us(), token_id=token_id)
-        await _note(tx, service, caller, "token.revoke", f"token:{token_id}", "")
+        await note(tx, service, caller, "token.revoke", f"token:{token_id}", "")
     return await find_token(service, token_id)
 
 
@@ -264,7 +264,7 @@ async def enroll_worker(service: Service, caller: Caller, wanted: WorkerRequest)
         await people.put_worker(tx, worker)
         made = await issue(tx, service, caller, principal=worker.name, kind=identity.WORKER, admin=False)
         detail = f"fingerprint {worker.fingerprint}, queues {', '.join(worker.queues)}"
-        await _note(tx, service, caller, "worker.enroll", f"worker:{worker.name}", detail)
+        await note(tx, service, caller, "worker.enroll", f"worker:{worker.name}", detail)
     return made
 
 
@@ -282,7 +282,7 @@ async def revoke_worker(service: Service, caller: Caller, name: str) -> None:
         if await people.worker(tx, name) is None:
             raise NotFoundError(f"there is no worker {name!r}")
         await people.revoke_worker(tx, name, service.now_us())
-        await _note(tx, service, caller, "worker.revoke", f"worker:{name}", "its tokens are revoked with it")
+        await note(tx, service, caller, "worker.revoke", f"worker:{name}", "its tokens are revoked with it")
 
 
 def _says(rule: Rule) -> str:
@@ -290,5 +290,5 @@ def _says(rule: Rule) -> str:
     return f"{rule.subject_kind} {rule.subject} {may} run dag {rule.dag_glob} as {rule.unix_user} in queue {rule.queue_glob}"
 
 
-async def _note(tx: Transaction, service: Service, caller: Caller, action: str, about: str, detail: str) -> None:
+async def note(tx: Transaction, service: Service, caller: Caller, action: str, about: str, detail: str) -> None:
     await audit.accepted(tx, at=service.now_us(), caller=caller, action=action, about=about, detail=detail)

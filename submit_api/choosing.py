@@ -23,12 +23,13 @@ ASKED, PINNED, ACTIVE = "asked for", "which the run began with", "the active one
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """What a launch would be: which release (and why that one) and task, in which queue, as which unix user, who named him,
-    the verdict, and who besides the owner has to have what it gets."""
+    """What a launch would be: which release (and why that one) and task, whose authority it has as its owner's groups, in which
+    queue, as which unix user, who named him, the verdict, and who besides the owner has to have what it gets."""
 
     release: Release
     why: str
     task: TaskEntry
+    groups: frozenset[str]
     queue: str
     user: str
     source: Source
@@ -56,12 +57,14 @@ async def choose(
     task = manifest.task(dag_id, task_id)
     user, source = impersonation.choose_user(run_as_user, task, config.default_impersonation)
     chosen_queue = launches.queue_of(queue, task, config.default_queue)
-    await require_queue(tx, release, chosen_queue)
-    verdict = await judge(tx, release, dag_id=dag_id, user=user, queue=chosen_queue, caller=caller.principal)
+    groups = await people.groups_behind(tx, release.owner, release.group)
+    await require_queue(tx, release, groups, chosen_queue)
+    verdict = await judge(tx, release, groups, dag_id=dag_id, user=user, queue=chosen_queue, caller=caller.principal)
     return Chosen(
         release=release,
         why=why,
         task=task,
+        groups=groups,
         queue=chosen_queue,
         user=user,
         source=source,
@@ -102,24 +105,21 @@ async def resolve(
     return release, why
 
 
-async def require_queue(tx: Transaction, release: Release, queue: str) -> None:
-    """The release's owner may run in it. Raises `NotOwnerError`."""
-    groups = await people.groups_behind(tx, release.owner, release.group)
+async def require_queue(tx: Transaction, release: Release, groups: frozenset[str], queue: str) -> None:
+    """The release's owner, with these groups, may run in it. Raises `NotOwnerError`."""
     launches.require_queue(await ownership.queue(tx, queue), owner=release.owner, groups=groups)
 
 
-async def judge(tx: Transaction, release: Release, *, dag_id: str, user: str, queue: str, caller: str) -> Verdict:
+async def judge(
+    tx: Transaction, release: Release, groups: frozenset[str], *, dag_id: str, user: str, queue: str, caller: str
+) -> Verdict:
     """The impersonation rules' verdict on a launch that `caller` asks for, by the rules and groups of this moment."""
 
     async def party(role: Role, principal: str) -> Party:
         return Party(role=role, principal=principal, groups=await people.groups_of(tx, principal))
 
     question = Question(
-        owner=Party(
-            role=impersonation.OWNER,
-            principal=release.owner,
-            groups=await people.groups_behind(tx, release.owner, release.group),
-        ),
+        owner=Party(role=impersonation.OWNER, principal=release.owner, groups=groups),
         others=(
             await party(impersonation.SUBMITTER, release.submitted_by),
             await party(impersonation.CALLER, caller),
@@ -131,25 +131,40 @@ async def judge(tx: Transaction, release: Release, *, dag_id: str, user: str, qu
     return impersonation.decide(await secrets.rules(tx), question)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authorised:
+    """The id of the rule that allows a launch, and the groups whose authority its owner has in it."""
+
+    rule: str
+    groups: frozenset[str]
+
+
 async def authorise(
     service: Service, tx: Transaction, release: Release, task: TaskEntry, launch: Launch, besides: str | None
-) -> str:
-    """What was reserved is judged again: this queue, and what `require_all` asks. Returns the id of the rule that allows it.
-    Raises `UnauthorizedError`, and `NotFoundError` for a dag that is not there."""
-    await require_queue(tx, release, launch.queue)
+) -> Authorised:
+    """What was reserved is judged again: this queue, and what `require_all` asks. Raises `UnauthorizedError`, and
+    `NotFoundError` for a dag that is not there."""
+    groups = await people.groups_behind(tx, release.owner, release.group)
+    await require_queue(tx, release, groups, launch.queue)
     verdict = await judge(
-        tx, release, dag_id=launch.dag_id, user=launch.unix_user, queue=launch.queue, caller=launch.principal
+        tx, release, groups, dag_id=launch.dag_id, user=launch.unix_user, queue=launch.queue, caller=launch.principal
     )
-    return await require_all(service, tx, release, task, verdict, besides)
+    rule = await require_all(service, tx, release, groups, task, verdict, besides)
+    return Authorised(rule=rule, groups=groups)
 
 
 async def require_all(
-    service: Service, tx: Transaction, release: Release, task: TaskEntry, verdict: Verdict, besides: str | None
+    service: Service,
+    tx: Transaction,
+    release: Release,
+    groups: frozenset[str],
+    task: TaskEntry,
+    verdict: Verdict,
+    besides: str | None,
 ) -> str:
     """The rules allow it, and the release's owner may use the connections and read the XComs of the dags that the task names;
     `besides` may, too (`launches.caller_besides`). Whether a secrets backend has what it would be asked for is found out when
     it is claimed. Returns the id of the rule. Raises `OutOfScopeError`, and `NotFoundError` for a dag that is not there."""
-    groups = await people.groups_behind(tx, release.owner, release.group)
     try:
         rule = verdict.require()
         await _require_secrets(service, tx, release, task, release.owner, groups)
@@ -171,7 +186,8 @@ async def _require_secrets(
 ) -> None:
     existing = {name for name in task.connections if service.backends.covers("connection", name)}
     if task.connections:
-        existing |= {secret.name for secret in await secrets.listed(tx, "connection")}
+        wanted = {("connection", name) for name in task.connections}
+        existing |= {secret.name for secret in await secrets.of_names(tx, wanted)}
     granted = await secrets.granted_names(tx, reader, groups)
     caller = reader if reader != release.owner else None
     launches.require_connections(task, owner=release.owner, granted=granted, existing=existing, caller=caller)
@@ -184,10 +200,9 @@ async def _require_secrets(
         launches.require_readable(task, archive, dag_id=other, reader=reader, groups=groups)
 
 
-async def entitled(tx: Transaction, owner: str, group: str, besides: str | None) -> set[tuple[str, str]]:
-    """Kind and name of what a launch of a release of this owner and group is given: what the owner may use, and `besides` too
-    if there is one."""
-    found = await secrets.granted_names(tx, owner, await people.groups_behind(tx, owner, group))
+async def entitled(tx: Transaction, owner: str, groups: frozenset[str], besides: str | None) -> set[tuple[str, str]]:
+    """Kind and name of what a launch is given: what its owner may use, with these groups, and `besides` too if there is one."""
+    found = await secrets.granted_names(tx, owner, groups)
     if besides is not None:
         found &= await secrets.granted_names(tx, besides, await people.groups_of(tx, besides))
     return found

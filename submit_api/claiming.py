@@ -28,7 +28,7 @@ from submit_api import audit, connections, dispatching, granting, launches
 from submit_api.backends.lookup import Name
 from submit_api.dispatching import MICROSECONDS
 from submit_api.identity import Caller
-from submit_api.registry import ledger, people, secrets
+from submit_api.registry import ledger, secrets
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Launch, Worker
 from submit_api.registry.text import storable
@@ -132,8 +132,7 @@ async def _grant(
         detail=f"ticket {launch.ticket_id}, {len(delivered)} secrets delivered",
         rule=allowed.rule,
     )
-    groups = await people.groups_behind(tx, launch.owner, launch.group)
-    by = await secrets.granted_by(tx, launch.owner, groups)
+    by = await secrets.granted_by(tx, launch.owner, allowed.groups)
     granted = {f"{kind}:{name}": grant for (kind, name), grant in by.items()}
     for name in delivered:
         kind = name.partition(":")[0]

@@ -23,6 +23,7 @@ from integrity.errors import (
     UnsafeArchiveError,
 )
 from integrity.manifest import MAX_DAGS, DagEntry
+from submit_api import framing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,18 +74,7 @@ class LauncherDescriber:
             sent = socket.send_fds(peer, [frame], [fd])
             if sent < len(frame):  # even no byte at all is an error when the launcher has answered and closed
                 await loop.sock_sendall(peer, frame[sent:])
-            header = await _exactly(loop, peer, messages.HEADER_BYTES)
-            return messages.decode(await _exactly(loop, peer, messages.body_length(header)))
-
-
-async def _exactly(loop: asyncio.AbstractEventLoop, peer: socket.socket, count: int) -> bytes:
-    data = bytearray()
-    while len(data) < count:
-        chunk = await loop.sock_recv(peer, min(count - len(data), 256 * 1024))
-        if not chunk:
-            raise ConnectionResetError("it closed the connection early")
-        data += chunk
-    return bytes(data)
+            return await framing.receive(peer)
 
 
 def _description(answer: messages.Message) -> Description:

@@ -107,7 +107,7 @@ async def _mint(service: Service, tx: Transaction, caller: Caller, launch: Launc
     release, verified = await launchable(service, tx, launch)
     task = verified.manifest.task(launch.dag_id, launch.task_id)
     besides = launches.caller_besides(verified.manifest, launch.principal)
-    rule = await choosing.authorise(service, tx, release, task, launch, besides)
+    rule = (await choosing.authorise(service, tx, release, task, launch, besides)).rule
     now = service.now_us()
     issued_at = now // MICROSECONDS
     ticket = Ticket(

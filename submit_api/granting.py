@@ -25,12 +25,13 @@ from submit_api.service import Service
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Permitted:
-    """The task of a launch that passed the checks, the names (kind and name) that it is entitled to, and the impersonation rule
-    that allows it."""
+    """The task of a launch that passed the checks, the names (kind and name) that it is entitled to, the impersonation rule
+    that allows it, and the groups whose authority its owner has in it."""
 
     task: TaskEntry
     names: frozenset[Name]
     rule: str
+    groups: frozenset[str]
 
 
 async def permitted(
@@ -50,9 +51,9 @@ async def permitted(
     }
     launches.require_isolation(verified.claim.attestation, floors)
     besides = launches.caller_besides(manifest.manifest, launch.principal)
-    rule = await choosing.authorise(service, tx, release, task, launch, besides)
-    names = await choosing.entitled(tx, launch.owner, launch.group, besides)
-    return Permitted(task=task, names=frozenset(names), rule=rule)
+    found = await choosing.authorise(service, tx, release, task, launch, besides)
+    names = await choosing.entitled(tx, launch.owner, found.groups, besides)
+    return Permitted(task=task, names=frozenset(names), rule=found.rule, groups=found.groups)
 
 
 async def stored(tx: Transaction, names: frozenset[Name]) -> set[Name]:

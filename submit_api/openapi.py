@@ -17,7 +17,7 @@ from integrity import names
 from integrity.claims import PROFILES
 from integrity.manifest import TASK_CHECKS
 from submit_api.audit import ACCEPTED, REFUSED
-from submit_api.http.routes import Answer, Content, Route
+from submit_api.http.routes import MAX_RELEASE_NUMBER, Answer, Content, Route
 from submit_api.importing import FORMATS
 from submit_api.launches import TRANSITIONS
 from submit_api.models import Problem
@@ -30,14 +30,13 @@ ALWAYS = (400, 405, 500)
 WITH_TOKEN = (401, 403, 429, 503)  # 503: the database is away, or the issuer of the token cannot be asked for its keys
 WITH_BODY = (408, 411, 413, 415, 417, 422)
 _PARAMETER = re.compile(r"\{(\w+)(?::((?:[^{}]|\{[0-9,]+\})+))?\}")
-_RELEASES = 999_999_999
 _INTEGERS = {  # name: the largest
     "limit": 1000,
     "after": 2**53,
     "offset": 2**53,
-    "number": _RELEASES,
-    "to": _RELEASES,
-    "against": _RELEASES,
+    "number": MAX_RELEASE_NUMBER,
+    "to": MAX_RELEASE_NUMBER,
+    "against": MAX_RELEASE_NUMBER,
 }
 _CHOICES = {
     "task_check": TASK_CHECKS,

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from integrity import names
 from integrity.errors import ConflictError, MalformedError, NotFoundError, NotOwnerError
-from submit_api import audit, modes, permissions
+from submit_api import modes, permissions
+from submit_api.administering import note
 from submit_api.identity import Caller
 from submit_api.models import OwnershipChange, QueueRequest
 from submit_api.refusals import InvalidRequestError
@@ -42,7 +43,7 @@ async def change(service: Service, caller: Caller, kind: str, name: str, wanted:
             raise NotFoundError(f"there is no group {group!r}: an administrator can make it: dagseal group set {group}")
         await ownership.change(tx, kind, name, owner=owner, group=group, mode=mode)
         changed = await _find(tx, kind, name)
-        await _note(tx, service, caller, "ownership.change", f"{kind}:{name}", f"{_says(found)} -> {_says(changed)}")
+        await note(tx, service, caller, "ownership.change", f"{kind}:{name}", f"{_says(found)} -> {_says(changed)}")
     return changed
 
 
@@ -95,7 +96,7 @@ async def put_queue(service: Service, caller: Caller, name: str, wanted: QueueRe
                 f"queue {name} is {earlier.owner}'s already: change it with dagseal chown, chgrp or chmod"
             )
         await ownership.add_queue(tx, queue)
-        await _note(tx, service, caller, "queue.write", f"queue:{name}", _says(queue))
+        await note(tx, service, caller, "queue.write", f"queue:{name}", _says(queue))
     return queue
 
 
@@ -104,7 +105,7 @@ async def remove_queue(service: Service, caller: Caller, name: str) -> None:
     async with service.database.write() as tx:
         await _find(tx, "queue", name)
         await ownership.remove_queue(tx, name)
-        await _note(tx, service, caller, "queue.remove", f"queue:{name}", "open to all from now on")
+        await note(tx, service, caller, "queue.remove", f"queue:{name}", "open to all from now on")
 
 
 async def transfer_dag(service: Service, caller: Caller, dag_id: str, to: str) -> str:
@@ -125,13 +126,9 @@ async def transfer_dag(service: Service, caller: Caller, dag_id: str, to: str) -
             permissions.require(caller, modes.WRITE, archive, f"archive {each}")
             await _require_no_approvals(tx, caller, archive.group, f"dag {dag_id}")
         await ownership.move_dag(tx, dag_id, to, service.now_us())
-        await _note(tx, service, caller, "dag.transfer", f"dag:{dag_id}", f"{name} -> {to}")
+        await note(tx, service, caller, "dag.transfer", f"dag:{dag_id}", f"{name} -> {to}")
     return name
 
 
 def _says(found: Thing) -> str:
     return f"{found.owner}:{found.group} {modes.shown(found.mode)}"
-
-
-async def _note(tx: Transaction, service: Service, caller: Caller, action: str, about: str, detail: str) -> None:
-    await audit.accepted(tx, at=service.now_us(), caller=caller, action=action, about=about, detail=detail)

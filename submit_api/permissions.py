@@ -97,11 +97,6 @@ def require_scope(caller: Caller, kind: str, name: str) -> None:
         raise OutOfScopeError(f"{name} is outside this token's scopes, {', '.join(caller.scopes)}: use another token")
 
 
-def bit(action: str) -> int:
-    """The bit of the object's mode that an action of the table asks for."""
-    return modes.LETTERS[ACTIONS[action].partition(":")[2]]
-
-
 def may(caller: Caller, wanted: int, found: Owned) -> bool:
     """Whether this user has that bit."""
     if caller.kind != USER:

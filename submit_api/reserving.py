@@ -35,7 +35,9 @@ async def reserve(service: Service, caller: Caller, wanted: LaunchRequest) -> La
             number=wanted.release,
         )
         release = chosen.release
-        rule = await choosing.require_all(service, tx, release, chosen.task, chosen.verdict, chosen.besides)
+        rule = await choosing.require_all(
+            service, tx, release, chosen.groups, chosen.task, chosen.verdict, chosen.besides
+        )
         earlier = await ledger.find_try(
             tx, wanted.dag_id, wanted.task_id, wanted.run_id, wanted.map_index, wanted.try_number
         )

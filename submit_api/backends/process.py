@@ -23,7 +23,7 @@ import structlog
 
 from integrity import messages
 from integrity.errors import FetchError, MalformedError, SettingsError
-from integrity.messages import Message
+from submit_api import framing
 from submit_api.settings import BackendSection
 
 PROGRAM = "dagseal.airflow.secrets_process"
@@ -87,7 +87,7 @@ class BackendProcess:
     async def _ask(self, running: _Running, kind: str, name: str) -> str | None:
         running.number += 1
         await self._send(running, messages.encode("ask", number=running.number, what=kind, name=name))
-        answer = await self._receive(running)
+        answer = await framing.receive(running.peer, limit=MAX_ANSWER_BYTES)
         if answer.fields.integer("number") != running.number:
             raise MalformedError("an answer to another question")
         value, failure = None, ""
@@ -140,7 +140,7 @@ class BackendProcess:
         )
         async with asyncio.timeout(self._section.start_seconds):
             await self._send(running, opening)
-            answer = await self._receive(running)
+            answer = await framing.receive(running.peer, limit=MAX_ANSWER_BYTES)
         if answer.kind != "opened":
             error = answer.fields.text("error", max_chars=100) if answer.kind == "failed" else answer.kind
             _log.error("backend_not_started", backend=self.name, error=error)
@@ -161,10 +161,6 @@ class BackendProcess:
     async def _send(self, running: _Running, frame: bytes) -> None:
         await asyncio.get_running_loop().sock_sendall(running.peer, frame)
 
-    async def _receive(self, running: _Running) -> Message:
-        header = await _exactly(running.peer, messages.HEADER_BYTES)
-        return messages.decode(await _exactly(running.peer, messages.body_length(header, limit=MAX_ANSWER_BYTES)))
-
     async def _failed(self, why: str) -> None:
         _log.error("backend_ended", backend=self.name, why=why)
         self._pause = min(max(2 * self._pause, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
@@ -181,13 +177,3 @@ class BackendProcess:
             os.killpg(running.process.pid, signal.SIGKILL)
         await running.process.wait()
         await asyncio.to_thread(shutil.rmtree, running.folder, ignore_errors=True)
-
-
-async def _exactly(peer: socket.socket, count: int) -> bytes:
-    loop, data = asyncio.get_running_loop(), bytearray()
-    while len(data) < count:
-        chunk = await loop.sock_recv(peer, min(count - len(data), 256 * 1024))
-        if not chunk:
-            raise ConnectionResetError("it closed the connection")
-        data += chunk
-    return bytes(data)

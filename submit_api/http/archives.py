@@ -10,7 +10,7 @@ from aiohttp import web
 
 from integrity.digests import Digest
 from integrity.errors import NotFoundError
-from submit_api import audit, bodies, modes, permissions, scopes, submissions, views
+from submit_api import audit, bodies, modes, permissions, releasing, scopes, submissions, views
 from submit_api.http.routes import BYTES, DSSE, Call, answer
 from submit_api.identity import WORKER, Caller
 from submit_api.models import ArchiveDetail, ArchiveList, ArchiveView, ReleaseList, ReleaseView
@@ -40,7 +40,7 @@ async def submit(call: Call) -> web.Response:
     with call.service.admission.uploading(call.caller.principal):
         done = await submissions.submit(call.service, call.caller, ask, body)
     async with call.service.database.read() as tx:
-        archive = await _archive(tx, call, done.release.archive, modes.WRITE)
+        archive = await releasing.held(tx, call.caller, done.release.archive)
     made = answer(views.release(done.release, done.manifest, archive.active), status=201 if done.created else 200)
     made.headers["Location"] = f"/v1/archives/{done.release.archive}/releases/{done.release.number}"
     made.headers["ETag"] = f'"{done.release.digest}"'
@@ -60,7 +60,7 @@ async def listed(call: Call) -> web.Response:
 
 async def one(call: Call) -> web.Response:
     async with call.service.database.read() as tx:
-        archive = await _archive(tx, call, call.part("name"))
+        archive = await releasing.held(tx, call.caller, call.part("name"), modes.READ)
         summary = await _summary(tx, archive)
         found = await archives.releases(tx, archive.name)
     detail = {**summary.model_dump(), "releases": [await _view(call, r, archive) for r in found]}
@@ -69,25 +69,25 @@ async def one(call: Call) -> web.Response:
 
 async def releases(call: Call) -> web.Response:
     async with call.service.database.read() as tx:
-        archive = await _archive(tx, call, call.part("name"))
+        archive = await releasing.held(tx, call.caller, call.part("name"), modes.READ)
         found = await archives.releases(tx, archive.name)
     return answer(ReleaseList(releases=[await _view(call, release, archive) for release in found]))
 
 
 async def release(call: Call) -> web.Response:
     async with call.service.database.read() as tx:
-        archive = await _archive(tx, call, call.part("name"))
-        found = await _release(tx, call, archive)
+        archive = await releasing.held(tx, call.caller, call.part("name"), modes.READ)
+        found = await releasing.numbered(tx, archive, int(call.part("number")))
     return answer(await _view(call, found, archive))
 
 
 async def manifest(call: Call) -> web.Response:
     name = call.part("name")
     async with call.service.database.read() as tx:
-        archive = await archives.find(tx, name) if call.caller.kind == "worker" else await _archive(tx, call, name)
-        if archive is None:
-            raise NotFoundError(f"there is no archive {name!r}")
-        found = await _release(tx, call, archive)
+        archive = await archives.find(tx, name)
+        if archive is None or call.caller.kind != WORKER:
+            archive = await releasing.held(tx, call.caller, name, modes.READ)
+        found = await releasing.numbered(tx, archive, int(call.part("number")))
     return web.Response(body=found.manifest, content_type=DSSE, headers={"ETag": f'"{found.manifest_digest}"'})
 
 
@@ -167,23 +167,6 @@ def _range(request: web.Request, size: int) -> tuple[int, int]:
     if first > last:
         raise RangeError(f"the blob has {size} bytes")
     return first, last
-
-
-async def _archive(tx: Transaction, call: Call, name: str, wanted: int = modes.READ) -> Archive:
-    found = await archives.find(tx, name)
-    if found is None:
-        raise NotFoundError(f"there is no archive {name!r}")
-    permissions.require(call.caller, wanted, found, f"archive {name}")
-    permissions.require_scope(call.caller, scopes.ARCHIVE, name)
-    return found
-
-
-async def _release(tx: Transaction, call: Call, archive: Archive) -> Release:
-    text = call.part("number")
-    found = await archives.release(tx, archive.name, int(text))
-    if found is None:
-        raise NotFoundError(f"archive {archive.name} has no release {text}; the latest is {archive.latest}")
-    return found
 
 
 async def _summary(tx: Transaction, archive: Archive) -> ArchiveView:

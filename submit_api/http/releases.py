@@ -6,12 +6,10 @@ from aiohttp import web
 
 from integrity.errors import ConflictError
 from submit_api import approving, modes, releasing, views
-from submit_api.http.routes import Call, answer
+from submit_api.http.routes import MAX_RELEASE_NUMBER, Call, answer
 from submit_api.models import ApproveRequest
 from submit_api.refusals import InvalidRequestError
 from submit_api.releasing import Decided
-
-MAX_NUMBER = 999_999_999
 
 
 async def activate(call: Call) -> web.Response:
@@ -70,7 +68,7 @@ def _asked(call: Call, name: str) -> int | None:
     """The number of a release in the query, if one is there."""
     if name not in call.request.query:
         return None
-    number = call.number(name, 0, most=MAX_NUMBER)
+    number = call.number(name, 0, most=MAX_RELEASE_NUMBER)
     if number == 0:
         raise InvalidRequestError(f"{name} is to be the number of a release")
     return number
