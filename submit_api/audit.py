@@ -25,6 +25,32 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\
 SERVICE = Caller(principal="dagseal", kind="service", admin=False, token_id="", address="", groups=frozenset())
 
 
+def decision(
+    *,
+    at: int,
+    caller: Caller,
+    action: str,
+    about: str,
+    digest: str = "",
+    detail: str = "",
+    verdict: str = ACCEPTED,
+    rule: str = "",
+) -> Event:
+    """What was decided. Where no `rule` is named, the table of permissions decided."""
+    return Event(
+        at=at,
+        principal=caller.principal,
+        token_id=caller.token_id,
+        address=caller.address,
+        action=action,
+        object=_plain(about, 300),
+        digest=digest,
+        verdict=verdict,
+        detail=_plain(_with_run(detail, caller), MAX_DETAIL_CHARS),
+        rule=rule or permissions.ACTIONS.get(action, caller.kind),
+    )
+
+
 async def accepted(
     tx: Transaction,
     *,
@@ -37,20 +63,18 @@ async def accepted(
     verdict: str = ACCEPTED,
     rule: str = "",
 ) -> None:
-    """Record a decision together with its effects. Where no `rule` is named, the table of permissions decided."""
-    event = Event(
+    """Record a decision together with its effects."""
+    said = decision(
         at=at,
-        principal=caller.principal,
-        token_id=caller.token_id,
-        address=caller.address,
+        caller=caller,
         action=action,
-        object=_plain(about, 300),
+        about=about,
         digest=digest,
+        detail=detail,
         verdict=verdict,
-        detail=_plain(_with_run(detail, caller), MAX_DETAIL_CHARS),
-        rule=rule or permissions.ACTIONS.get(action, caller.kind),
+        rule=rule,
     )
-    await events.add(tx, event)
+    await events.add(tx, said)
 
 
 async def refused(

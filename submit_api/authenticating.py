@@ -30,9 +30,9 @@ async def authenticate(service: Service, header: str | None, address: str) -> Ca
 
 async def _ours(service: Service, text: str, address: str) -> Caller:
     token_id, secret = identity.read(text)
-    async with service.database.read() as tx:
-        token = identity.check(await people.token(tx, token_id), token_id, secret, service.now_us())
-        groups = await people.groups_of(tx, token.principal) if token.kind == identity.USER else frozenset()
+    async with service.database.glance() as tx:
+        found, groups = await people.token_and_groups(tx, token_id)
+    token = identity.check(found, token_id, secret, service.now_us())
     if service.now_us() - (token.last_used_at or 0) >= _USE_IS_NEWS_US:
         await _note_use(service, token.token_id)
     return Caller(
@@ -41,7 +41,7 @@ async def _ours(service: Service, text: str, address: str) -> Caller:
         admin=token.admin,
         token_id=token.token_id,
         address=address,
-        groups=groups,
+        groups=groups if token.kind == identity.USER else frozenset(),
         scopes=tuple(token.scopes),
         via=token.via,
     )
@@ -51,7 +51,7 @@ async def _of_an_issuer(service: Service, text: str, address: str) -> Caller:
     limits = service.settings.oidc
     token = await verifying.verify(text, service.issuers, limits, now_us=service.now_us())
     principal = callers.principal_of(token)
-    async with service.database.read() as tx:
+    async with service.database.glance() as tx:
         groups = await people.groups_of(tx, principal)
     return callers.caller(token, principal, groups, address)
 

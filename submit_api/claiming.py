@@ -26,7 +26,7 @@ from integrity.errors import (
 from integrity.keys import SealTo, VerifyKey
 from submit_api import audit, connections, dispatching, granting, launches
 from submit_api.backends.lookup import Name
-from submit_api.dispatching import MICROSECONDS
+from submit_api.effects import MICROSECONDS
 from submit_api.identity import Caller
 from submit_api.registry import ledger, secrets
 from submit_api.registry.database import Transaction

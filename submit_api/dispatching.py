@@ -18,14 +18,13 @@ from integrity.keys import VerifyKey
 from integrity.manifest import VerifiedManifest
 from integrity.tickets import Ticket
 from submit_api import audit, choosing, launches
+from submit_api.effects import MICROSECONDS
 from submit_api.identity import Caller
 from submit_api.registry import archives, ledger, people
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Launch, Release, Worker
 from submit_api.service import Service
 from submit_api.signals import QUEUE, of_launch
-
-MICROSECONDS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,8 @@ import secrets
 import time
 from typing import Protocol
 
+MICROSECONDS = 1_000_000  # in a second
+
 
 class Clock(Protocol):
     """Wall-clock time."""

@@ -16,7 +16,7 @@ from integrity.grants import Secrets
 from integrity.manifest import TaskEntry
 from submit_api import choosing, connections, dispatching, launches
 from submit_api.backends.lookup import Name
-from submit_api.dispatching import MICROSECONDS
+from submit_api.effects import MICROSECONDS
 from submit_api.registry import ledger, secrets
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Launch, StoredXcom, Worker

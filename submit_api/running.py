@@ -23,6 +23,7 @@ from submit_api import audit_retention, dispatching, keyfiles, rekeying, retirin
 from submit_api.admission import Admission
 from submit_api.app import build_app, record_left_out
 from submit_api.backends.lookup import Backends
+from submit_api.batching import Batches
 from submit_api.blobs import BlobStore
 from submit_api.describing import Describer, LauncherDescriber
 from submit_api.effects import Clock, Randomness, SystemClock, SystemRandomness
@@ -111,6 +112,7 @@ async def opened(
                 admission=Admission(
                     uploads_per_principal=limits.max_uploads_per_principal, inspections=limits.max_inspections
                 ),
+                recordings=Batches(most=limits.max_recorded_together),
                 clock=clock,
                 randomness=randomness or SystemRandomness(),
                 signals=Signals(),

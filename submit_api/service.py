@@ -8,14 +8,17 @@ from dataclasses import dataclass
 
 from integrity import manifest
 from integrity.manifest import VerifiedManifest
+from submit_api.accepting import Submitted
 from submit_api.admission import Admission
 from submit_api.backends.lookup import Backends
-from submit_api.blobs import BlobStore
+from submit_api.batching import Batches
+from submit_api.blobs import BlobStore, Upload
 from submit_api.describing import Describer
 from submit_api.effects import Clock, Randomness
 from submit_api.keyfiles import Keys
 from submit_api.logs import LogStore
 from submit_api.oidc.verifying import TrustedIssuer
+from submit_api.recording import Candidate
 from submit_api.registry.database import Database
 from submit_api.registry.records import Release
 from submit_api.settings import Settings
@@ -37,6 +40,7 @@ class Service:
     logs: LogStore
     describer: Describer
     admission: Admission
+    recordings: Batches[tuple[Candidate, Upload], Submitted]
     clock: Clock
     randomness: Randomness
     signals: Signals

@@ -13,9 +13,7 @@ import math
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from submit_api.effects import Clock
-
-MICROSECONDS = 1_000_000
+from submit_api.effects import MICROSECONDS, Clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

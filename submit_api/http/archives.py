@@ -10,7 +10,7 @@ from aiohttp import web
 
 from integrity.digests import Digest
 from integrity.errors import NotFoundError
-from submit_api import audit, bodies, modes, permissions, releasing, scopes, submissions, views
+from submit_api import accepting, audit, bodies, modes, permissions, releasing, scopes, submissions, views
 from submit_api.http.routes import BYTES, DSSE, Call, answer
 from submit_api.identity import WORKER, Caller
 from submit_api.models import ArchiveDetail, ArchiveList, ArchiveView, ReleaseList, ReleaseView
@@ -25,7 +25,7 @@ _RANGE = re.compile(r"bytes=([0-9]{0,16})-([0-9]{0,16})")
 
 async def submit(call: Call) -> web.Response:
     request, limits = call.request, call.service.settings.limits
-    ask = submissions.wanted(
+    ask = accepting.wanted(
         call.part("name"),
         request.query.get("group"),
         request.query.get("task_check"),
@@ -35,13 +35,11 @@ async def submit(call: Call) -> web.Response:
         request.headers.get("If-Match"),
         request.headers.get("If-None-Match"),
     )
-    await submissions.authorise(call.service, call.caller, ask)
+    newest = await submissions.authorise(call.service, call.caller, ask)
     body = bodies.chunks(request, limits, max_bytes=limits.max_archive_bytes)
     with call.service.admission.uploading(call.caller.principal):
-        done = await submissions.submit(call.service, call.caller, ask, body)
-    async with call.service.database.read() as tx:
-        archive = await releasing.held(tx, call.caller, done.release.archive)
-    made = answer(views.release(done.release, done.manifest, archive.active), status=201 if done.created else 200)
+        done = await submissions.submit(call.service, call.caller, ask, newest, body)
+    made = answer(views.release(done.release, done.manifest, done.active), status=201 if done.created else 200)
     made.headers["Location"] = f"/v1/archives/{done.release.archive}/releases/{done.release.number}"
     made.headers["ETag"] = f'"{done.release.digest}"'
     made.headers["Repr-Digest"] = done.release.sha512.repr_digest

@@ -2,21 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import bindparam, func, insert, select, update
 
 from integrity.manifest import Manifest
 from submit_api import modes
 from submit_api.registry.database import Transaction
 from submit_api.registry.ownership import permitted
-from submit_api.registry.records import Activation, Archive, Release, columns, record
+from submit_api.registry.records import Activation, Archive, Release, columns, columns_of, record
 from submit_api.registry.tables import ActivationRow, ArchiveRow, DagRow, ReleaseRow, TaskRow
+
+_AT_ONCE = 1000
+# Made once: every request asks these, and to make a statement costs more than to run it.
+_LATEST = (ReleaseRow.archive == ArchiveRow.name) & (ReleaseRow.number == ArchiveRow.latest)
+_FOUND = (
+    select(*columns_of(Archive, ArchiveRow), ReleaseRow.digest)
+    .outerjoin(ReleaseRow, _LATEST)
+    .where(ArchiveRow.name == bindparam("name"))
+)
+_NAMED = select(*columns_of(Archive, ArchiveRow)).where(ArchiveRow.name.in_(bindparam("names", expanding=True)))
+_NEWEST = (
+    select(*columns_of(Release, ReleaseRow))
+    .join(ArchiveRow, _LATEST)
+    .where(ArchiveRow.name.in_(bindparam("names", expanding=True)))
+)
+_OF_DIGESTS = select(*columns_of(Release, ReleaseRow)).where(
+    ReleaseRow.digest.in_(bindparam("digests", expanding=True))
+)
+_OWNERS_OF_DAGS = select(DagRow.dag_id, DagRow.archive).where(DagRow.dag_id.in_(bindparam("dags", expanding=True)))
 
 
 async def find(tx: Transaction, name: str) -> Archive | None:
-    row = await tx.session.get(ArchiveRow, name)
-    return record(Archive, row) if row else None
+    return (await find_with_newest(tx, name))[0]
+
+
+async def find_with_newest(tx: Transaction, name: str) -> tuple[Archive | None, str]:
+    """And the digest of its latest release, by one statement."""
+    row = (await tx.session.execute(_FOUND, {"name": name})).first()
+    return (record(Archive, row), row.digest or "") if row else (None, "")
+
+
+async def named(tx: Transaction, names: Iterable[str]) -> dict[str, Archive]:
+    """Those of these archives that there are."""
+    rows = await tx.session.execute(_NAMED, {"names": list(names)})
+    return {row.name: record(Archive, row) for row in rows}
+
+
+async def newest(tx: Transaction, names: Iterable[str]) -> dict[str, Release]:
+    """The latest release of each of these archives."""
+    rows = await tx.session.execute(_NEWEST, {"names": list(names)})
+    return {row.archive: record(Release, row) for row in rows}
 
 
 async def listed(tx: Transaction, *, seen_by: tuple[str, Collection[str]] | None = None) -> list[Archive]:
@@ -40,9 +76,9 @@ async def releases(tx: Transaction, archive: str | None = None) -> list[Release]
     return [record(Release, row) for row in await tx.session.scalars(query)]
 
 
-async def releases_of_digest(tx: Transaction, digest: str) -> list[Release]:
-    """Every release with exactly these bytes."""
-    rows = await tx.session.scalars(select(ReleaseRow).where(ReleaseRow.digest == digest))
+async def releases_of_digest(tx: Transaction, *digests: str) -> list[Release]:
+    """Every release with exactly the bytes of one of these."""
+    rows = await tx.session.execute(_OF_DIGESTS, {"digests": list(digests)})
     return [record(Release, row) for row in rows]
 
 
@@ -59,8 +95,12 @@ async def dag_ids(tx: Transaction, archive: str, number: int) -> list[str]:
 
 async def archives_of_dags(tx: Transaction, dags: Iterable[str]) -> dict[str, str]:
     """Which archive each of these dags belongs to, where one is recorded."""
-    rows = await tx.session.execute(select(DagRow.dag_id, DagRow.archive).where(DagRow.dag_id.in_(list(dags))))
-    return dict(rows.tuples().all())
+    found: dict[str, str] = {}
+    wanted = list(dags)
+    for at in range(0, len(wanted), _AT_ONCE):
+        rows = await tx.session.execute(_OWNERS_OF_DAGS, {"dags": wanted[at : at + _AT_ONCE]})
+        found.update(rows.tuples().all())
+    return found
 
 
 async def transferred(tx: Transaction, dags: Iterable[str]) -> set[str]:
@@ -69,49 +109,61 @@ async def transferred(tx: Transaction, dags: Iterable[str]) -> set[str]:
     return set(await tx.session.scalars(query))
 
 
-async def add(tx: Transaction, found: Release, manifest: Manifest) -> None:
-    """Record a release: the archive when it is new, the dags, the tasks. It becomes the active one, unless it waits."""
-    row = await tx.session.get(ArchiveRow, found.archive)
-    if row is None:
-        tx.session.add(
-            ArchiveRow(
-                name=found.archive,
-                owner=found.owner,
-                group=found.group,
-                latest=found.number,
-                active=None,
-                created_at=found.created_at,
-                mode=modes.NEW["archive"],
-            )
-        )
-    else:
-        row.latest = found.number
-        row.group = row.group if found.waits else found.group
-    await tx.session.flush()
-    tx.session.add(ReleaseRow(**columns(found)))
-    await tx.session.flush()
-    if not found.waits:
-        await activate(tx, found.archive, found.number, at=found.created_at, principal=found.submitted_by)
-    known = await archives_of_dags(tx, [dag.dag_id for dag in manifest.dags])
-    fresh = [{"dag_id": dag.dag_id, "archive": found.archive} for dag in manifest.dags if dag.dag_id not in known]
-    if fresh:
-        await tx.session.execute(insert(DagRow), fresh)
+async def add(tx: Transaction, made: Sequence[Release], manifests: Sequence[Manifest]) -> None:
+    """Record releases, in order, with their tasks. Their archives and dags are on record (`put`, `add_dags`)."""
+    await tx.session.execute(insert(ReleaseRow), [columns(release) for release in made])
     tasks = [
         {
-            "archive": found.archive,
-            "number": found.number,
+            "archive": manifest.archive,
+            "number": manifest.number,
             "dag_id": dag.dag_id,
             "task_id": task.task_id,
             "digest": str(task.digest),
             "run_as_user": task.run_as_user,
             "connections": list(task.connections),
         }
+        for manifest in manifests
         for dag in manifest.dags
         for task in dag.tasks
     ]
     if tasks:
         await tx.session.execute(insert(TaskRow), tasks)
-    await tx.session.flush()
+
+
+async def put(tx: Transaction, found: Iterable[Archive], *, known: Collection[str]) -> None:
+    """Record archives as they are now; those that are `known` were on record before."""
+    rows = [columns(archive) for archive in found]
+    new, changed = ([row for row in rows if (row["name"] in known) is was] for was in (False, True))
+    if new:
+        await tx.session.execute(insert(ArchiveRow), new)
+    if changed:
+        await tx.session.execute(update(ArchiveRow), changed)
+
+
+async def add_dags(tx: Transaction, dags: Mapping[str, str]) -> None:
+    """Whose each dag_id is from now on: its archive."""
+    if dags:
+        rows = [{"dag_id": dag_id, "archive": archive} for dag_id, archive in dags.items()]
+        await tx.session.execute(insert(DagRow), rows)
+
+
+async def add_activations(tx: Transaction, made: Iterable[Activation]) -> None:
+    rows = [columns(one) for one in made]
+    if rows:
+        await tx.session.execute(insert(ActivationRow), rows)
+
+
+def activation(archive: Archive, number: int, *, at: int, principal: str, before: int | None = None) -> Activation:
+    """That this release becomes the active one. `before` as `activate` has it."""
+    return Activation(
+        archive=archive.name,
+        seq=archive.activation + 1,
+        number=number,
+        was=archive.active,
+        before=archive.activation if before is None else before,
+        at=at,
+        principal=principal,
+    )
 
 
 async def activate(
@@ -122,16 +174,8 @@ async def activate(
     row = await tx.session.get_one(ArchiveRow, archive)
     if row.active == number:
         return
-    made = Activation(
-        archive=archive,
-        seq=row.activation + 1,
-        number=number,
-        was=row.active,
-        before=row.activation if before is None else before,
-        at=at,
-        principal=principal,
-    )
-    await tx.session.execute(insert(ActivationRow).values(**columns(made)))
+    made = activation(record(Archive, row), number, at=at, principal=principal, before=before)
+    await add_activations(tx, [made])
     row.active, row.activation = number, made.seq
     await tx.session.flush()
 

@@ -6,6 +6,7 @@ leaves no gap, with any database, so a gap is always something that was taken aw
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, delete, func, insert, select
@@ -41,6 +42,14 @@ async def add(tx: Transaction, event: Event) -> None:
     values = columns(event)
     values["seq"] = select(func.coalesce(func.max(EventRow.seq), 0) + 1).scalar_subquery()
     await tx.session.execute(insert(EventRow).values(**values))
+
+
+async def add_all(tx: Transaction, found: Sequence[Event]) -> None:
+    """In order."""
+    if found:
+        last = await newest(tx)
+        rows = [{**columns(event), "seq": seq} for seq, event in enumerate(found, last + 1)]
+        await tx.session.execute(insert(EventRow), rows)
 
 
 async def newest(tx: Transaction) -> int:

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sqlalchemy import delete, insert, or_, select, update
+from sqlalchemy import bindparam, delete, insert, or_, select, update
 
 from submit_api.registry.database import Transaction
-from submit_api.registry.records import Token, Worker, columns, record
+from submit_api.registry.records import Token, Worker, columns, columns_of, record
 from submit_api.registry.tables import GroupRow, MemberRow, TokenRow, WorkerRow
+
+# Made once: every request asks these.
+_TOKEN = (
+    select(*columns_of(Token, TokenRow), MemberRow.group_name)
+    .outerjoin(MemberRow, MemberRow.principal == TokenRow.principal)
+    .where(TokenRow.token_id == bindparam("token_id"))
+)
+_GROUPS_OF = select(MemberRow.group_name).where(MemberRow.principal == bindparam("principal"))
 
 
 async def token(tx: Transaction, token_id: str) -> Token | None:
-    row = await tx.session.get(TokenRow, token_id)
-    return record(Token, row) if row else None
+    return (await token_and_groups(tx, token_id))[0]
+
+
+async def token_and_groups(tx: Transaction, token_id: str) -> tuple[Token | None, frozenset[str]]:
+    """And the groups of its principal, by one statement."""
+    rows = (await tx.session.execute(_TOKEN, {"token_id": token_id})).all()
+    groups = frozenset(row.group_name for row in rows if row.group_name is not None)
+    return (record(Token, rows[0]) if rows else None), groups
 
 
 async def tokens(tx: Transaction) -> list[Token]:
@@ -50,8 +64,7 @@ async def revoke_tokens(
 
 
 async def groups_of(tx: Transaction, principal: str) -> frozenset[str]:
-    query = select(MemberRow.group_name).where(MemberRow.principal == principal)
-    return frozenset(await tx.session.scalars(query))
+    return frozenset(await tx.session.scalars(_GROUPS_OF, {"principal": principal}))
 
 
 async def groups_behind(tx: Transaction, owner: str, group: str) -> frozenset[str]:

@@ -7,27 +7,51 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, event
-from sqlalchemy.engine import ExceptionContext
+from sqlalchemy import Connection, Engine, Executable, Result, ScalarResult, create_engine, event
+from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from integrity.errors import DagsealError
 from submit_api.refusals import NO_SPACE, NoSpaceError, UnavailableError
 
 _DURABLE = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
+_READS = (*_DURABLE, "query_only=ON")
 
 
 def reader(url: str, busy_timeout_seconds: float) -> AsyncEngine:
-    return _engine(url, busy_timeout_seconds, "BEGIN", (*_DURABLE, "query_only=ON"))
+    return _engine(url, busy_timeout_seconds, "BEGIN", _READS)
 
 
 def writer(url: str, busy_timeout_seconds: float) -> AsyncEngine:
     return _engine(url, busy_timeout_seconds, "BEGIN IMMEDIATE", _DURABLE)
 
 
+def glancer(url: str) -> Engine:
+    """A reader without a thread, for one statement at a time: each is a snapshot of its own. In WAL mode readers wait for
+    nobody."""
+    return _prepared(create_engine(make_url(url).set(drivername="sqlite")), "", _READS)
+
+
+class Inline:
+    """What of a session a glance takes, over a connection of this very thread: nothing in it waits."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def execute(self, statement: Executable, parameters: Any = None) -> Result[Any]:
+        return self._connection.execute(statement, parameters)
+
+    async def scalars(self, statement: Executable, parameters: Any = None) -> ScalarResult[Any]:
+        return self._connection.scalars(statement, parameters)
+
+
 def _engine(url: str, busy_timeout_seconds: float, begin: str, pragmas: tuple[str, ...]) -> AsyncEngine:
     engine = create_async_engine(url, connect_args={"timeout": busy_timeout_seconds})
+    _prepared(engine.sync_engine, begin, pragmas)
+    return engine
 
+
+def _prepared(engine: Engine, begin: str, pragmas: tuple[str, ...]) -> Engine:
     def prepare(connection: Any, _: object) -> None:
         # The driver would otherwise begin transactions by itself, and DEFERRED ones: an upgrade to a write can then fail.
         connection.isolation_level = None
@@ -37,11 +61,12 @@ def _engine(url: str, busy_timeout_seconds: float, begin: str, pragmas: tuple[st
         cursor.close()
 
     def begun(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
+        if begin:
+            connection.exec_driver_sql(begin)
 
-    event.listen(engine.sync_engine, "connect", prepare)
-    event.listen(engine.sync_engine, "begin", begun)
-    event.listen(engine.sync_engine, "handle_error", _ours)
+    event.listen(engine, "connect", prepare)
+    event.listen(engine, "begin", begun)
+    event.listen(engine, "handle_error", _ours)
     return engine
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import Engine, event
 from sqlalchemy.types import String
 
 from submit_api.refusals import InvalidRequestError
@@ -23,9 +22,9 @@ def storable(text: str) -> str:
     return text.replace("\0", REPLACEMENT)
 
 
-def guard(engine: AsyncEngine) -> None:
+def guard(engine: Engine) -> None:
     """Look at every statement of this engine."""
-    event.listen(engine.sync_engine, "before_cursor_execute", _look)
+    event.listen(engine, "before_cursor_execute", _look)
 
 
 def _look(_connection: Any, _cursor: Any, _statement: str, _parameters: Any, context: Any, _many: bool) -> None:

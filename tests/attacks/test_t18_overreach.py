@@ -1,6 +1,6 @@
 """T18 overreach: a submitter with a valid token reaches for what is another's: archives, dag_ids, connections, unix users.
 
-Seen to fail when weakened: `permissions.require` that returns; `owning._check` that returns; `submissions._record` that does
+Seen to fail when weakened: `permissions.require` that returns; `owning._check` that returns; `recording.decide` that does
 not look whose a dag_id is; `require_connections` that takes what exists; `require_queue` that returns;
 `impersonation.decide` that allows, or does not compare the dag, or asks deny rules about the owner only; tokens that stay
 valid when they are revoked; `require_readable` that returns; a task that is told of every dag's XComs; `caller_besides` that

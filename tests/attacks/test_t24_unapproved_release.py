@@ -1,6 +1,6 @@
 """T24 unapproved-release: a submitter has code launched that no second member of the group looked at.
 
-Seen to fail when weakened: `submissions._record` that asks the new group only; `require_launchable` that does not look
+Seen to fail when weakened: `recording.decide` that asks the new group only; `require_launchable` that does not look
 whether a release waits; `_require_second` that lets the submitter through, or who is not in the group; `groups_behind` that
 gives every group of the owner; `owning._require_no_approvals` that returns.
 """

@@ -3,8 +3,8 @@
 The describer is the simulator of `api_rig`: what is raced for, the numbers, the owner and the dag, is decided in the API's one
 transaction after the description, of which the launcher makes some 15 a second.
 
-Seen to fail when weakened: `_accept` that does not look again behind the lock, which loses numbers and owners;
-`_record` without the look at `archives_of_dags`.
+Seen to fail when weakened: `group_commit` that looks before the lock instead of behind it, which loses numbers and owners;
+`recording.decide` without the look at whose the dags are.
 """
 
 from __future__ import annotations
