@@ -12,9 +12,11 @@ and declared sizes are checked first, so a bomb costs what `Limits` allows.
 
 from __future__ import annotations
 
+import re
 import stat
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -56,8 +58,9 @@ class _Entry:
         return self.name.endswith("/")
 
 
-def read_members(view: memoryview, limits: Limits) -> list[tuple[str, bytes]]:
-    """Name and content of every file. Raises `UnsafeArchiveError`, or `InvalidArchiveError` for what is no zip."""
+def read_members(view: memoryview, limits: Limits) -> Iterator[tuple[str, bytes]]:
+    """Name and content of every file, in the order of the archive; it is accepted when the last was given. Raises
+    `UnsafeArchiveError`, or `InvalidArchiveError` for what is no zip."""
     count, start = _end_record(view, limits)
     entries = _directory(view, count, start)
     offsets = [entry.offset for entry in entries]
@@ -68,7 +71,6 @@ def read_members(view: memoryview, limits: Limits) -> list[tuple[str, bytes]]:
         membernames.check(entry.name, limits)
     membernames.check_together(entry.name for entry in entries)
     _check_sizes(entries, limits)
-    members = []
     end = 0
     for entry in sorted(entries, key=lambda entry: entry.offset):
         content = _content_offset(view, entry, start)
@@ -81,10 +83,9 @@ def read_members(view: memoryview, limits: Limits) -> list[tuple[str, bytes]]:
             _refuse("zip-overlap", "reaches into the directory", entry.name)
         data = _inflate(view[content:end], entry)
         if not entry.name.endswith("/"):
-            members.append((entry.name, data))
+            yield entry.name, data
     if end != start:
         _refuse("zip-hidden-entry", f"bytes {end} to {start}, before the directory, are in no entry")
-    return members
 
 
 def _end_record(view: memoryview, limits: Limits) -> tuple[int, int]:
@@ -121,7 +122,7 @@ def _end_record(view: memoryview, limits: Limits) -> tuple[int, int]:
         _refuse(
             "zip-leading-data", "the file does not begin with its first entry: something was put before the archive"
         )
-    if start + size != where and END_MAGIC in bytes(view[:where]):
+    if start + size != where and re.search(re.escape(END_MAGIC), view[:where]):
         _refuse("zip-trailing-data", "two archives follow each other in one file")
     if count != count_here or start + size != where or not count:
         _refuse("zip-eocd", "the end record does not describe the directory before it")

@@ -100,12 +100,9 @@ class BlobStore:
     def _verify(self, digest: Digest) -> None:
         fd = self.open(digest)
         try:
-            hashed = hashlib.sha512()
-            while chunk := os.read(fd, _READ_BYTES):
-                hashed.update(chunk)
+            digest.require(_hashed(fd), "the stored blob")
         finally:
             os.close(fd)
-        digest.require(Digest(hashed.hexdigest()), "the stored blob")
 
     def open(self, digest: Digest) -> int:
         """A read descriptor of the blob, unverified: its reader hashes. Raises `NotFoundError`."""
@@ -153,6 +150,8 @@ class Upload:
         self._inline_bytes = inline_bytes
         self._hashed = hashlib.sha512()
         self._held = bytearray()
+        self._whole: bytes | bytearray = b""
+        self._digest: Digest | None = None
         self._published = False
         # A cancelled request leaves its thread running: the descriptor is closed only when that thread is done with it.
         self._busy = threading.Lock()
@@ -174,34 +173,38 @@ class Upload:
         pieces that live longer than the next is read leave holes in memory that nothing fits."""
         self.size += len(chunk)
         self._held += chunk
+        self._whole = b""
         if len(self._held) >= _READ_BYTES:
             await asyncio.to_thread(self._flush)
 
     async def finish(self) -> Digest:
         """Everything was given: the digest of all of it."""
-        await _in_thread(len(self._held) > self._inline_bytes, self._flush)
-        return self.digest
+        if self._held:
+            await _in_thread(len(self._held) > self._inline_bytes, self._flush)
+        self._digest = Digest(self._hashed.hexdigest())
+        return self._digest
 
     @property
     def digest(self) -> Digest:
-        return Digest(self._hashed.hexdigest())
+        if self._digest is None:
+            raise RuntimeError("the upload is not finished")
+        return self._digest
 
     def open(self) -> int:
         """A read descriptor of the temporary file."""
         return os.open(self._temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._dir_fd)
 
     def read(self) -> memoryview:
-        """The bytes as they are on disk now, once in memory; they have `digest`, or this raises `DigestMismatchError`.
-
-        The memory is a mapping of its own, which goes back whole: what a thread frees, its allocator may keep.
-        """
-        data = memoryview(mmap.mmap(-1, max(self.size, 1)))[: self.size]
-        with open(self.open(), "rb", buffering=0) as file:
-            at = 0
-            while at < len(data) and (got := file.readinto(data[at:])):
-                at += got
-        self.digest.require(Digest.of(data), "the upload on disk")
-        return data
+        """The bytes that have `digest`: a small body's from memory; a large one's as they are on disk now, or this raises
+        `DigestMismatchError`. The file is mapped and nobody changes it: what is in memory of it, the kernel takes back."""
+        if len(self._whole) == self.size:
+            return memoryview(self._whole)
+        fd = self.open()
+        try:
+            self.digest.require(_hashed(fd), "the upload on disk")
+            return memoryview(mmap.mmap(fd, self.size, access=mmap.ACCESS_READ))
+        finally:
+            os.close(fd)
 
     def publish_into(self, dir_fd: int, name: str) -> None:
         with self._busy:
@@ -212,6 +215,7 @@ class Upload:
         with self._busy:
             self._hashed.update(self._held)
             durable.write_all(self._fd, [self._held])
+            self._whole = self._held if len(self._held) == self.size else b""
             self._held = bytearray()
 
 
@@ -239,6 +243,13 @@ class _Recent:
 
     def drop(self, digest: Digest) -> None:
         self._bytes -= len(self._held.pop(digest.hex, b""))
+
+
+def _hashed(fd: int) -> Digest:
+    hashed = hashlib.sha512()
+    while chunk := os.read(fd, _READ_BYTES):
+        hashed.update(chunk)
+    return Digest(hashed.hexdigest())
 
 
 def _path(digest: Digest) -> str:

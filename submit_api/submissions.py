@@ -92,7 +92,7 @@ async def _repair(service: Service, caller: Caller, known: Submitted, upload: Up
 
 def _members(name: str, upload: Upload) -> tuple[Member, ...]:
     try:
-        return archive_rules.manifest_members(archive_rules.read(name, upload.read()))
+        return archive_rules.read_digests(name, upload.read())
     except ArchiveError as error:
         # Its traceback would keep the archive in memory until the refusal is written down, when others have their turn already.
         raise error.with_traceback(None) from None

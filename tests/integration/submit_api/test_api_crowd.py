@@ -4,7 +4,7 @@ before.
 The service is a process of its own, `python -m submit_api`, whose /proc is read. Nothing describes: an upload that is good
 enough to be described is told so (503), which is as far as its bytes go.
 
-Seen to fail when weakened: `_members` that lets the traceback of a refusal go on, with the bounds of now.
+Seen to fail when weakened: `Upload.read` that reads into memory of its own; `_members` by `archives.read`.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ async def stream(server: Server, name: str, size: int, piece: bytes) -> int:
 async def large_bodies(server: Server, count: int, size: int) -> int:
     """How much memory, in KiB, is taken more than before while `count` bodies of `size` bytes come in side by side.
 
-    They are noise, which is found out when they are read: with two at a time, whatever comes in."""
+    They are noise, which is found out when they are read. What an upload takes does not depend on its size."""
     piece = os.urandom(MIB)
     assert await stream(server, "warm.zip", size, piece) == 415
     server.reset_peak()
@@ -210,17 +210,17 @@ async def large_bodies(server: Server, count: int, size: int) -> int:
 
 
 async def test_large_bodies_come_in_side_by_side(server: Server) -> None:
-    assert await large_bodies(server, 8, 16 * MIB) < (2 * 16 + 8 * 2 + 16) * 1024 < 8 * 16 * 1024
+    assert await large_bodies(server, 8, 16 * MIB) < (8 * 2 + 24) * 1024
 
 
 @pytest.mark.soak
 async def test_twenty_bodies_of_100_mib(folder: str) -> None:
     with serving(folder, f"max_archive_bytes = {100 * MIB}\n") as server:
-        assert await large_bodies(server, 20, 100 * MIB) < (2 * 100 + 20 * 2 + 32) * 1024
+        assert await large_bodies(server, 20, 100 * MIB) < (20 * 2 + 24) * 1024
 
 
 async def test_archives_that_inflate_side_by_side(server: Server) -> None:
-    """Each of 16 inflates from 18 KiB to 16 MiB, within the limits: two at a time do."""
+    """Each of 16 inflates from 18 KiB to 16 MiB, within the limits: two at a time do, one file after the other."""
     packed = zipwriter.pack({"etl.py": SOURCE, **{f"{n}.txt": bytes(MIB) for n in range(16)}})
     assert await stream(server, "warm.zip", len(packed), packed) == 503
     server.reset_peak()
@@ -228,4 +228,4 @@ async def test_archives_that_inflate_side_by_side(server: Server) -> None:
     answers = await asyncio.gather(*(stream(server, f"a{n}.zip", len(packed), packed) for n in range(16)))
     grown = server.kib("VmHWM") - before
     print(f"16 archives of 16 MiB in {len(packed)} bytes: at most {grown} KiB more")
-    assert answers == [503] * 16 and grown < (2 * 16 + 32) * 1024
+    assert answers == [503] * 16 and grown < 24 * 1024

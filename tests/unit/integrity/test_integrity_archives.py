@@ -33,6 +33,9 @@ def bytes_of(row: dict) -> bytes:
 def refusal(name: str, data: bytes, limits: Limits = archives.DEFAULT) -> ArchiveError:
     with pytest.raises(ArchiveError) as caught:
         archives.read(name, data, limits)
+    with pytest.raises(ArchiveError) as again:
+        archives.read_digests(name, data, limits)
+    assert (again.value.rule, again.value.entry) == (caught.value.rule, caught.value.entry)
     return caught.value
 
 
@@ -52,6 +55,7 @@ def test_good_vector(row: dict) -> None:
     archive = archives.read(row["name"], memoryview(bytes_of(row)))
     assert [member.name for member in archive.members] == row["members"]
     assert archive.kind == row["name"].rpartition(".")[2]
+    assert archives.read_digests(row["name"], bytes_of(row)) == archives.manifest_members(archive)
     assert [(m.name, m.size, m.digest) for m in archives.manifest_members(archive)] == [
         (m.name, len(m.data), Digest.of(m.data)) for m in archive.members
     ]

@@ -34,9 +34,11 @@ def judge(data: bytes, folder: pathlib.Path) -> str:
     except ArchiveError as error:
         assert isinstance(error, RULES[error.rule]) and error.entry.isprintable() and str(error).isprintable()
         with pytest.raises(ArchiveError) as again:
+            assert archives.read_digests("x.zip", memoryview(data))
             archives.check_identifiers(archives.read("x.zip", memoryview(data)))
         assert (again.value.rule, again.value.entry) == (error.rule, error.entry)
         return error.rule
+    assert archives.read_digests("x.zip", data) == archives.manifest_members(archive)
     try:
         agree(archive, data, folder)
     finally:
