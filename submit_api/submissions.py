@@ -67,7 +67,10 @@ async def _accept(
             await _repair(service, caller, known, upload)
             return known
     async with service.admission.inspecting():
-        members = await asyncio.to_thread(_members, ask.name, upload)
+        if ask.name.endswith(".py") and upload.size <= service.settings.limits.inline_bytes:
+            members = _members(ask.name, upload)
+        else:
+            members = await asyncio.to_thread(_members, ask.name, upload)
     description = await _describe(service, ask, upload, digest)
     candidate = Candidate(
         caller=caller, ask=ask, digest=digest, size=upload.size, members=members, description=description

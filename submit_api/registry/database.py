@@ -45,10 +45,10 @@ class Database:
     def __init__(self, section: DatabaseSection, *, sole: bool = False) -> None:
         self.kind = _kind(section.url)
         self.engine, self._writer, self._begin = _engines(self.kind, section, sole)
-        self._glancer = sqlite.glancer(section.url) if self.kind == SQLITE else None
-        for engine in (self.engine.sync_engine, self._writer.sync_engine, self._glancer):
-            if engine is not None:
-                text.guard(engine)
+        self._glancer = sqlite.Glancer(section.url) if self.kind == SQLITE else None
+        engines = [self.engine.sync_engine, self._writer.sync_engine]
+        for engine in engines if self._glancer is None else [*engines, self._glancer.engine]:
+            text.guard(engine)
         self._lock = asyncio.Lock()
 
     @asynccontextmanager
@@ -68,8 +68,7 @@ class Database:
             async with self.read() as tx:
                 yield tx
         else:
-            with self._glancer.connect() as connection:
-                yield Transaction(cast("AsyncSession", sqlite.Inline(connection)))  # as much of one as it takes
+            yield Transaction(cast("AsyncSession", self._glancer))  # as much of one as it takes
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[Transaction]:
@@ -90,7 +89,7 @@ class Database:
 
     async def close(self) -> None:
         if self._glancer is not None:
-            self._glancer.dispose()
+            self._glancer.close()
         await self.engine.dispose()
         await self._writer.dispose()
 

@@ -21,11 +21,11 @@ def noop(dag_id: str, *, run_as_user: str | None = None) -> str:
     )
 
 
-def small_py(dag_id: str) -> bytes:
+def small_py(dag_id: str, size: int = SMALL_BYTES) -> bytes:
     """4 KiB of Python, never the same bytes twice."""
     source = noop(dag_id)
-    while len(source) < SMALL_BYTES:
-        source += f"# {secrets.token_hex(38)}\n"[: SMALL_BYTES - len(source)]
+    while len(source) < size:
+        source += f"# {secrets.token_hex(38)}\n"[: size - len(source)]
     return source.encode()
 
 

@@ -1,0 +1,48 @@
+"""What an upload costs at least: an aiohttp handler that hashes the body, writes it, syncs it and gives it its name, and no
+more. For `python -m tests.bench.submitting`."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import sys
+
+from aiohttp import web
+
+from integrity import durable
+
+
+async def put(request: web.Request) -> web.Response:
+    folder: int = request.app[FOLDER]
+    fd, temporary = durable.open_temporary(folder)
+    hashed = hashlib.sha512()
+    async for chunk in request.content.iter_any():
+        hashed.update(chunk)
+        durable.write_all(fd, [chunk])
+    await asyncio.to_thread(durable.publish_temporary, folder, temporary, fd, folder, hashed.hexdigest())
+    os.close(fd)
+    return web.Response(status=201)
+
+
+FOLDER = web.AppKey("folder", int)
+
+
+async def main(folder: str) -> None:
+    app = web.Application()
+    app[FOLDER] = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    app.router.add_put("/{name}", put)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    print(json.dumps({"port": runner.addresses[0][1], "token": "none"}), flush=True)
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    await ended.wait()
+    await runner.cleanup()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))
