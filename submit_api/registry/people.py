@@ -110,6 +110,19 @@ async def workers(tx: Transaction) -> list[Worker]:
     return [record(Worker, row) for row in await tx.session.scalars(select(WorkerRow).order_by(WorkerRow.name))]
 
 
+async def worker_of_key(tx: Transaction, key_id: str) -> Worker | None:
+    """The one that is enrolled with this request key, and is not revoked."""
+    query = select(WorkerRow).where(WorkerRow.request_key_id == key_id, WorkerRow.revoked_at.is_(None))
+    row = await tx.session.scalar(query)
+    return record(Worker, row) if row else None
+
+
+async def holder(tx: Transaction, key_id: str) -> str | None:
+    """The name of the worker that this request key is on record for, also of a revoked one."""
+    name: str | None = await tx.session.scalar(select(WorkerRow.name).where(WorkerRow.request_key_id == key_id))
+    return name
+
+
 async def put_worker(tx: Transaction, found: Worker) -> None:
     """Enrol, or enrol again after a revocation."""
     await tx.session.merge(WorkerRow(**columns(found)))
