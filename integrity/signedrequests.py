@@ -21,7 +21,7 @@ and no memory are here: that the time is right and the nonce new is asked by who
 >>> asked = Request(method="GET", path="/v1/x", query="", server="a" * 64, epoch="b" * 32)
 >>> fields = sign(asked, key, created=1, expires=61, nonce="c" * 22)
 >>> fields["Signature"]
-'dagseal=:JEevhjjxOv0A9FrvP2yUSXNpRCOF9N9zlYlR8yJgIsQfXTngBsQq7e3aeXjvMVFffmNYBTf4xBX3bfxGGzRkBA==:'
+'dagseal=:JEevhjjxOv0A9FrvP2yUSXNpRCOF9N9zlYlR8yJgIsQfXTngBsQq7e3aeXjvMFVffmNYBTf4xBX3bfxGGzRkBA==:'
 >>> read("GET", "/v1/x", [*fields.items()]).verify(key.public)
 """
 

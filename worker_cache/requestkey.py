@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 
@@ -18,6 +19,7 @@ from integrity.errors import SettingsError
 from integrity.keys import KEY_BYTES, SigningKey
 
 NEW = ".new"
+_KEY = re.compile(rb"[0-9a-f]{64}\n?")
 
 
 def load(path: str) -> SigningKey:
@@ -35,13 +37,9 @@ def load(path: str) -> SigningKey:
         text = os.read(fd, 2 * KEY_BYTES + 2)
     finally:
         os.close(fd)
-    try:
-        raw = bytes.fromhex(text.decode("ascii").removesuffix("\n"))
-    except ValueError:
-        raw = b""
-    if len(raw) != KEY_BYTES:
-        raise SettingsError(f"the key {path} is to hold {2 * KEY_BYTES} hexadecimal characters")
-    return SigningKey(raw)
+    if not _KEY.fullmatch(text):
+        raise SettingsError(f"the key {path} is to hold {2 * KEY_BYTES} hexadecimal characters and a newline")
+    return SigningKey(bytes.fromhex(text.decode("ascii")))
 
 
 def prepare(path: str) -> SigningKey:
