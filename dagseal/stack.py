@@ -118,7 +118,7 @@ class Stack:
         self.start_launcher()
         self.start_api()
         if not (self.folder / "agent" / "request.key").exists():
-            self._invite_and_join()
+            self.join_worker()
         self.start_agent()
 
     def start_launcher(self) -> None:
@@ -160,8 +160,8 @@ class Stack:
         """What that process wrote to its log."""
         return (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
 
-    def _invite_and_join(self) -> None:
-        """The fingerprint is read from the launcher's own log: it does not pass through the agent."""
+    def join_worker(self) -> None:
+        """Also anew, for another key. The fingerprint is read from the launcher's own log: it does not pass through the agent."""
         ready = json.loads(self.log_of("launcher").splitlines()[-1])
         invitation = self.folder / "agent" / "invitation"
         command = ["worker", "invite", WORKER, "--fingerprint", ready["fingerprint"], "--out", str(invitation)]

@@ -49,14 +49,16 @@ class Signer:
         nonce = base64.urlsafe_b64encode(os.urandom(NONCE_BYTES)).decode().rstrip("=")
         return signedrequests.sign(asked, self._key, created=created, expires=created + GOOD_FOR_SECONDS, nonce=nonce)
 
-    def hear(self, epoch: str | None) -> bool:
-        """The epoch of an answer. Whether it is news."""
-        if epoch is None or epoch == self._epoch or not _EPOCH.fullmatch(epoch):
-            return False
-        self._epoch = epoch
-        return True
+    @property
+    def state(self) -> tuple[str, str]:
+        """For which process of the server, and with which key it signs."""
+        return self._epoch, self._key.public.key_id
 
-    def reread(self) -> bool:
-        """Whether the key is another than before: the agent may have joined anew meanwhile."""
-        before, self._key = self._key, self._load()
-        return before.seed != self._key.seed
+    def hear(self, epoch: str | None) -> None:
+        """The epoch of an answer; what is none changes nothing."""
+        if epoch is not None and _EPOCH.fullmatch(epoch):
+            self._epoch = epoch
+
+    def reread(self) -> None:
+        """The key may be another than before: the agent may have joined anew meanwhile."""
+        self._key = self._load()

@@ -159,16 +159,16 @@ class Transport:
                 async with self._session.get(
                     self._base + "/healthz", timeout=_limits(0.0), allow_redirects=False
                 ) as answer:
-                    if not self._signer.hear(answer.headers.get(EPOCH_FIELD)):
-                        raise FetchError(
-                            f"{self._base} does not say its epoch: is this the address of a dagseal server?"
-                        )
+                    self._signer.hear(answer.headers.get(EPOCH_FIELD))
+                if not self._signer.ready:
+                    raise FetchError(f"{self._base} does not say its epoch: is this the address of a dagseal server?")
             for again in (True, False):
+                signed_with = self._signer.state if self._signer is not None else None
                 signed = self._sign(method, url, body, headers or {})
                 async with self._session.request(
                     method, url, data=body, headers=signed, timeout=_limits(wait), allow_redirects=False
                 ) as response:
-                    if again and response.status == 401 and self._may_sign_anew(response):
+                    if again and response.status == 401 and self._signs_otherwise(signed_with, response):
                         continue
                     if not 200 <= response.status < 300:
                         data = await _read_limited(response, MAX_PROBLEM_BYTES, f"{method} {path}")
@@ -195,10 +195,14 @@ class Transport:
         kind = headers.get("Content-Type", "application/octet-stream")
         return {**headers, **self._signer.sign(method, path, url.raw_query_string, body, kind)}
 
-    def _may_sign_anew(self, response: aiohttp.ClientResponse) -> bool:
-        return self._signer is not None and (
-            self._signer.hear(response.headers.get(EPOCH_FIELD)) or self._signer.reread()
-        )
+    def _signs_otherwise(self, before: tuple[str, str] | None, response: aiohttp.ClientResponse) -> bool:
+        """Whether what this answer refuses would be signed otherwise by now: others may have learnt it meanwhile."""
+        if self._signer is None:
+            return False
+        self._signer.hear(response.headers.get(EPOCH_FIELD))
+        if self._signer.state == before:
+            self._signer.reread()
+        return self._signer.state != before
 
 
 def _limits(wait: float) -> aiohttp.ClientTimeout:

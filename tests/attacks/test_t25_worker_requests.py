@@ -17,6 +17,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,14 +101,13 @@ def worker(live: Live) -> Worker:
 def tables(live: Live) -> dict[str, list[Any]]:
     """Every row of every table but the audit log and the times of last use, as the disk has them."""
     found: dict[str, list[Any]] = {}
-    with sqlite3.connect(live.stack.folder / "api" / "dagseal.db") as database:
-        named = database.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
-        for (name,) in named:
+    with closing(sqlite3.connect(f"file:{live.stack.folder}/api/dagseal.db?mode=ro", uri=True)) as database:
+        database.execute("BEGIN")  # all tables as they are at one time
+        for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
             columns = [row[1] for row in database.execute(f"PRAGMA table_info({name})") if row[1] != "last_used_at"]
             if name != "audit_events":
                 quoted = ", ".join(f'"{column}"' for column in columns)
-                found[name] = database.execute(f'SELECT {quoted} FROM "{name}" ORDER BY 1, 2').fetchall()
-    database.close()
+                found[name] = sorted(database.execute(f'SELECT {quoted} FROM "{name}"').fetchall(), key=repr)
     assert found["workers"] and found["tokens"]
     return found
 
