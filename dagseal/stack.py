@@ -161,7 +161,7 @@ class Stack:
         return (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
 
     def join_worker(self) -> None:
-        """Also anew, for another key. The fingerprint is read from the launcher's own log: it does not pass through the agent."""
+        """Also anew, for another key. The fingerprint is read from the launcher's own log, not through the agent."""
         ready = json.loads(self.log_of("launcher").splitlines()[-1])
         invitation = self.folder / "agent" / "invitation"
         command = ["worker", "invite", WORKER, "--fingerprint", ready["fingerprint"], "--out", str(invitation)]
