@@ -21,6 +21,7 @@ from sqlalchemy import select, update
 from integrity.errors import FetchError, UnauthorizedError
 from integrity.keys import SigningKey, fingerprint
 from submit_api import running
+from submit_api.registry import invitations
 from submit_api.registry.tables import Base, TokenRow, WorkerRow
 from tests.signing import Hand, join_body
 from worker_cache.client import Client
@@ -209,6 +210,19 @@ async def test_a_newer_invitation_takes_the_place_of_an_older(api: Api) -> None:
     assert (await worker.join(second)).status == 201
 
 
+async def test_an_invitation_that_is_withdrawn_while_somebody_joins(api: Api) -> None:
+    """It was good when it was read first; what counts is what is there behind the lock."""
+    worker = Joiner(api)
+    token = await worker.invited()
+    async with api.service.database.write() as tx:
+        joining = asyncio.create_task(worker.join(token))
+        while not len(api.service.nonces):  # until it is past all but the transaction
+            await asyncio.sleep(0)
+        await invitations.withdraw(tx, worker.name)
+    await refused(api, await joining, "join-token", "invites nobody here")
+    assert (await api.call("GET", "/v1/workers", token=api.admin)).json["workers"] == []
+
+
 async def test_without_a_fingerprint_an_invitation_is_called_unsafe(api: Api) -> None:
     worker = Joiner(api)
     for body in ({"queues": ["x"]}, {"queues": ["x"], "fingerprint": "0" * 64, "unsafe_any_launcher": True}):
@@ -310,6 +324,25 @@ async def test_a_worker_that_is_revoked_is_refused_at_once(api: Api, worker: Joi
     back = Joiner(api)
     assert (await back.join(await back.invited())).status == 201
     await refused(api, await worker.taken(), "request-signature", "no worker that is enrolled has key")
+
+
+async def test_what_was_changed_on_the_way_or_came_twice(api: Api, worker: Joiner) -> None:
+    """Each once more, with all that could be done to it, in `tests/attacks/test_t25_worker_requests.py`."""
+    target, body = "/v1/workers/w1/take", b'{"queues": ["default"]}'
+    before = await rows(api)
+    fields = worker.hand.sign("POST", target, body)
+    changed = await api.call("POST", target, body=body.replace(b"default", b"big"), headers=fields)
+    assert (changed.status, changed.slug) == (422, "digest-mismatch")
+    for method, where in (("POST", target + "?wait_seconds=1"), ("GET", "/v1/blobs/sha512/" + "0" * 128)):
+        answer = await api.call(method, where, body=body, headers=worker.hand.sign("POST", target, body))
+        await refused(api, answer, "request-signature", "did not sign this request as it came")
+    bare = worker.hand.sign("POST", target) | {"Content-Type": "application/json"}
+    answer = await api.call("POST", target, body=body, headers=bare)
+    await refused(api, answer, "request-signature", "covers no body, and there is one")
+    assert await rows(api) == before
+    fields = worker.hand.sign("POST", target, body)
+    assert (await api.call("POST", target, body=body, headers=fields)).status == 204
+    await refused(api, await api.call("POST", target, body=body, headers=fields), "replayed-request", "good for one")
 
 
 @pytest.mark.parametrize(("created", "seconds", "good"), [

@@ -177,6 +177,13 @@ def test_what_is_nearly_it(name: str) -> None:
         read(bent)
 
 
+@pytest.mark.parametrize("name", ["Signature-Input", "Signature", "Dagseal-Server", "Content-Type", "Content-Digest"])
+@pytest.mark.parametrize("value", ["", " \t", "x" * 8193])
+def test_a_field_that_is_empty_or_endless_is_named_before_it_is_parsed(name: str, value: str) -> None:
+    with pytest.raises(MalformedError, match=f"one field {name.lower()}, of at most"):
+        read(swap(name, lambda _: value)(signed()))
+
+
 @pytest.mark.parametrize(
     "target",
     ["", "*", "v1/x", "http://h/v1/x", "/v1/x#y", "/v1/ x", "/v1/é", "/v1/x\n", "/v1/x?a#b", "/v1/x?a b", "/x\udc80"],
