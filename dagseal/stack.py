@@ -117,8 +117,8 @@ class Stack:
         """All three, enrolling the worker between. Raises `SettingsError` when one does not come up."""
         self.start_launcher()
         self.start_api()
-        if not (self.folder / "agent" / "token").exists():
-            self._enroll()
+        if not (self.folder / "agent" / "request.key").exists():
+            self.join_worker()
         self.start_agent()
 
     def start_launcher(self) -> None:
@@ -160,22 +160,25 @@ class Stack:
         """What that process wrote to its log."""
         return (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
 
-    def _enroll(self) -> None:
-        """The fingerprint is read from the launcher's own log: it does not pass through the agent."""
+    def join_worker(self) -> None:
+        """Also anew, for another key. The fingerprint is read from the launcher's own log, not through the agent."""
         ready = json.loads(self.log_of("launcher").splitlines()[-1])
-        token = self.folder / "agent" / "token"
-        command = ["worker", "enroll", WORKER, "--launcher-socket", str(self.launcher_socket), "--out", str(token)]
+        invitation = self.folder / "agent" / "invitation"
+        command = ["worker", "invite", WORKER, "--fingerprint", ready["fingerprint"], "--out", str(invitation)]
         answer = subprocess.run(
-            self._python("-m", "dagseal.cli.app", *command, "--fingerprint", ready["fingerprint"]),
+            self._python("-m", "dagseal.cli.app", *command),
             env=self.environment(),
             capture_output=True,
             text=True,
             check=False,
         )
         if answer.returncode != 0:
-            raise SettingsError(f"the worker could not be enrolled: {answer.stderr.strip()}")
-        self._give(token, self.accounts.agent)
+            raise SettingsError(f"the worker could not be invited: {answer.stderr.strip()}")
+        self._give(invitation, self.accounts.agent)
         self._write("agent.toml", self._agent_toml(), owner=self.accounts.agent)
+        join = ["worker", "join", "--config", str(self.folder / "agent.toml"), "--invitation", str(invitation)]
+        self._as(self.accounts.agent, self._python("-m", "dagseal.cli.app", *join))
+        invitation.unlink()
 
     def _api_toml(self) -> str:
         return (
@@ -199,7 +202,7 @@ class Stack:
 
     def _agent_toml(self) -> str:
         return (
-            f'[agent]\nserver = "{self.url}"\ntoken_file = "{self.folder}/agent/token"\nworker = "{WORKER}"\n'
+            f'[agent]\nserver = "{self.url}"\nkey_file = "{self.folder}/agent/request.key"\nworker = "{WORKER}"\n'
             f'queues = ["default"]\napi_key = "{self._api_key()}"\ncache_dir = "{self.cache}"\n'
             f'spool_dir = "{self.folder}/agent/spool"\nlauncher_socket = "{self.launcher_socket}"\nslots = 4\n'
             f"{self.more_agent_toml}"

@@ -13,9 +13,9 @@ from integrity.fields import from_base64
 from integrity.keys import SealTo, VerifyKey, fingerprint
 from submit_api import audit, connections, identity, impersonation, modes, permissions
 from submit_api.identity import Caller, NewToken
-from submit_api.models import GrantRequest, GroupRequest, RuleRequest, TokenRequest, WorkerRequest
+from submit_api.models import GrantRequest, GroupRequest, JoinRequest, RuleRequest, TokenRequest, WorkerRequest
 from submit_api.refusals import InvalidRequestError
-from submit_api.registry import people, secrets
+from submit_api.registry import invitations, people, secrets
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Grant, Rule, Secret, Token, Worker
 from submit_api.service import Service
@@ -238,11 +238,7 @@ async def find_token(service: Service, token_id: str) -> Token:
 
 async def enroll_worker(service: Service, caller: Caller, wanted: WorkerRequest) -> NewToken:
     """Trust a launcher's keys. `fingerprint` is what its administrator read on its own host, not through the agent."""
-    try:
-        verify_key = VerifyKey(from_base64(wanted.verify_key, "verify_key", max_bytes=32))
-        sealing_key = SealTo(from_base64(wanted.sealing_key, "sealing_key", max_bytes=32))
-    except MalformedError as error:
-        raise InvalidRequestError(str(error)) from None
+    verify_key, sealing_key = launcher_keys(wanted)
     found = fingerprint(verify_key, sealing_key)
     if wanted.fingerprint != found:
         raise InvalidRequestError(
@@ -268,6 +264,15 @@ async def enroll_worker(service: Service, caller: Caller, wanted: WorkerRequest)
     return made
 
 
+def launcher_keys(wanted: WorkerRequest | JoinRequest) -> tuple[VerifyKey, SealTo]:
+    """Raises `InvalidRequestError`."""
+    try:
+        verify_key = VerifyKey(from_base64(wanted.verify_key, "verify_key", max_bytes=32))
+        return verify_key, SealTo(from_base64(wanted.sealing_key, "sealing_key", max_bytes=32))
+    except MalformedError as error:
+        raise InvalidRequestError(str(error)) from None
+
+
 async def find_worker(service: Service, name: str) -> Worker:
     async with service.database.read() as tx:
         found = await people.worker(tx, name)
@@ -277,12 +282,14 @@ async def find_worker(service: Service, name: str) -> Worker:
 
 
 async def revoke_worker(service: Service, caller: Caller, name: str) -> None:
-    """With its tokens. What it runs now will fall silent and be lost."""
+    """With its tokens, its key and its invitations. What it runs now will fall silent and be lost."""
     async with service.database.write() as tx:
         if await people.worker(tx, name) is None:
             raise NotFoundError(f"there is no worker {name!r}")
         await people.revoke_worker(tx, name, service.now_us())
-        await note(tx, service, caller, "worker.revoke", f"worker:{name}", "its tokens are revoked with it")
+        await invitations.withdraw(tx, name)
+        detail = "its tokens, its key and its invitations are revoked with it"
+        await note(tx, service, caller, "worker.revoke", f"worker:{name}", detail)
 
 
 def _says(rule: Rule) -> str:

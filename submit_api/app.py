@@ -1,8 +1,9 @@
 """The application: routes from the table, each behind authentication, permission, error translation and audit.
 
-For every request, in this order: 1 the route; 2 the token; 3 whether this caller may ask for this action at all; 4 the
-handler, which looks at the object and only then reads a body. Whatever is refused on the way becomes a problem document,
-and, when it is a security decision or a change that was asked for, an audit event; failed authentications up to a limit.
+For every request, in this order: 1 the route; 2 the token, or the signature; 3 whether this caller may ask for this action at
+all; 4 the handler, which looks at the object and only then reads a body. Whatever is refused on the way becomes a problem
+document, and, when it is a security decision or a change that was asked for, an audit event; failed authentications up to a
+limit.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from aiohttp import web
 from sqlalchemy.exc import SQLAlchemyError
 
 from integrity.errors import DagsealError, SecurityError
-from submit_api import addresses, audit, authenticating, bodies, permissions, problems
+from submit_api import addresses, audit, authenticating, bodies, permissions, problems, signed
 from submit_api.http.routes import Call, Route
 from submit_api.http.table import ROUTES
 from submit_api.identity import Caller
@@ -42,6 +43,7 @@ _HEADERS = {
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
 }
+_WHO_IS_IN_BODY = frozenset({"token.exchange", "worker.join"})
 _log = structlog.get_logger("submit_api")
 
 
@@ -66,7 +68,7 @@ def _endpoint(service: Service, route: Route) -> Callable[[web.Request], Awaitab
         try:
             if permissions.ACTIONS[route.action] == permissions.PUBLIC:
                 return await route.handler(Call(request=request, service=service, caller=_anybody(request)))
-            caller = await authenticating.authenticate(service, request.headers.get("Authorization"), request[_ADDRESS])
+            caller = await authenticating.authenticate(service, request, request[_ADDRESS])
             request[_PRINCIPAL] = caller.principal
             if any("\0" in text for text in (*request.match_info.values(), *request.query.values())):
                 raise RequestError("the path or the query holds a NUL, which nothing here has in its name")
@@ -89,7 +91,7 @@ def _over(
     service: Service, request: web.Request, route: Route, caller: Caller | None, error: DagsealError
 ) -> Over | None:
     """Whether this is a failed authentication, and one too many. Where who asks is in the body, every refusal is one."""
-    in_body = route.action == "token.exchange" and isinstance(error, SecurityError)
+    in_body = route.action in _WHO_IS_IN_BODY and isinstance(error, SecurityError)
     if not in_body and (caller is not None or not isinstance(error, UnauthenticatedError)):
         return None
     keys = [f"address {addresses.neighbourhood(request[_ADDRESS])}"]
@@ -179,6 +181,7 @@ async def _outermost(
         metrics.refusals.labels(slug=slug).inc()
     if not response.prepared:
         response.headers["Dagseal-Request-Id"] = request_id
+        response.headers[signed.EPOCH_FIELD] = service.epoch
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)
     _log.info(

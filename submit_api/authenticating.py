@@ -1,5 +1,5 @@
-"""Who sends this request: by a token of ours, or by one of an issuer that the settings trust. Which it is, is seen by its
-first letters (`submit_api.identity`).
+"""Who sends this request: by a token of ours, by one of an issuer that the settings trust, or by the signature of a worker's
+key. Which token it is, is seen by its first letters (`submit_api.identity`).
 
 Promise: who returns from here has proved it for this very request; nothing is remembered of an earlier one.
 """
@@ -7,9 +7,11 @@ Promise: who returns from here has proved it for this very request; nothing is r
 from __future__ import annotations
 
 import structlog
+from aiohttp import web
 from sqlalchemy.exc import SQLAlchemyError
 
-from submit_api import identity
+from integrity.keys import VerifyKey
+from submit_api import identity, signed
 from submit_api.identity import Caller
 from submit_api.oidc import callers, verifying
 from submit_api.refusals import NoSpaceError, UnavailableError
@@ -20,9 +22,12 @@ _USE_IS_NEWS_US = 60_000_000  # a write for every request would be the dearest p
 _log = structlog.get_logger("submit_api")
 
 
-async def authenticate(service: Service, header: str | None, address: str) -> Caller:
-    """Who the bearer token says. Raises `UnauthenticatedError`; `FetchError` when an issuer's keys are not to be had."""
-    text = identity.bearer(header)
+async def authenticate(service: Service, request: web.Request, address: str) -> Caller:
+    """Whom the bearer token or the signature is of. Raises `UnauthenticatedError`; `EpochError` and `TooManyRequestsError` for
+    a signature; `FetchError` when an issuer's keys are not to be had."""
+    if signed.is_signed(request):
+        return await _of_a_worker(service, request, address)
+    text = identity.bearer(request.headers.get("Authorization"))
     if text.startswith(identity.PREFIX) or not service.issuers:
         return await _ours(service, text, address)
     return await _of_an_issuer(service, text, address)
@@ -45,6 +50,16 @@ async def _ours(service: Service, text: str, address: str) -> Caller:
         scopes=tuple(token.scopes),
         via=token.via,
     )
+
+
+async def _of_a_worker(service: Service, request: web.Request, address: str) -> Caller:
+    claimed = signed.read(service, request)
+    async with service.database.glance() as tx:
+        worker = await people.worker_of_key(tx, claimed.key_id)
+    if worker is None or worker.request_key is None:
+        raise signed.unknown(claimed)
+    signed.accept(service, claimed, VerifyKey(worker.request_key))
+    return identity.worker(worker.name, claimed.key_id, address)
 
 
 async def _of_an_issuer(service: Service, text: str, address: str) -> Caller:

@@ -8,6 +8,7 @@ Continue` is sent when the body is first wanted: whoever is refused by then has 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 from collections.abc import AsyncIterator
 from typing import TypeVar
@@ -16,6 +17,7 @@ import aiohttp
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
+from integrity.digests import Digest
 from submit_api.refusals import (
     ContentEncodingError,
     ExpectationError,
@@ -30,6 +32,7 @@ from submit_api.refusals import (
 from submit_api.settings import LimitsSection
 
 M = TypeVar("M", bound=BaseModel)
+SIGNED = web.RequestKey("signed", Digest)  # what the caller's signature says that the body is
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -54,12 +57,14 @@ def check_head(request: web.Request, *, max_bytes: int) -> None:
 
 
 async def chunks(request: web.Request, limits: LimitsSection, *, max_bytes: int) -> AsyncIterator[bytes]:
-    """The body, piece by piece. Raises `TooLargeError`, `SlowBodyError`, or `RequestError` when it breaks off."""
+    """The body, piece by piece. Raises `TooLargeError`, `SlowBodyError`, or `RequestError` when it breaks off; after the last
+    piece of one that is signed for `DigestMismatchError`, where it is another."""
     check_head(request, max_bytes=max_bytes)
     if "Expect" in request.headers and request.body_exists and not request.content.at_eof():
         await request.writer.write(_CONTINUE)
         request.writer.output_size = 0
     loop = asyncio.get_running_loop()
+    signed, hashed = request.get(SIGNED), hashlib.sha512()
     total, in_window, deadline = 0, 0, loop.time() + limits.body_window_seconds
     least = limits.body_min_bytes_per_second * limits.body_window_seconds
     while True:
@@ -76,7 +81,11 @@ async def chunks(request: web.Request, limits: LimitsSection, *, max_bytes: int)
         except (aiohttp.ClientError, ConnectionError, web.RequestPayloadError) as error:
             raise RequestError(f"the body broke off after {total} bytes ({type(error).__name__})") from None
         if not chunk:
+            if signed is not None:
+                signed.require(Digest(hashed.hexdigest()), "the digest of the body that came")
             return
+        if signed is not None:
+            hashed.update(chunk)
         total += len(chunk)
         in_window += len(chunk)
         if total > max_bytes:

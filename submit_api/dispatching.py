@@ -66,7 +66,7 @@ async def take(
 async def enrolled(service: Service, caller: Caller, name: str) -> Worker:
     """The caller's own row. Raises `OutOfScopeError` for another worker's name or a revoked one."""
     if caller.principal != name:
-        raise OutOfScopeError(f"this token is of worker {caller.principal}, not of {name}")
+        raise OutOfScopeError(f"this is worker {caller.principal}, not {name}")
     async with service.database.read() as tx:
         worker = await people.worker(tx, name)
     if worker is None or worker.revoked_at is not None:
@@ -86,6 +86,8 @@ async def _offer_next(service: Service, caller: Caller, worker: Worker, queues: 
         except (SecurityError, NotFoundError) as error:
             failure = error
         async with service.database.write() as tx:
+            if await people.worker(tx, worker.name) != worker:
+                raise OutOfScopeError(f"worker {worker.name} was revoked, or joined anew, while it waited")
             current = await ledger.find(tx, launch.id)
             if current is None or current.state != "queued":
                 continue  # somebody else took or cancelled it meanwhile

@@ -191,6 +191,8 @@ async def _people(tx: Transaction) -> list[Finding]:
             agrees = False
         if not agrees:
             found.append(_damage("worker-key", worker.name, "the key on record has another fingerprint"))
+        if worker.request_key_id != (VerifyKey(worker.request_key).key_id if worker.request_key is not None else None):
+            found.append(_damage("worker-request-key", worker.name, "the request key on record has another id"))
     for token in await people.tokens(tx):
         if token.kind not in ("user", "worker") or not _HEX.fullmatch(token.secret_hash):
             found.append(_damage("token-row", token.token_id, "its kind or hash is not one"))
@@ -198,6 +200,8 @@ async def _people(tx: Transaction) -> list[Finding]:
             found.append(
                 _damage("token-row", token.token_id, "a worker's token without a worker, or with admin rights")
             )
+        elif token.kind == "worker" and token.revoked_at is None and workers[token.principal].request_key is not None:
+            found.append(_damage("worker-token", token.principal, f"token {token.token_id} is good beside its own key"))
     for state in await ledger.counts_by_state(tx):
         if state not in launches.TRANSITIONS:
             found.append(_damage("launch-state", state, "no launch can be in this state"))

@@ -209,6 +209,25 @@ class WorkerRequest(In):
     queues: list[Queue] = Field(min_length=1, max_length=100)
 
 
+class InvitationRequest(In):
+    """`fingerprint` is what the launcher's host shows, over a path that does not go through the agent. Without it whoever has
+    the token names the launcher that grants are sealed to; that is asked for by `unsafe_any_launcher`."""
+
+    queues: list[Queue] = Field(min_length=1, max_length=100)
+    fingerprint: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    unsafe_any_launcher: bool = False
+    seconds: int = Field(default=900, ge=1, le=86_400)
+
+
+class JoinRequest(In):
+    """`token` is the invitation's; the request is signed by `request_key`."""
+
+    token: str = Field(min_length=1, max_length=200, repr=False)
+    request_key: str = Field(min_length=1, max_length=100)
+    verify_key: str = Field(min_length=1, max_length=100)
+    sealing_key: str = Field(min_length=1, max_length=100)
+
+
 class TaskView(Out):
     task_id: str
     digest: str
@@ -555,6 +574,7 @@ class WorkerView(Out):
     queues: list[str]
     created_at: int
     revoked_at: int | None
+    request_key_id: str | None
 
 
 class WorkerList(Out):
@@ -567,6 +587,17 @@ class NewWorkerView(Out):
     name: str
     token_id: str
     token: str = Field(repr=False)
+
+
+class InvitationView(Out):
+    """The only answer that holds a token to join with."""
+
+    name: str
+    token_id: str
+    token: str = Field(repr=False)
+    queues: list[str]
+    fingerprint: str
+    expires_at: int
 
 
 class EventView(Out):

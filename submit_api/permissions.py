@@ -66,6 +66,8 @@ ACTIONS: dict[str, str] = {
     "key.rotate": ADMIN,
     "key.retire": ADMIN,
     "worker.enroll": ADMIN,
+    "worker.invite": ADMIN,
+    "worker.join": PUBLIC,  # who has the invitation's token
     "worker.read": ADMIN,
     "worker.revoke": ADMIN,
     "audit.read": ADMIN,

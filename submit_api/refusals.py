@@ -114,6 +114,42 @@ class UnauthenticatedError(SecurityError):
         self.token_id = token_id
 
 
+class RequestSignatureError(UnauthenticatedError):
+    """The request is signed, but not as an agent of an enrolled worker signs it (`integrity.signedrequests`)."""
+
+    slug = "request-signature"
+
+
+class ClockSkewError(UnauthenticatedError):
+    """The signature is of another time than the service's clock shows."""
+
+    slug = "clock-skew"
+
+
+class ReplayedRequestError(UnauthenticatedError):
+    """The signed request was made already."""
+
+    slug = "replayed-request"
+
+
+class JoinTokenError(UnauthenticatedError):
+    """No worker joins with this token: it is none of ours, was used, has expired, or is for another worker."""
+
+    slug = "join-token"
+
+
+class EpochError(RequestError):
+    """Signed for another process of this service than the one that answers: sign it again, with the epoch of the answer."""
+
+    slug = "request-epoch"
+    status = 401
+
+
+class TooManyRequestsError(RequestError):
+    slug = "too-many-requests"
+    status = 429
+
+
 class ThrottledError(RequestError):
     """A failed authentication, after too many others. A right token is not affected."""
 

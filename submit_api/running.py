@@ -28,6 +28,7 @@ from submit_api.blobs import BlobStore
 from submit_api.describing import Describer, LauncherDescriber
 from submit_api.effects import Clock, Randomness, SystemClock, SystemRandomness
 from submit_api.logs import LogStore
+from submit_api.nonces import Nonces
 from submit_api.oidc.fetching import HttpFetcher
 from submit_api.oidc.issuerkeys import IssuerKeys
 from submit_api.oidc.verifying import TrustedIssuer
@@ -40,6 +41,7 @@ from submit_api.signals import Signals
 from submit_api.strangers import Strangers
 from submit_api.throttling import Throttle
 
+MOST_NONCES = 65_536  # of one key: about a thousand requests in each second, and a few megabytes
 RESTORE_MARKER = "restore-unfinished"
 RESTORE_AGAIN = "a restore began here and did not end: run 'dagseal restore' again, with the same backup"
 _log = structlog.get_logger("submit_api")
@@ -98,6 +100,7 @@ async def opened(
         logs = LogStore(settings.logs_folder)
         stack.callback(logs.close)
         clock, fetcher = clock or SystemClock(), HttpFetcher(settings.oidc)
+        randomness = randomness or SystemRandomness()
         try:
             if migrating:
                 await migrate.upgrade(database)
@@ -114,7 +117,7 @@ async def opened(
                 ),
                 recordings=Batches(most=limits.max_recorded_together),
                 clock=clock,
-                randomness=randomness or SystemRandomness(),
+                randomness=randomness,
                 signals=Signals(),
                 strangers=Strangers(settings.audit.unauthenticated_per_minute),
                 issuers={
@@ -130,6 +133,8 @@ async def opened(
                     max_keys=settings.failures.max_clients,
                 ),
                 backends=backends,
+                nonces=Nonces(most_of_one=MOST_NONCES),
+                epoch=randomness.token_bytes(16).hex(),
             )
         finally:
             await fetcher.close()

@@ -17,6 +17,7 @@ from submit_api.describing import Describer
 from submit_api.effects import Clock, Randomness
 from submit_api.keyfiles import Keys
 from submit_api.logs import LogStore
+from submit_api.nonces import Nonces
 from submit_api.oidc.verifying import TrustedIssuer
 from submit_api.recording import Candidate
 from submit_api.registry.database import Database
@@ -48,6 +49,8 @@ class Service:
     issuers: Mapping[str, TrustedIssuer]
     failures: Throttle
     backends: Backends
+    nonces: Nonces
+    epoch: str  # of this process, and of no other
 
     def now_us(self) -> int:
         return self.clock.now_us()

@@ -126,4 +126,5 @@ def worker(found: Worker) -> WorkerView:
         queues=found.queues,
         created_at=found.created_at,
         revoked_at=found.revoked_at,
+        request_key_id=found.request_key_id,
     )

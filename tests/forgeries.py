@@ -169,9 +169,9 @@ FORGERIES: dict[str, tuple[Forger, str]] = {
     "exp is true": (claim(exp=True), r"it lacks a number of seconds \(exp\)"),
     "exp is endless": (claim(exp=2**63), r"it lacks a number of seconds \(exp\)"),
     "exp is infinite": (infinite, r"it lacks a number of seconds \(exp\)"),
-    "not yet": (claim(nbf=After(31)), "its time has not come yet"),
+    "not yet": (claim(nbf=After(40)), "its time has not come yet"),
     "nbf is text": (claim(nbf="0"), r"it lacks a number of seconds \(nbf\)"),
-    "issued tomorrow": (claim(iat=After(31)), "its time has not come yet"),
+    "issued tomorrow": (claim(iat=After(40)), "its time has not come yet"),
     "no iat": (claim(iat=...), r"it lacks a number of seconds \(iat\)"),
     "for years": (claim(exp=After(86_401)), "it was made for longer than 86400 seconds"),
     # 12: about whom

@@ -59,8 +59,11 @@ async def _run(found: AgentSettings) -> None:
     store, spool, launcher = Store.open(found.cache_dir), Spool(found.spool_dir), found.launcher()
     try:
         await _greet(launcher, log)
-        token = found.token(os.environ)
-        async with Transport(found.server, token, unsafe_http=found.unsafe_http, ca_file=found.ca_file) as transport:
+        signer = found.signer()
+        token = found.token(os.environ) if signer is None else None
+        async with Transport(
+            found.server, token, signer=signer, unsafe_http=found.unsafe_http, ca_file=found.ca_file
+        ) as transport:
             api = Client(transport)
             cache = Cache(store, api.blob, max_blob_bytes=found.max_blob_mib * 1024 * 1024)
             place = Workplace(

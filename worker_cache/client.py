@@ -13,6 +13,8 @@ from urllib.parse import quote
 from integrity import claims, envelopes, logrecords
 from integrity.digests import Digest
 from integrity.errors import FetchError
+from integrity.fields import to_base64
+from integrity.keys import SealTo, VerifyKey
 from worker_cache.transport import Answer, Transport
 
 ENVELOPE_TYPE = "application/vnd.dsse+json"
@@ -117,6 +119,21 @@ class Client:
             max_bytes=MAX_TAKE_BYTES,
         )
         return None if answer.status == 204 else answer.json()
+
+    async def join(
+        self, worker: str, *, token: str, request_key: VerifyKey, verify_key: VerifyKey, sealing_key: SealTo
+    ) -> dict[str, Any]:
+        """With an invitation's token; the transport signs with `request_key`. The worker, as it is on record."""
+        body = {
+            "token": token,
+            "request_key": to_base64(request_key.raw),
+            "verify_key": to_base64(verify_key.raw),
+            "sealing_key": to_base64(sealing_key.raw),
+        }
+        value = await self.send("POST", f"/v1/workers/{segment(worker)}/join", body)
+        if not isinstance(value, dict) or value.get("request_key_id") != request_key.key_id:
+            raise FetchError("the server's answer is not of this worker with this key: is it a dagseal server?")
+        return value
 
     async def claim(self, launch_id: str, envelope: bytes) -> bytes:
         """Claim envelope in, grant envelope out."""

@@ -2,6 +2,7 @@
 
     [agent]
     server = "https://dagseal.example:8420"
+    key_file = "/var/lib/dagseal/agent/request.key" # the agent's own key, made by `dagseal worker join`; or instead:
     token_file = "/etc/dagseal/agent.token"     # or DAGSEAL__AGENT__TOKEN_FILE, or agent.token in $CREDENTIALS_DIRECTORY
     worker = "host-1"
     queues = ["default"]
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 import tomllib
 from collections.abc import Mapping
 from typing import Any
@@ -35,8 +37,9 @@ from integrity import names
 from integrity.errors import DagsealError, SettingsError
 from integrity.fields import from_base64
 from integrity.keys import KEY_BYTES, KeyRing, VerifyKey
-from worker_cache import transport
+from worker_cache import requestkey, transport
 from worker_cache.launchers import AtSocket, Launcher, OnDemand
+from worker_cache.signing import Signer
 
 PREFIX = "DAGSEAL__AGENT__"
 MAX_TOKEN_BYTES = 4096
@@ -49,6 +52,7 @@ class AgentSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     server: str
+    key_file: str | None = None
     token_file: str | None = None
     worker: str
     queues: list[str] = Field(default=["default"], min_length=1)
@@ -78,8 +82,17 @@ class AgentSettings(BaseSettings):
         return env_settings, InitSettingsSource(settings_cls, init_kwargs=dict(given))
 
     @property
+    def server_key(self) -> VerifyKey:
+        return VerifyKey(from_base64(self.api_key, "api_key", max_bytes=KEY_BYTES))
+
+    @property
     def ring(self) -> KeyRing:
-        return KeyRing([VerifyKey(from_base64(self.api_key, "api_key", max_bytes=KEY_BYTES))])
+        return KeyRing([self.server_key])
+
+    def signer(self) -> Signer | None:
+        """Of the agent's own key; None where it has a token instead. Raises `SettingsError` for a key that cannot be used."""
+        path = self.key_file
+        return Signer(lambda: requestkey.load(path), self.server_key, time.time) if path is not None else None
 
     def launcher(self) -> Launcher:
         """The one of the two that is set; by default the usual socket."""
@@ -88,11 +101,14 @@ class AgentSettings(BaseSettings):
         return AtSocket(self.launcher_socket or DEFAULT_SOCKET)
 
     def token(self, environ: Mapping[str, str]) -> str:
-        """Read the worker's token. Raises `SettingsError`, never showing it."""
+        """Read the worker's token, where it has no key of its own. Raises `SettingsError`, never showing it."""
         folder = environ.get("CREDENTIALS_DIRECTORY")
         path = self.token_file or (os.path.join(folder, "agent.token") if folder else None)
         if path is None:
-            raise SettingsError("the agent has no token: set token_file, or load the credential agent.token")
+            raise SettingsError(
+                "the agent has no key and no token: set key_file and join with an invitation, or set token_file, or load the "
+                "credential agent.token"
+            )
         return read_token(path)
 
 
@@ -110,6 +126,8 @@ def load(path: str, environ: Mapping[str, str]) -> AgentSettings:
             names.check("queue", queue)
         transport.check_url(settings.server, unsafe_http=settings.unsafe_http)
         _ = settings.ring
+        if settings.key_file is not None and settings.token_file is not None:
+            raise SettingsError("key_file and token_file are both set: give the one that is meant")
         if settings.launcher_command is not None:
             _check_command(settings)
     except DagsealError as error:

@@ -1,8 +1,10 @@
-"""One HTTP request to the API: the bearer token, the time limits, the size limits, and the translation of failures.
+"""One HTTP request to the API: the bearer token or the signature, the time limits, the size limits, and the translation of
+failures.
 
 Promise: what a caller gets is an answer with a 2xx status, at most as long as it asked for, or one of our errors. A server
 that does not answer, answers slowly, or answers endlessly is a `FetchError`. Redirects are not followed: they would
-carry the token elsewhere.
+carry the token elsewhere. A signed request that is refused because the server has another process now, or the agent another
+key, is signed anew and sent once more; it had done nothing.
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
+from yarl import URL
 
 from integrity.errors import FetchError, SettingsError
 from worker_cache import problems
+from worker_cache.signing import EPOCH_FIELD, Signer
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_PROBLEM_BYTES = 256 * 1024
@@ -71,9 +75,16 @@ class Transport:
     """Requests to one server. Use as an async context manager."""
 
     def __init__(
-        self, server: str, token: str | None, *, unsafe_http: bool = False, ca_file: str | None = None
+        self,
+        server: str,
+        token: str | None,
+        *,
+        signer: Signer | None = None,
+        unsafe_http: bool = False,
+        ca_file: str | None = None,
     ) -> None:
         self._base = check_url(server, unsafe_http=unsafe_http)
+        self._signer = signer
         self._headers = {"Accept-Encoding": "identity"}
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
@@ -142,29 +153,60 @@ class Transport:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._session is None:
             raise RuntimeError("a Transport is used inside `async with`")
-        limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=QUIET_SECONDS + wait)
+        url = URL(self._base + path).update_query(query or {})
         try:
-            async with self._session.request(
-                method,
-                self._base + path,
-                params=query,
-                data=body,
-                headers=headers,
-                timeout=limits,
-                allow_redirects=False,
-            ) as response:
-                if not 200 <= response.status < 300:
-                    data = await _read_limited(response, MAX_PROBLEM_BYTES, f"{method} {path}")
-                    raise problems.to_error(
-                        response.status, response.headers.get("Content-Type", ""), data, what=f"{method} {path}"
-                    )
-                yield response
+            if self._signer is not None and not self._signer.ready:
+                async with self._session.get(
+                    self._base + "/healthz", timeout=_limits(0.0), allow_redirects=False
+                ) as answer:
+                    self._signer.hear(answer.headers.get(EPOCH_FIELD))
+                if not self._signer.ready:
+                    raise FetchError(f"{self._base} does not say its epoch: is this the address of a dagseal server?")
+            for again in (True, False):
+                signed_with = self._signer.state if self._signer is not None else None
+                signed = self._sign(method, url, body, headers or {})
+                async with self._session.request(
+                    method, url, data=body, headers=signed, timeout=_limits(wait), allow_redirects=False
+                ) as response:
+                    if again and response.status == 401 and self._signs_otherwise(signed_with, response):
+                        continue
+                    if not 200 <= response.status < 300:
+                        data = await _read_limited(response, MAX_PROBLEM_BYTES, f"{method} {path}")
+                        raise problems.to_error(
+                            response.status, response.headers.get("Content-Type", ""), data, what=f"{method} {path}"
+                        )
+                    yield response
+                    return
         except TimeoutError:
             raise FetchError(f"{self._base} did not answer in time: try again, or look at the server") from None
         except aiohttp.ClientError as error:
             raise FetchError(f"{self._base} cannot be reached or broke off ({_say(error)}): try again") from None
         except OSError as error:
             raise FetchError(f"{self._base} cannot be reached ({_say(error)}): try again") from None
+
+    def _sign(self, method: str, url: URL, body: Body, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """The header fields, with those of a signature where there is somebody to sign. What is signed is the path that the API
+        is asked for: a proxy that serves it below a path of its own takes that off."""
+        if self._signer is None:
+            return headers
+        if body is not None and not isinstance(body, bytes):
+            raise RuntimeError("a signed request has its whole body at hand")
+        path = url.raw_path.removeprefix(URL(self._base).raw_path.rstrip("/"))
+        kind = headers.get("Content-Type", "application/octet-stream")
+        return {**headers, **self._signer.sign(method, path, url.raw_query_string, body, kind)}
+
+    def _signs_otherwise(self, before: tuple[str, str] | None, response: aiohttp.ClientResponse) -> bool:
+        """Whether what this answer refuses would be signed otherwise by now: others may have learnt it meanwhile."""
+        if self._signer is None:
+            return False
+        self._signer.hear(response.headers.get(EPOCH_FIELD))
+        if self._signer.state == before:
+            self._signer.reread()
+        return self._signer.state != before
+
+
+def _limits(wait: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=QUIET_SECONDS + wait)
 
 
 async def _read_limited(response: aiohttp.ClientResponse, max_bytes: int, what: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Secrets, grants, impersonation rules, groups, tokens and workers over HTTP."""
+"""Secrets, grants, impersonation rules, groups and tokens over HTTP."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from submit_api.models import (
     GroupView,
     ImportedView,
     NewTokenView,
-    NewWorkerView,
     RuleList,
     RuleRequest,
     RuleView,
@@ -28,8 +27,6 @@ from submit_api.models import (
     TokenView,
     VariableList,
     VariableValue,
-    WorkerList,
-    WorkerRequest,
 )
 from submit_api.refusals import InvalidRequestError
 from submit_api.registry import people, secrets
@@ -195,25 +192,4 @@ async def list_tokens(call: Call) -> web.Response:
 
 async def revoke_token(call: Call) -> web.Response:
     await administering.revoke_token(call.service, call.caller, call.part("id"))
-    return web.Response(status=204)
-
-
-async def enroll_worker(call: Call) -> web.Response:
-    ask = await call.body(WorkerRequest)
-    made = await administering.enroll_worker(call.service, call.caller, ask)
-    return answer(NewWorkerView(name=ask.name, token_id=made.token_id, token=made.text), status=201)
-
-
-async def get_worker(call: Call) -> web.Response:
-    return answer(views.worker(await administering.find_worker(call.service, call.part("name"))))
-
-
-async def list_workers(call: Call) -> web.Response:
-    async with call.service.database.read() as tx:
-        found = await people.workers(tx)
-    return answer(WorkerList(workers=[views.worker(worker) for worker in found]))
-
-
-async def revoke_worker(call: Call) -> web.Response:
-    await administering.revoke_worker(call.service, call.caller, call.part("name"))
     return web.Response(status=204)

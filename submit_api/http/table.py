@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from integrity.logrecords import MEDIA_TYPE
 from submit_api import models as m
-from submit_api.http import administration, archives, audit_log, keys, launches, ownership, publishing, releases, system
+from submit_api.http import (
+    administration,
+    archives,
+    audit_log,
+    keys,
+    launches,
+    ownership,
+    publishing,
+    releases,
+    system,
+    workers,
+)
 from submit_api.http.routes import BYTES, DSSE, JSON, Route
 
 _RELEASE = "/v1/archives/{name}/releases/{number:[1-9][0-9]{0,8}}"
@@ -267,21 +278,32 @@ ROUTES: tuple[Route, ...] = (
         about="publisher:{id}", summary="Remove a publisher and its tokens", answers={204: None}, refusals=(404,),
     ),
     Route(
-        method="POST", path="/v1/workers", handler=administration.enroll_worker, action="worker.enroll", about="worker",
+        method="POST", path="/v1/workers", handler=workers.enroll, action="worker.enroll", about="worker",
         summary="Enrol a worker by its launcher's keys; its token is shown once", body=(m.WorkerRequest,),
         answers={201: m.NewWorkerView}, refusals=(409,),
     ),
     Route(
-        method="GET", path="/v1/workers", handler=administration.list_workers, action="worker.read",
+        method="GET", path="/v1/workers", handler=workers.listed, action="worker.read",
         summary="All workers", answers={200: m.WorkerList},
     ),
     Route(
-        method="GET", path="/v1/workers/{name}", handler=administration.get_worker, action="worker.read",
+        method="GET", path="/v1/workers/{name}", handler=workers.one, action="worker.read",
         about="worker:{name}", summary="A worker", answers={200: m.WorkerView}, refusals=(404,),
     ),
     Route(
-        method="DELETE", path="/v1/workers/{name}", handler=administration.revoke_worker, action="worker.revoke",
-        about="worker:{name}", summary="Revoke a worker and its tokens", answers={204: None}, refusals=(404,),
+        method="DELETE", path="/v1/workers/{name}", handler=workers.revoke, action="worker.revoke",
+        about="worker:{name}", summary="Revoke a worker with its tokens, key and invitations", answers={204: None},
+        refusals=(404,),
+    ),
+    Route(
+        method="POST", path="/v1/workers/{name}/invite", handler=workers.invite, action="worker.invite",
+        about="worker:{name}", summary="A token that this worker joins with, once; it is shown once",
+        body=(m.InvitationRequest,), answers={201: m.InvitationView},
+    ),
+    Route(
+        method="POST", path="/v1/workers/{name}/join", handler=workers.join, action="worker.join", about="worker:{name}",
+        summary="Join with an invitation's token, signed by the agent's new key; 200 when it has joined so already",
+        body=(m.JoinRequest,), answers={200: m.WorkerView, 201: m.WorkerView}, refusals=(401, 409, 429),
     ),
     Route(
         method="GET", path="/v1/keys", handler=keys.listed, action="key.read",

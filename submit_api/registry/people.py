@@ -16,6 +16,9 @@ _TOKEN = (
     .outerjoin(MemberRow, MemberRow.principal == TokenRow.principal)
     .where(TokenRow.token_id == bindparam("token_id"))
 )
+_WORKER_OF_KEY = select(*columns_of(Worker, WorkerRow)).where(
+    WorkerRow.request_key_id == bindparam("key_id"), WorkerRow.revoked_at.is_(None)
+)
 _GROUPS_OF = select(MemberRow.group_name).where(MemberRow.principal == bindparam("principal"))
 
 
@@ -121,6 +124,18 @@ async def worker(tx: Transaction, name: str) -> Worker | None:
 
 async def workers(tx: Transaction) -> list[Worker]:
     return [record(Worker, row) for row in await tx.session.scalars(select(WorkerRow).order_by(WorkerRow.name))]
+
+
+async def worker_of_key(tx: Transaction, key_id: str) -> Worker | None:
+    """The one that is enrolled with this request key, and is not revoked."""
+    row = (await tx.session.execute(_WORKER_OF_KEY, {"key_id": key_id})).first()
+    return record(Worker, row) if row else None
+
+
+async def holder(tx: Transaction, key_id: str) -> str | None:
+    """The name of the worker that this request key is on record for, also of a revoked one."""
+    name: str | None = await tx.session.scalar(select(WorkerRow.name).where(WorkerRow.request_key_id == key_id))
+    return name
 
 
 async def put_worker(tx: Transaction, found: Worker) -> None:

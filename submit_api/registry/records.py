@@ -158,6 +158,24 @@ class Worker:
     queues: list[str]
     created_at: int
     revoked_at: int | None
+    request_key: bytes | None = None
+    request_key_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invitation:
+    """An empty `fingerprint` is any launcher's."""
+
+    token_id: str
+    worker: str
+    queues: list[str]
+    fingerprint: str
+    secret_hash: str = field(repr=False)
+    created_at: int
+    created_by: str
+    expires_at: int
+    used_at: int | None = None
+    used_by: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -220,6 +220,24 @@ class WorkerRow(Base):
     queues: Mapped[list[str]]
     created_at: Mapped[int]
     revoked_at: Mapped[int | None]
+    request_key: Mapped[bytes | None]
+    request_key_id: Mapped[str | None] = mapped_column(String(64), index=True, unique=True)
+
+
+class InvitationRow(Base):
+    """A token that one worker joins with, once. `used_by` are the keys that it was used for."""
+
+    __tablename__ = "worker_invitations"
+    token_id: Mapped[str] = mapped_column(String(12), primary_key=True)
+    worker: Mapped[str] = mapped_column(String(100), index=True)
+    queues: Mapped[list[str]]
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    secret_hash: Mapped[str] = mapped_column(String(128))
+    created_at: Mapped[int]
+    created_by: Mapped[str] = mapped_column(String(100))
+    expires_at: Mapped[int]
+    used_at: Mapped[int | None]
+    used_by: Mapped[str] = mapped_column(String(128), server_default="")
 
 
 class LaunchRow(Base):

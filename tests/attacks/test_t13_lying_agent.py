@@ -336,6 +336,7 @@ def test_every_route_is_somebodys() -> None:
         "/docs",
         "/docs/docs.css",
         "/v1/tokens/exchange",
+        "/v1/workers/{name}/join",
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import pwd
@@ -17,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from integrity.digests import Digest
+from integrity.keys import SigningKey, VerifyKey
 from tests.bench.keepalive import Http
 from tests.live import ENDED, Live
 from worker_cache.cache import Cache
 from worker_cache.client import Client
-from worker_cache.settings import read_token
+from worker_cache.signing import Signer
 from worker_cache.store import Store
 from worker_cache.transport import Transport
 
@@ -77,7 +79,7 @@ def describe(live: Live, kind: str, count: int) -> list[float]:
 
 
 def fetch(live: Live, stored: list[tuple[Digest, int]]) -> tuple[list[float], list[float]]:
-    """By the agent's own cache with the agent's token: from the API into an empty cache, then from that cache."""
+    """By the agent's own cache, signed with the agent's key: from the API into an empty cache, then from that cache."""
     folder = Path(tempfile.mkdtemp(prefix="dagseal-bench-"))
     try:
         return asyncio.run(_fetch(live, stored, str(folder / "cache")))
@@ -86,10 +88,11 @@ def fetch(live: Live, stored: list[tuple[Digest, int]]) -> tuple[list[float], li
 
 
 async def _fetch(live: Live, stored: list[tuple[Digest, int]], folder: str) -> tuple[list[float], list[float]]:
-    token = read_token(str(live.stack.folder / "agent" / "token"))
+    key = SigningKey(bytes.fromhex((live.stack.folder / "agent" / "request.key").read_text().strip()))
+    server = VerifyKey(base64.b64decode(live.stack.environment()["DAGSEAL_API_KEY"]))
     store = Store.open(folder)
     try:
-        async with Transport(live.stack.url, token) as transport:
+        async with Transport(live.stack.url, None, signer=Signer(lambda: key, server, time.time)) as transport:
             cache = Cache(store, Client(transport).blob, max_blob_bytes=64 * 1024 * 1024)
             await _open(cache, *stored[0])  # connects
             cold = [await _open(cache, *one) for one in stored[1:]]

@@ -1,4 +1,5 @@
-"""worker: identity, enroll, list, revoke. A launcher's keys are believed because somebody compared their fingerprint."""
+"""worker: identity, invite, join, enroll, list, revoke. A launcher's keys are believed because somebody compared their
+fingerprint."""
 
 from __future__ import annotations
 
@@ -13,12 +14,14 @@ from dagseal.cli.context import Run, run_of
 from dagseal.cli.exits import UsageError
 
 DEFAULT_SOCKET = "/run/dagseal/launcher.sock"
-_COLUMNS = ("name", "queues", "fingerprint", "created_at", "revoked_at")
+_COLUMNS = ("name", "queues", "fingerprint", "request_key_id", "created_at", "revoked_at")
 
 
 def register(app: typer.Typer) -> None:
     workers = typer.Typer(no_args_is_help=True)
     workers.command()(identity)
+    workers.command()(invite)
+    workers.command()(join)
     workers.command()(enroll)
     workers.command("list")(list_workers)
     workers.command()(revoke)
@@ -31,6 +34,67 @@ def identity(
 ) -> None:
     """Ask the launcher of this host for its public keys; with -o json for `enroll --identity-file`."""
     printing.item(run_of(ctx), _ask(launcher_socket))
+
+
+def invite(
+    ctx: typer.Context,
+    name: str = typer.Argument(..., metavar="NAME"),
+    queue: list[str] = typer.Option(["default"], "--queue", help="May be given more than once."),
+    fingerprint: str | None = typer.Option(None, "--fingerprint", help="What the launcher's host shows."),
+    unsafe_any_launcher: bool = typer.Option(
+        False, "--unsafe-any-launcher", help="Whoever has the invitation says which launcher gets this worker's grants."
+    ),
+    expires_in: str = typer.Option("15m", "--expires-in", metavar="DURATION", help="At most 24h."),
+    out: str | None = typer.Option(None, "--out", metavar="FILE", help="Write it to a new file, 0600, not to stdout."),
+) -> None:
+    """An invitation, good once, for the agent of a host to join with. It is shown this once.
+
+    For a worker that is enrolled already it replaces its keys or its token, when it is used.
+    """
+    from dagseal.cli import secret_input
+    from dagseal.cli.commands.launches import seconds
+    from worker_cache.client import segment
+
+    run = run_of(ctx)
+    if (fingerprint is None) != unsafe_any_launcher:
+        raise UsageError("give --fingerprint, as the launcher's own host shows it, or --unsafe-any-launcher")
+    if out is not None:
+        secret_input.check_new(out)
+    body: dict[str, object] = {
+        "queues": queue,
+        "seconds": seconds(expires_in),
+        "unsafe_any_launcher": unsafe_any_launcher,
+    }
+    if fingerprint is not None:
+        body["fingerprint"] = fingerprint.strip().lower()
+    made = run.call(lambda client: client.send("POST", f"/v1/workers/{segment(name)}/invite", body))
+    if out is not None:
+        secret_input.write_new(out, made.pop("token"))
+        made["token_file"] = out
+    printing.item(run, made)
+
+
+def join(
+    ctx: typer.Context,
+    invitation: str = typer.Option(..., "--invitation", metavar="FILE", help="The invitation's token; - is stdin."),
+) -> None:
+    """On a worker's host, as the agent's account (--config FILE of the agent): join with an invitation.
+
+    Makes the agent's own key, takes the launcher's, and has them recorded. Again after whatever broke off on the way.
+    """
+    import asyncio
+    import os
+
+    from dagseal.cli import secret_input
+    from worker_cache import joining, settings
+
+    run = run_of(ctx)
+    if run.config is None:
+        raise UsageError("give the agent's settings: --config /etc/dagseal/agent.toml")
+    found = settings.load(run.config, os.environ)
+    token = secret_input.read_secret(run, invitation, "the invitation's token")
+    worker = asyncio.run(joining.join(found, token))
+    printing.item(run.without_config_file(), worker)
 
 
 def enroll(

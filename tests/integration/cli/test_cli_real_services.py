@@ -391,6 +391,50 @@ def test_a_worker_is_enrolled_only_with_its_own_fingerprint(shell: Shell) -> Non
     assert shell("worker", "revoke", "host-2").code == 0
 
 
+def test_a_worker_joins_with_an_invitation_that_is_good_once(shell: Shell) -> None:
+    """The fingerprint is the launcher's own; what is not asked for by a name that says so is not done."""
+    socket, invitation, key = shell.stack.launcher_socket, shell.folder / "join.token", shell.folder / "request.key"
+    found = shell("worker", "identity", "--launcher-socket", str(socket), "-o", "json").json["fingerprint"]
+    config = shell.folder / "agent.toml"
+    config.write_text(
+        f'[agent]\nserver = "{shell.stack.url}"\nworker = "host-3"\nkey_file = "{key}"\nlauncher_socket = "{socket}"\n'
+        f'api_key = "{shell.stack.environment()["DAGSEAL_API_KEY"]}"\n'
+    )
+    join = ("worker", "join", "--config", str(config), "--invitation", str(invitation), "-o", "json")
+    assert shell("worker", "invite", "host-3").code == 2
+    other = shell("worker", "invite", "host-3", "--fingerprint", "0" * 64, "--out", str(invitation), "-o", "json")
+    assert (other.code, other.json["name"], "token" in other.json) == (0, "host-3", False)
+    assert invitation.stat().st_mode & 0o777 == 0o600
+    refused = shell(*join)
+    assert refused.code == 4 and f"is for another launcher than that of {found}" in refused.err
+    prepared = (shell.folder / "request.key.new").read_text()
+    invitation.unlink()
+    invite = (
+        "worker",
+        "invite",
+        "host-3",
+        "--queue",
+        "big",
+        "--fingerprint",
+        found,
+        "--out",
+        str(invitation),
+        "-o",
+        "json",
+    )
+    assert shell(*invite).json["queues"] == ["big"]
+    assert shell(*invite).code == 2  # the file is there
+    joined = shell(*join)
+    assert (joined.code, joined.json["fingerprint"], joined.json["queues"]) == (0, found, ["big"]), joined
+    assert key.read_text() == prepared and key.stat().st_mode & 0o777 == 0o600
+    again = shell(*join)
+    assert again.code == 4 and "was used already" in again.err
+    assert key.read_text() == prepared
+    listed = {worker["name"]: worker for worker in shell("worker", "list", "-o", "json").json}
+    assert listed["host-3"]["request_key_id"] == joined.json["request_key_id"]
+    assert shell("worker", "revoke", "host-3").code == 0
+
+
 def test_key_show_and_fingerprint_agree_with_what_is_pinned(shell: Shell) -> None:
     shown = shell("key", "show", "--config", str(shell.stack.folder / "api.toml"), "-o", "json").json
     assert shown["api_key"] == shell.stack.environment()["DAGSEAL_API_KEY"]

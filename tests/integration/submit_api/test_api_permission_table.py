@@ -39,6 +39,8 @@ RULE = {"subject_kind": "group", "subject": "g", "unix_user": "u"}
 APPROVE = {"digest": str(Digest.of(SOURCE))}
 KEY = {"verify_key": "", "sealing_key": "", "fingerprint": "0" * 64, "queues": ["x"]}
 
+JOIN = {"token": "x", "request_key": "x", "verify_key": "x", "sealing_key": "x"}
+
 
 @dataclass(frozen=True)
 class Ask:
@@ -108,6 +110,8 @@ ASKS: dict[str, Ask] = {
     "publisher.read": Ask("GET", "/v1/publishers", 200),
     "publisher.remove": Ask("DELETE", f"/v1/publishers/{ID}", 404),
     "worker.enroll": Ask("POST", "/v1/workers", 422, json={"name": "w2", **KEY}),
+    "worker.invite": Ask("POST", "/v1/workers/w2/invite", 201, json={"queues": ["x"], "fingerprint": "0" * 64}),
+    "worker.join": Ask("POST", "/v1/workers/w2/join", 401, json=JOIN),  # whoever brings it: it is not signed
     "worker.read": Ask("GET", "/v1/workers", 200),
     "worker.revoke": Ask("DELETE", "/v1/workers/w2", 404),
     "audit.read": Ask("GET", "/v1/audit", 200),

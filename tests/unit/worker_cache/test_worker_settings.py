@@ -50,6 +50,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         (GOOD.replace(KEY, "not base64"), "base64"),
         (GOOD.replace("http://127.0.0.1:1", "http://example.com"), "clear text"),
         (GOOD.replace("http://127.0.0.1:1", "ftp://127.0.0.1"), "address of a server"),
+        (GOOD + 'token_file = "/t"\nkey_file = "/k"\n', "both set"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: str) -> None:
@@ -93,6 +94,15 @@ def test_the_token_may_be_a_systemd_credential(tmp_path: Path) -> None:
     assert found.token({"CREDENTIALS_DIRECTORY": str(tmp_path)}) == "dgs_y"
     with pytest.raises(SettingsError, match="no token"):
         found.token({})
+
+
+def test_an_agent_with_a_key_signs_and_one_with_a_token_does_not(tmp_path: Path) -> None:
+    (tmp_path / "k").write_text("00" * 32 + "\n")
+    (tmp_path / "k").chmod(0o600)
+    assert load(tmp_path, GOOD).signer() is None
+    assert load(tmp_path, GOOD + f'key_file = "{tmp_path}/k"\n').signer() is not None
+    with pytest.raises(SettingsError, match="worker join"):
+        load(tmp_path, GOOD + f'key_file = "{tmp_path}/absent"\n').signer()
 
 
 @pytest.mark.parametrize(
