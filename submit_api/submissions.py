@@ -150,22 +150,22 @@ async def _unchanged(
     await _check_newest(tx, archive, ask)
     if archive is None:
         return None
-    for release in await archives.releases_of_digest(tx, str(digest)):
-        if release.archive != ask.name:
-            continue
-        if release.revoked_at is not None:
-            raise ConflictError(
-                f"these bytes are {ask.name}@{release.number}, which {launches.unlaunchable(release)}: push changed ones"
-            )
-        if (
-            release.number == archive.latest
-            and release.task_check == ask.task_check
-            and release.isolation == ask.isolation
-            and ask.group in ("", release.group)
-        ):
-            verified = await service.manifest_of(release)
-            if verified.manifest.require_caller == ask.require_caller:
-                return Submitted(release=release, manifest=verified.manifest, created=False)
+    revoked = await archives.revoked_of_digest(tx, ask.name, str(digest))
+    if revoked is not None:
+        raise ConflictError(
+            f"these bytes are {ask.name}@{revoked.number}, which {launches.unlaunchable(revoked)}: push changed ones"
+        )
+    release = await archives.release(tx, ask.name, archive.latest)
+    if (
+        release is not None
+        and release.digest == str(digest)
+        and release.task_check == ask.task_check
+        and release.isolation == ask.isolation
+        and ask.group in ("", release.group)
+    ):
+        verified = await service.manifest_of(release)
+        if verified.manifest.require_caller == ask.require_caller:
+            return Submitted(release=release, manifest=verified.manifest, created=False)
     return None
 
 
@@ -263,7 +263,7 @@ async def _record(
         + (f", {launches.unlaunchable(release)}" if release.waits else "")
         + (", the caller is required to have what it gets" if ask.require_caller else ""),
     )
-    others = [found for found in await archives.releases_of_digest(tx, release.digest) if found != release]
+    others = await archives.others_of_digest(tx, release)
     # Last before the commit, so that nothing but the commit can fail once the blob has its name. Whether a commit that was
     # broken off took place nobody knows: then the blob stays, which without a release is only a warning of fsck.
     try:
