@@ -45,7 +45,7 @@ async def names(
     prefixes: Sequence[str] = ("",),
 ) -> list[str]:
     """The first `limit` after this name that begin with one of `prefixes`, of those that this principal with these groups may
-    read, or of all. As many rows are read for each index and prefix, however many archives there are."""
+    read, or of all. Each part of it is found by an index and read no further than that, however many archives there are."""
     parts = [
         select(ArchiveRow.name)
         .where(

@@ -49,7 +49,7 @@ SIZES = {
 ROOT = Path(__file__).resolve().parents[2]
 WORKER, QUEUE = "bench-worker", "default"
 JSON, BYTES, DSSE = "application/json", "application/octet-stream", "application/vnd.dsse+json"
-DRAWN_AGAIN = 300
+DRAWN_AGAIN, WARMING = 300, 20
 
 
 @dataclass(slots=True)
@@ -274,14 +274,14 @@ def _enrol(server: Server) -> None:
 
 
 def measure(servers: dict[str, Server], count: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds of each request, by kind and size; the first tenth is not counted. A launch goes through its states in order."""
+    """Seconds of each request, by kind and size, without the first rounds. A launch goes through its states in order."""
     rng = random.Random()
     for server in servers.values():
         server.connection.close()  # the server has, when it was idle for long
         server.call("GET", "/healthz")
     found: dict[str, dict[str, list[float]]] = {what: {name: [] for name in servers} for what in WORK}
     names = list(servers)
-    for number in range(-count // 10, count):
+    for number in range(-WARMING, count):
         for what, work in WORK.items():
             rng.shuffle(names)
             for name in names:
