@@ -274,17 +274,22 @@ async def test_rollback_past_many_releases(api: Api) -> None:
 
 
 async def test_what_can_be_launched_is_the_same_to_the_database_as_to_the_rule(api: Api) -> None:
-    await store(api, ArchiveRow, [archive("a.py", latest=16), archive("b.py")])
-    kinds = product((None, 5), (None, 5), (0, 1), (None, 5))
-    made = [
-        release("a.py", number, revoked_at=revoked, retired_at=retired, approvals=asked, approved_at=approved)
-        for number, (revoked, retired, asked, approved) in enumerate(kinds, start=1)
+    """Each kind of release alone in an archive, and all of them in one."""
+    kinds = [
+        {"revoked_at": revoked, "retired_at": retired, "approvals": asked, "approved_at": approved}
+        for revoked, retired, asked, approved in product((None, 5), (None, 5), (0, 1), (None, 5))
     ]
-    await store(api, ReleaseRow, [*made, release("b.py", 99)])
+    alone = [release(f"a{number}.py", 1, **kind) for number, kind in enumerate(kinds)]
+    together = [release("all.py", number, **kind) for number, kind in enumerate(kinds, start=1)]
+    await store(api, ArchiveRow, [archive(one.archive) for one in (*alone, together[0])])
+    await store(api, ReleaseRow, [*alone, *together])
     async with api.service.database.read() as tx:
+        for one in alone:
+            fit = 1 if launches.unlaunchable(one) is None else None
+            assert await archives.launchable_after(tx, one.archive, 0) == fit, one
         for number in range(17):
-            fit = [one.number for one in made if one.number > number and launches.unlaunchable(one) is None]
-            assert await archives.launchable_after(tx, "a.py", number) == max(fit, default=None)
+            fits = [one.number for one in together if one.number > number and launches.unlaunchable(one) is None]
+            assert await archives.launchable_after(tx, "all.py", number) == max(fits, default=None)
 
 
 async def test_bytes_that_come_again(api: Api) -> None:
