@@ -1,4 +1,4 @@
-"""`python -m tests.bench.scale [--count 1000] [--folder F]`: what requests cost with few rows and with a hundred times as many.
+"""`python -m tests.bench.scale [--count N] [--only WORD] [--folder F]`: requests with few rows, and with 100 times as many.
 
 Two real servers, each a process with a SQLite database of its own: 1,000 releases of one archive and 1,000 archives beside it
 with one each, 1,000 audit events, 1,000 launches; and 100,000, 100,000, 1,000,000, 100,000. They are asked in turns over one
@@ -273,21 +273,21 @@ def _enrol(server: Server) -> None:
     server.post("/v1/impersonation-rules", rule)
 
 
-def measure(servers: dict[str, Server], count: int) -> dict[str, dict[str, list[float]]]:
+def measure(servers: dict[str, Server], count: int, only: str) -> dict[str, dict[str, list[float]]]:
     """Seconds of each request, by kind and size, without the first rounds. A launch goes through its states in order."""
     rng = random.Random()
     for server in servers.values():
         server.connection.close()  # the server has, when it was idle for long
         server.call("GET", "/healthz")
-    found: dict[str, dict[str, list[float]]] = {what: {name: [] for name in servers} for what in WORK}
+    found: dict[str, dict[str, list[float]]] = {what: {name: [] for name in servers} for what in WORK if only in what}
     names = list(servers)
     for number in range(-WARMING, count):
-        for what, work in WORK.items():
+        for what, times in found.items():
             rng.shuffle(names)
             for name in names:
-                seconds = work(servers[name], rng)
+                seconds = WORK[what](servers[name], rng)
                 if number >= 0:
-                    found[what][name].append(seconds)
+                    times[name].append(seconds)
     return found
 
 
@@ -314,6 +314,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1000, help="requests of each kind to each server")
     parser.add_argument("--folder", type=Path, help="keep the databases there, and use those that are there")
+    parser.add_argument("--only", default="", metavar="WORD", help="the kinds that have it in their name")
     asked = parser.parse_args()
     load = os.getloadavg()[0]
     with ExitStack() as stack:
@@ -321,7 +322,7 @@ def main() -> None:
         folder.mkdir(exist_ok=True)
         servers = {name: stack.enter_context(serving(folder, name, size)) for name, size in SIZES.items()}
         begun = time.monotonic()
-        found = measure(servers, asked.count)
+        found = measure(servers, asked.count, asked.only)
         took = math.ceil((time.monotonic() - begun) / 60)
     print(
         f"{os.cpu_count()} cores, {platform.system()} {platform.release().split('-')[0]}, "
