@@ -46,12 +46,12 @@ class Submitted:
 
 @dataclass(slots=True, kw_only=True)
 class OnRecord:
-    """What there is of everything that some submissions touch. `manifests` has those of the newest releases, verified, where
-    a submission has the same bytes; by archive and number."""
+    """What there is of everything that some submissions touch. `revoked` is by archive and digest. `manifests` has those of
+    the newest releases, verified, where a submission has the same bytes; by archive and number."""
 
     archives: dict[str, Archive] = field(default_factory=dict)
     newest: dict[str, Release] = field(default_factory=dict)
-    of_digest: dict[str, list[Release]] = field(default_factory=dict)
+    revoked: dict[tuple[str, str], Release] = field(default_factory=dict)
     manifests: dict[tuple[str, int], Manifest] = field(default_factory=dict)
     dags: dict[str, str] = field(default_factory=dict)
     asking: Mapping[str, int] = field(default_factory=dict)
@@ -103,11 +103,11 @@ def unchanged(on_record: OnRecord, caller: Caller, ask: Wanted, digest: Digest) 
     check_newest(archive, newest.digest if newest else "", ask)
     if archive is None or newest is None:
         return None
-    for release in on_record.of_digest.get(str(digest), ()):
-        if release.archive == ask.name and release.revoked_at is not None:
-            raise ConflictError(
-                f"these bytes are {ask.name}@{release.number}, which {launches.unlaunchable(release)}: push changed ones"
-            )
+    revoked = on_record.revoked.get((ask.name, str(digest)))
+    if revoked is not None:
+        raise ConflictError(
+            f"these bytes are {ask.name}@{revoked.number}, which {launches.unlaunchable(revoked)}: push changed ones"
+        )
     manifest = on_record.manifests.get((ask.name, newest.number))
     if (
         newest.digest == str(digest)

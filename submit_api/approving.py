@@ -92,9 +92,8 @@ async def _still_members(tx: Transaction, release: Release) -> int:
 
 async def _put_to_use(tx: Transaction, archive: Archive, release: Release, now: int, caller: Caller) -> None:
     """As its push would have done, had it not had to wait."""
-    for other in await archives.releases(tx, archive.name):
-        if other.number > release.number and launches.unlaunchable(other) is None:
-            return
+    if await archives.launchable_after(tx, archive.name, release.number) is not None:
+        return
     await archives.move(tx, archive.name, release.group)
     await archives.activate(tx, archive.name, release.number, at=now, principal=caller.principal)
     detail = f"release {releasing.told(archive.active)} -> {release.number}"

@@ -118,7 +118,7 @@ async def _blob(service: Service, writer: Writer, digest: Digest, named: _Named)
         fd = service.blobs.open(digest)
     except NotFoundError as error:
         async with service.database.read() as tx:
-            if not await archives.releases_of_digest(tx, str(digest)):
+            if not await archives.is_named(tx, str(digest)):
                 raise FetchError(f"a release with {digest} was removed meanwhile: make the backup again") from None
         raise DigestMismatchError(f"{error}, which a release names: see 'dagseal fsck', push its bytes again") from None
     try:

@@ -43,8 +43,7 @@ async def look(
     found = OnRecord(archives=await archives.named(tx, names))
     if found.archives:
         found.newest = await archives.newest(tx, found.archives)
-    for release in await archives.releases_of_digest(tx, *digests):
-        found.of_digest.setdefault(release.digest, []).append(release)
+        found.revoked = await archives.revoked(tx, found.archives, digests)
     for release in found.newest.values():
         if release.digest in digests:
             verified = await service.manifest_of(release)
@@ -130,7 +129,7 @@ async def _remove_unnamed(service: Service, digests: Iterable[Digest]) -> None:
     for digest in digests:
         try:
             async with service.database.read() as tx:
-                named = await archives.releases_of_digest(tx, str(digest))
+                named = await archives.is_named(tx, str(digest))
             if not named:
                 await service.blobs.remove(digest)
         except (SQLAlchemyError, UnavailableError, NoSpaceError, OSError) as failure:

@@ -272,6 +272,9 @@ class ReleaseView(Out):
 
 
 class ReleaseList(Out):
+    """By number. With `after` the first `limit` above it: a page is followed by the one after its last number, until one is
+    empty. Without `after` the newest `limit`. With `digest` only releases of these bytes."""
+
     releases: list[ReleaseView]
 
 
@@ -319,10 +322,14 @@ class ArchiveView(Out):
 
 
 class ArchiveDetail(ArchiveView):
+    """`releases` are the newest hundred, by number: all are had from the archive's list of releases, by pages."""
+
     releases: list[ReleaseView]
 
 
 class ArchiveList(Out):
+    """By name, the first `limit` after `after`: a page is followed by the one after its last name, until one is empty."""
+
     archives: list[ArchiveView]
 
 

@@ -64,6 +64,10 @@ _NAMED = {  # parameter, and how its path begins where that matters: the kind of
     ("run_as_user", "/v1/impersonation-rules"): "unix user",
     ("queue", "/v1/impersonation-rules"): "queue",
 }
+_PATTERNS = {  # parameter and path, where it is not what it is elsewhere
+    ("after", "/v1/archives"): names.pattern("archive"),
+    ("digest", "/v1/archives/{name}/releases"): "^sha512:[0-9a-f]{128}$",
+}
 _REQUIRED = frozenset({("dag_id", "/v1/impersonation-rules/explain"), ("task_id", "/v1/impersonation-rules/explain")})
 _FROM_ONE = frozenset({"to", "against"})
 _HEADERS = {
@@ -146,7 +150,9 @@ def _parameters(route: Route) -> list[Document]:
         found.append({"name": name, "in": "path", "required": True, "schema": schema})
     for name in route.query:
         schema = {"type": "string"}
-        if name in _INTEGERS:
+        if pattern := _PATTERNS.get((name, route.path)):
+            schema["pattern"] = pattern
+        elif name in _INTEGERS:
             schema = {"type": "integer", "minimum": int(name in _FROM_ONE), "maximum": _INTEGERS[name]}
         elif kind := _kind_of(name, route.path):
             schema["pattern"] = names.pattern(kind)

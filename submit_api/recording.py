@@ -124,7 +124,6 @@ def carry_on(on_record: OnRecord, made: Recorded) -> None:
     release = made.release
     on_record.archives[release.archive] = made.archive
     on_record.newest[release.archive] = release
-    on_record.of_digest.setdefault(release.digest, []).append(release)
     on_record.manifests[release.archive, release.number] = made.manifest
     on_record.dags.update(dict.fromkeys(made.new_dags, release.archive))
 

@@ -6,6 +6,7 @@ the active one, by its number in quotes (`"3"`, or `"none"`): when another is ac
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from integrity.errors import NotFoundError
@@ -14,11 +15,12 @@ from submit_api.identity import Caller
 from submit_api.refusals import InvalidRequestError, PreconditionError
 from submit_api.registry import archives, ledger
 from submit_api.registry.database import Transaction
-from submit_api.registry.records import Archive, Release
+from submit_api.registry.records import Activation, Archive, Release
 from submit_api.service import Service
 from submit_api.signals import of_launch
 
 MAX_REASON_CHARS = 500
+_STEPS_AT_ONCE = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,17 +49,25 @@ async def roll_back(service: Service, caller: Caller, name: str, number: int | N
     async with service.database.write() as tx:
         archive = await held(tx, caller, name)
         require_active(archive, if_match)
-        unusable = {
-            release.number: why
-            for release in await archives.releases(tx, name)
-            if (why := launches.unlaunchable(release)) is not None
-        }
-        to = rollback.target(archive, await archives.activations(tx, name), unusable, number)
+
+        async def unusable(other: int) -> str | None:
+            return launches.unlaunchable(await numbered(tx, archive, other))
+
+        to = await rollback.target(archive, _back(tx, archive, number), unusable, number)
         now = service.now_us()
         await archives.activate(tx, name, to.number, at=now, principal=caller.principal, before=to.before)
         release = await numbered(tx, archive, to.number)
         await note(tx, now, caller, "release.rollback", release, f"release {told(archive.active)} -> {to.number}")
         return await now_is(tx, name, to.number)
+
+
+async def _back(tx: Transaction, archive: Archive, number: int | None) -> AsyncIterator[Activation]:
+    """The way back from the current activation, or what of it is of release `number`."""
+    seq = archive.activation
+    while found := await archives.activations_back(tx, archive.name, seq, _STEPS_AT_ONCE, number=number):
+        for one in found:
+            yield one
+        seq = found[-1].seq
 
 
 async def revoke(service: Service, caller: Caller, name: str, number: int, reason: str, *, kill: bool) -> Decided:

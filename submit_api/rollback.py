@@ -9,25 +9,30 @@ What cannot be launched any more is passed over.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable
 
 from integrity.errors import ConflictError, NotFoundError
 from submit_api.registry.records import Activation, Archive
 
 
-def target(
-    archive: Archive, activations: Iterable[Activation], unusable: Mapping[int, str], wanted: int | None
+async def target(
+    archive: Archive,
+    back: AsyncIterable[Activation],
+    unusable: Callable[[int], Awaitable[str | None]],
+    wanted: int | None,
 ) -> Activation:
-    """The activation to go back to: the last before the current one, or the last of release `wanted`. `unusable` says why a
-    release cannot be activated. Raises `ConflictError`, `NotFoundError`."""
+    """The activation to go back to: the last before the current one, or the last of release `wanted`. `back` is the way: the
+    `before` of the current one, the `before` of that, and so on; those of other releases than `wanted` can be left out.
+    `unusable` says why a release cannot be activated. No more is asked for than is needed. Raises `ConflictError`,
+    `NotFoundError`."""
     if wanted is not None and wanted > archive.latest:
         raise NotFoundError(f"archive {archive.name} has no release {wanted}; the latest is {archive.latest}")
-    if wanted is not None and wanted in unusable:
-        raise ConflictError(f"{archive.name}@{wanted} {unusable[wanted]}: roll back to another release")
-    known = {one.seq: one for one in activations}
-    at = known.get(archive.activation)
-    while at is not None and (at := known.get(at.before)) is not None:
-        if at.number != archive.active and (at.number not in unusable if wanted is None else at.number == wanted):
+    if wanted is not None and (why := await unusable(wanted)) is not None:
+        raise ConflictError(f"{archive.name}@{wanted} {why}: roll back to another release")
+    async for at in back:
+        if at.number == archive.active:
+            continue
+        if at.number == wanted or (wanted is None and await unusable(at.number) is None):
             return at
     now = f"release {archive.active} is active" if archive.active else "no release is active"
     if wanted is not None:

@@ -49,11 +49,18 @@ def permit(scopes: Collection[str], action: str) -> bool:
     return kind is not None and any(scope == kind or scope.startswith(f"{kind}:") for scope in scopes)
 
 
+def prefixes(scopes: Collection[str]) -> list[str]:
+    """How the names of the archives begin that they cover: one of these; the empty one is every name's."""
+    if not scopes or EVERYTHING in scopes:
+        return [""]
+    return sorted(scope.removeprefix(f"{ARCHIVE}:") for scope in scopes if scope.startswith(f"{ARCHIVE}:"))
+
+
 def cover(scopes: Collection[str], kind: str, name: str) -> bool:
     """Whether they cover this object: the archive's name for `ARCHIVE`, the dag_id for `LAUNCH`."""
+    if kind == ARCHIVE:
+        return any(name.startswith(prefix) for prefix in prefixes(scopes))
     if not scopes or EVERYTHING in scopes:
         return True
-    limits = [scope.removeprefix(f"{kind}:") for scope in scopes if scope.startswith(f"{kind}:")]
-    if kind == ARCHIVE:
-        return any(name.startswith(prefix) for prefix in limits)
-    return any(fnmatchcase(name, glob) for glob in limits)
+    globs = [scope.removeprefix(f"{kind}:") for scope in scopes if scope.startswith(f"{kind}:")]
+    return any(fnmatchcase(name, glob) for glob in globs)

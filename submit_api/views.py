@@ -26,6 +26,7 @@ from submit_api.models import (
     TaskView,
     WorkerView,
 )
+from submit_api.registry.archives import Latest
 from submit_api.registry.records import Archive, Launch, Release, Worker
 
 V = TypeVar("V", bound=BaseModel)
@@ -63,7 +64,7 @@ def diff(before: Manifest, after: Manifest) -> DiffView:
     )
 
 
-def archive(found: Archive, latest: Release, dags: list[str]) -> ArchiveView:
+def archive(found: Archive, latest: Latest) -> ArchiveView:
     return ArchiveView(
         name=found.name,
         owner=found.owner,
@@ -72,7 +73,7 @@ def archive(found: Archive, latest: Release, dags: list[str]) -> ArchiveView:
         active=found.active,
         latest=found.latest,
         digest=latest.digest,
-        dags=dags,
+        dags=latest.dags,
     )
 
 

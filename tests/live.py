@@ -129,6 +129,14 @@ class Live:
             events += page
         return events
 
+    def paged(self, path: str, rows: str, key: str, after: str = "") -> list[dict[str, Any]]:
+        """All rows of a list that comes by pages, from `after` on."""
+        found: list[dict[str, Any]] = []
+        while page := self.http("GET", f"{path}?limit=1000{after and f'&after={after}'}").json[rows]:
+            found += page
+            after = str(page[-1][key])
+        return found
+
     def journal(self) -> list[dict[str, Any]]:
         """The launcher's own record."""
         files = sorted(self.journal_folder.glob("journal.*.jsonl"))

@@ -8,6 +8,7 @@ import re
 
 from aiohttp import web
 
+from integrity import names
 from integrity.digests import Digest
 from integrity.errors import NotFoundError
 from submit_api import accepting, audit, bodies, modes, permissions, releasing, scopes, submissions, views
@@ -19,6 +20,7 @@ from submit_api.registry import archives
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Archive, Release
 
+DEFAULT_LISTED, MAX_LISTED = 100, 1000
 _CHUNK_BYTES = 1024 * 1024
 _RANGE = re.compile(r"bytes=([0-9]{0,16})-([0-9]{0,16})")
 
@@ -47,28 +49,35 @@ async def submit(call: Call) -> web.Response:
 
 
 async def listed(call: Call) -> web.Response:
+    caller, limit = call.caller, call.number("limit", DEFAULT_LISTED, most=MAX_LISTED)
+    after = names.check("archive", call.request.query["after"]) if "after" in call.request.query else ""
+    prefixes = scopes.prefixes(caller.scopes)
     async with call.service.database.read() as tx:
-        found = [
-            await _summary(tx, archive)
-            for archive in await archives.listed(tx, seen_by=call.caller.seen_by)
-            if scopes.cover(call.caller.scopes, scopes.ARCHIVE, archive.name)
-        ]
+        page = await archives.names(tx, after=after, limit=limit, seen_by=caller.seen_by, prefixes=prefixes)
+        named = await archives.named(tx, page)
+        found = await _summaries(tx, [named[name] for name in page])
     return answer(ArchiveList(archives=found))
 
 
 async def one(call: Call) -> web.Response:
     async with call.service.database.read() as tx:
         archive = await releasing.held(tx, call.caller, call.part("name"), modes.READ)
-        summary = await _summary(tx, archive)
-        found = await archives.releases(tx, archive.name)
+        (summary,) = await _summaries(tx, [archive])
+        found = await archives.newest_releases(tx, archive.name, DEFAULT_LISTED)
     detail = {**summary.model_dump(), "releases": [await _view(call, r, archive) for r in found]}
     return answer(ArchiveDetail(**detail))
 
 
 async def releases(call: Call) -> web.Response:
+    """Without `after` the newest, so that who knows of no pages has these; with it the page that begins there."""
+    query, limit = call.request.query, call.number("limit", DEFAULT_LISTED, most=MAX_LISTED)
+    digest = str(Digest.parse(query["digest"])) if "digest" in query else None
     async with call.service.database.read() as tx:
         archive = await releasing.held(tx, call.caller, call.part("name"), modes.READ)
-        found = await archives.releases(tx, archive.name)
+        if "after" in query:
+            found = await archives.releases_after(tx, archive.name, call.number("after", 0), limit, digest=digest)
+        else:
+            found = await archives.newest_releases(tx, archive.name, limit, digest=digest)
     return answer(ReleaseList(releases=[await _view(call, release, archive) for release in found]))
 
 
@@ -167,11 +176,9 @@ def _range(request: web.Request, size: int) -> tuple[int, int]:
     return first, last
 
 
-async def _summary(tx: Transaction, archive: Archive) -> ArchiveView:
-    latest = await archives.release(tx, archive.name, archive.latest)
-    if latest is None:
-        raise RuntimeError(f"archive {archive.name} lacks its latest release {archive.latest}")
-    return views.archive(archive, latest, await archives.dag_ids(tx, archive.name, archive.latest))
+async def _summaries(tx: Transaction, found: list[Archive]) -> list[ArchiveView]:
+    latest = await archives.latest(tx, found)
+    return [views.archive(archive, latest[archive.name]) for archive in found]
 
 
 async def _view(call: Call, found: Release, archive: Archive) -> ReleaseView:

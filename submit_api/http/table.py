@@ -64,15 +64,17 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="GET", path="/v1/archives", handler=archives.listed, action="archive.list",
-        summary="The caller's archives", answers={200: m.ArchiveList},
+        summary="The caller's archives, by pages", query=("after", "limit"), answers={200: m.ArchiveList},
+        refusals=(422,),
     ),
     Route(
         method="GET", path="/v1/archives/{name}", handler=archives.one, action="archive.read",
-        about="archive:{name}", summary="An archive with its releases", answers={200: m.ArchiveDetail}, refusals=(404,),
+        about="archive:{name}", summary="An archive with its newest releases", answers={200: m.ArchiveDetail}, refusals=(404,),
     ),
     Route(
         method="GET", path="/v1/archives/{name}/releases", handler=archives.releases, action="archive.read",
-        about="archive:{name}", summary="The releases of an archive", answers={200: m.ReleaseList}, refusals=(404,),
+        about="archive:{name}", summary="The releases of an archive, by pages", query=("after", "limit", "digest"),
+        answers={200: m.ReleaseList}, refusals=(404, 422),
     ),
     Route(
         method="GET", path=_RELEASE, handler=archives.release, action="release.read", about="archive:{name}",

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, func, insert, literal, select, true, union, update
 
 from integrity.manifest import Manifest
-from submit_api import modes
 from submit_api.registry.database import Transaction
-from submit_api.registry.ownership import permitted
+from submit_api.registry.ownership import readable
 from submit_api.registry.records import Activation, Archive, Release, columns, columns_of, record
 from submit_api.registry.tables import ActivationRow, ArchiveRow, DagRow, ReleaseRow, TaskRow
 
-_AT_ONCE = 1000
+_AT_ONCE = 200  # of parts of one query: SQLite takes 500
+_LAST = "\U0010ffff"  # comes after every character of a name
 # Made once: every request asks these, and to make a statement costs more than to run it.
 _LATEST = (ReleaseRow.archive == ArchiveRow.name) & (ReleaseRow.number == ArchiveRow.latest)
 _FOUND = (
@@ -27,10 +28,20 @@ _NEWEST = (
     .join(ArchiveRow, _LATEST)
     .where(ArchiveRow.name.in_(bindparam("names", expanding=True)))
 )
-_OF_DIGESTS = select(*columns_of(Release, ReleaseRow)).where(
-    ReleaseRow.digest.in_(bindparam("digests", expanding=True))
+_REVOKED = select(*columns_of(Release, ReleaseRow)).where(
+    ReleaseRow.archive.in_(bindparam("names", expanding=True)),
+    ReleaseRow.digest.in_(bindparam("digests", expanding=True)),
+    ReleaseRow.revoked_at.is_not(None),
 )
 _OWNERS_OF_DAGS = select(DagRow.dag_id, DagRow.archive).where(DagRow.dag_id.in_(bindparam("dags", expanding=True)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latest:
+    """Of an archive's latest release: its digest, and its dags that have tasks on record, sorted."""
+
+    digest: str
+    dags: list[str]
 
 
 async def find(tx: Transaction, name: str) -> Archive | None:
@@ -55,12 +66,54 @@ async def newest(tx: Transaction, names: Iterable[str]) -> dict[str, Release]:
     return {row.archive: record(Release, row) for row in rows}
 
 
-async def listed(tx: Transaction, *, seen_by: tuple[str, Collection[str]] | None = None) -> list[Archive]:
-    """All, or those that this principal with these groups may read."""
-    query = select(ArchiveRow).order_by(ArchiveRow.name)
-    if seen_by is not None:
-        query = query.where(permitted(ArchiveRow, modes.READ, *seen_by))
-    return [record(Archive, row) for row in await tx.session.scalars(query)]
+async def listed(tx: Transaction) -> list[Archive]:
+    """All."""
+    return [record(Archive, row) for row in await tx.session.scalars(select(ArchiveRow).order_by(ArchiveRow.name))]
+
+
+async def names(
+    tx: Transaction,
+    *,
+    after: str,
+    limit: int,
+    seen_by: tuple[str, Collection[str]] | None,
+    prefixes: Sequence[str] = ("",),
+) -> list[str]:
+    """The first `limit` after this name that begin with one of `prefixes`, of those that this principal with these groups may
+    read, or of all. Each part of it is found by an index and read no further than that, however many archives there are."""
+    parts = [
+        select(ArchiveRow.name)
+        .where(
+            source,
+            ArchiveRow.name > after if after >= prefix else ArchiveRow.name >= prefix,
+            ArchiveRow.name < prefix + _LAST,
+        )
+        .order_by(ArchiveRow.name)
+        .limit(limit)
+        .subquery()
+        for source in (readable(*seen_by) if seen_by is not None else (true(),))
+        for prefix in prefixes
+    ]
+    found: set[str] = set()
+    for start in range(0, len(parts), _AT_ONCE):
+        query = union(*(select(part.c.name) for part in parts[start : start + _AT_ONCE]))
+        found.update(await tx.session.scalars(query))
+    return sorted(found)[:limit]
+
+
+async def latest(tx: Transaction, found: Collection[Archive]) -> dict[str, Latest]:
+    """By name, of each of these archives."""
+    these = ArchiveRow.name.in_([archive.name for archive in found])
+    digests = select(ArchiveRow.name, ReleaseRow.digest).where(
+        these, ReleaseRow.archive == ArchiveRow.name, ReleaseRow.number == ArchiveRow.latest
+    )
+    query = select(ArchiveRow.name, TaskRow.dag_id).where(
+        these, TaskRow.archive == ArchiveRow.name, TaskRow.number == ArchiveRow.latest
+    )
+    dags: dict[str, list[str]] = {}
+    for name, dag_id in await tx.session.execute(query.distinct().order_by(ArchiveRow.name, TaskRow.dag_id)):
+        dags.setdefault(name, []).append(dag_id)
+    return {name: Latest(digest=digest, dags=dags.get(name, [])) for name, digest in await tx.session.execute(digests)}
 
 
 async def release(tx: Transaction, archive: str, number: int) -> Release | None:
@@ -76,21 +129,60 @@ async def releases(tx: Transaction, archive: str | None = None) -> list[Release]
     return [record(Release, row) for row in await tx.session.scalars(query)]
 
 
-async def releases_of_digest(tx: Transaction, *digests: str) -> list[Release]:
-    """Every release with exactly the bytes of one of these."""
-    rows = await tx.session.execute(_OF_DIGESTS, {"digests": list(digests)})
+async def newest_releases(tx: Transaction, archive: str, limit: int, *, digest: str | None = None) -> list[Release]:
+    """The last `limit` by number, in order; with `digest`, of those with exactly these bytes."""
+    query = select(ReleaseRow).where(ReleaseRow.archive == archive, *_with(digest))
+    rows = await tx.session.scalars(query.order_by(ReleaseRow.number.desc()).limit(limit))
+    return [record(Release, row) for row in rows][::-1]
+
+
+async def releases_after(
+    tx: Transaction, archive: str, number: int, limit: int, *, digest: str | None = None
+) -> list[Release]:
+    """The first `limit` after this number, in order; with `digest`, of those with exactly these bytes."""
+    query = select(ReleaseRow).where(ReleaseRow.archive == archive, ReleaseRow.number > number, *_with(digest))
+    return [record(Release, row) for row in await tx.session.scalars(query.order_by(ReleaseRow.number).limit(limit))]
+
+
+def _with(digest: str | None) -> list[ColumnElement[bool]]:
+    return [] if digest is None else [ReleaseRow.digest == digest]
+
+
+async def revoked(tx: Transaction, names: Iterable[str], digests: Iterable[str]) -> dict[tuple[str, str], Release]:
+    """Of these archives the first revoked release with each of these bytes, where there is one; by archive and digest."""
+    rows = await tx.session.execute(_REVOKED, {"names": list(names), "digests": list(digests)})
+    newest_first = sorted(rows, key=lambda row: row.number, reverse=True)
+    return {(row.archive, row.digest): record(Release, row) for row in newest_first}
+
+
+async def is_named(tx: Transaction, digest: str) -> bool:
+    """Whether a release has these bytes."""
+    query = select(ReleaseRow.number).where(ReleaseRow.digest == digest).limit(1)
+    return await tx.session.scalar(query) is not None
+
+
+async def launchable_after(tx: Transaction, archive: str, number: int) -> int | None:
+    """The newest release of a higher number than this that `launches.unlaunchable` says nothing against."""
+    waits = and_(ReleaseRow.approvals > 0, ReleaseRow.approved_at.is_(None))
+    query = select(ReleaseRow.number).where(
+        ReleaseRow.archive == archive,
+        ReleaseRow.number > number,
+        ReleaseRow.revoked_at.is_(None),
+        ReleaseRow.retired_at.is_(None),
+        ~waits,
+    )
+    return await tx.session.scalar(query.order_by(ReleaseRow.number.desc()).limit(1))
+
+
+async def releases_of_digest(tx: Transaction, digest: str) -> list[Release]:
+    """Every release with exactly these bytes."""
+    rows = await tx.session.scalars(select(ReleaseRow).where(ReleaseRow.digest == digest))
     return [record(Release, row) for row in rows]
 
 
 async def digests(tx: Transaction) -> set[str]:
     """Every digest that a release names."""
     return set(await tx.session.scalars(select(ReleaseRow.digest).distinct()))
-
-
-async def dag_ids(tx: Transaction, archive: str, number: int) -> list[str]:
-    """The dags of one release that have tasks on record, sorted."""
-    query = select(TaskRow.dag_id).where(TaskRow.archive == archive, TaskRow.number == number).distinct()
-    return sorted(await tx.session.scalars(query))
 
 
 async def archives_of_dags(tx: Transaction, dags: Iterable[str]) -> dict[str, str]:
@@ -197,6 +289,23 @@ async def activations(tx: Transaction, archive: str) -> list[Activation]:
     """In order."""
     query = select(ActivationRow).where(ActivationRow.archive == archive).order_by(ActivationRow.seq)
     return [record(Activation, row) for row in await tx.session.scalars(query)]
+
+
+async def activations_back(
+    tx: Transaction, archive: str, seq: int, limit: int, *, number: int | None = None
+) -> list[Activation]:
+    """The first `limit` that a rollback from activation `seq` passes; with `number`, of those of this release."""
+    this = ActivationRow.archive == archive
+    begin = select(ActivationRow.seq, ActivationRow.before, literal(0).label("steps"))
+    back = begin.where(this, ActivationRow.seq == seq).cte("back", recursive=True)
+    step = select(ActivationRow.seq, ActivationRow.before, back.c.steps + 1)
+    step = step.where(this, ActivationRow.seq == back.c.before, ActivationRow.seq < back.c.seq)
+    back = back.union_all(step.where(back.c.steps < limit) if number is None else step)
+    query = select(ActivationRow).join(back, ActivationRow.seq == back.c.seq).where(this, back.c.steps > 0)
+    if number is not None:
+        query = query.where(ActivationRow.number == number)
+    rows = await tx.session.scalars(query.order_by(back.c.steps).limit(limit))
+    return [record(Activation, row) for row in rows]
 
 
 async def revoke(tx: Transaction, archive: str, number: int, *, at: int, principal: str, reason: str) -> None:

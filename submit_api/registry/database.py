@@ -46,8 +46,10 @@ class Database:
         self.kind = _kind(section.url)
         self.engine, self._writer, self._begin = _engines(self.kind, section, sole)
         self._glancer = sqlite.Glancer(section.url) if self.kind == SQLITE else None
-        engines = [self.engine.sync_engine, self._writer.sync_engine]
-        for engine in engines if self._glancer is None else [*engines, self._glancer.engine]:
+        self.engines = [self.engine.sync_engine, self._writer.sync_engine]
+        if self._glancer is not None:
+            self.engines.append(self._glancer.engine)
+        for engine in self.engines:
             text.guard(engine)
         self._lock = asyncio.Lock()
 

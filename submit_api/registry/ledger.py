@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from sqlalchemy import delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Select, delete, exists, func, insert, or_, select, true, union, union_all, update
 
 from submit_api.modes import READ
+from submit_api.registry import archives
 from submit_api.registry.database import Transaction
 from submit_api.registry.ownership import permitted
 from submit_api.registry.records import Launch, StoredXcom, columns, record
 from submit_api.registry.tables import ArchiveRow, LaunchRow, XcomRow
+
+_FEW = 50  # archives, so that the newest launches of each are asked for
 
 
 async def find(tx: Transaction, launch_id: str) -> Launch | None:
@@ -47,26 +50,72 @@ async def listed(
     tx: Transaction, *, dag_id: str | None, state: str | None, limit: int, seen_by: tuple[str, Collection[str]] | None
 ) -> list[Launch]:
     """Newest first. `seen_by` is a principal with its groups: what they launched and what they may read. None is everything."""
-    query = select(LaunchRow).order_by(LaunchRow.created_at.desc(), LaunchRow.id).limit(limit)
-    if dag_id is not None:
-        query = query.where(LaunchRow.dag_id == dag_id)
-    if state is not None:
-        query = query.where(LaunchRow.state == state)
-    if seen_by is not None:
-        principal, groups = seen_by
-        readable = select(ArchiveRow.name).where(permitted(ArchiveRow, READ, principal, groups))
-        query = query.where((LaunchRow.principal == principal) | LaunchRow.archive.in_(readable))
+    wanted = [] if dag_id is None else [LaunchRow.dag_id == dag_id]
+    wanted += [] if state is None else [LaunchRow.state == state]
+    parts = [
+        _newest(select(LaunchRow.id).where(*wanted, part), limit).subquery()
+        for part in await _parts(tx, dag_id=dag_id, seen_by=seen_by)
+    ]
+    if not parts:
+        return []
+    ids = union(*(select(part.c.id) for part in parts)).subquery()
+    query = _newest(select(LaunchRow).join(ids, ids.c.id == LaunchRow.id), limit)
     return [record(Launch, row) for row in await tx.session.scalars(query)]
 
 
+def _newest(query: Select[Any], limit: int) -> Select[Any]:
+    return query.order_by(LaunchRow.created_at.desc(), LaunchRow.id.desc()).limit(limit)
+
+
+async def _parts(
+    tx: Transaction, *, dag_id: str | None, seen_by: tuple[str, Collection[str]] | None
+) -> list[ColumnElement[bool]]:
+    """Conditions that together are who sees a launch, each served by an index in the order of time: the newest of each part are
+    read, and not all that there are. Only of who may read many archives all launches are looked at from the newest on."""
+    own = [] if seen_by is None else [LaunchRow.principal == seen_by[0]]
+    if dag_id is not None:
+        found = await _archives_of(tx, dag_id)
+        seen = found if seen_by is None else [name for name in found if await _readable(tx, name, seen_by)]
+        return [LaunchRow.archive == name for name in seen] + (own if seen != found else [])
+    if seen_by is None:
+        return [true()]
+    few = await archives.names(tx, after="", limit=_FEW + 1, seen_by=seen_by)
+    if len(few) <= _FEW:
+        return [LaunchRow.archive == name for name in few] + own
+    readable = exists().where(ArchiveRow.name == LaunchRow.archive, permitted(ArchiveRow, READ, *seen_by))
+    return [readable, *own]
+
+
+async def _archives_of(tx: Transaction, dag_id: str) -> list[str]:
+    """Those that launches of this dag were of: one, but for a dag that was transferred."""
+    found = [""]
+    while True:
+        query = select(func.min(LaunchRow.archive)).where(LaunchRow.dag_id == dag_id, LaunchRow.archive > found[-1])
+        name = await tx.session.scalar(query)
+        if name is None:
+            return found[1:]
+        found.append(name)
+
+
+async def _readable(tx: Transaction, name: str, seen_by: tuple[str, Collection[str]]) -> bool:
+    query = select(ArchiveRow.name).where(ArchiveRow.name == name, permitted(ArchiveRow, READ, *seen_by))
+    return await tx.session.scalar(query) is not None
+
+
 async def oldest_queued(tx: Transaction, queues: Collection[str]) -> Launch | None:
-    row = await tx.session.scalar(
-        select(LaunchRow)
-        .where(LaunchRow.state == "queued", LaunchRow.queue.in_(list(queues)))
-        .order_by(LaunchRow.created_at, LaunchRow.id)
+    """Of these queues."""
+    oldest = (LaunchRow.created_at, LaunchRow.id)
+    parts = [
+        select(*oldest)
+        .where(LaunchRow.state == "queued", LaunchRow.queue == queue)
+        .order_by(*oldest)
         .limit(1)
-    )
-    return record(Launch, row) if row else None
+        .subquery()
+        for queue in sorted(set(queues))
+    ]
+    heads = union_all(*(select(part.c.created_at, part.c.id) for part in parts)).subquery()
+    found = await tx.session.scalar(select(heads.c.id).order_by(heads.c.created_at, heads.c.id).limit(1))
+    return await find(tx, found) if found is not None else None
 
 
 async def waiting(tx: Transaction) -> list[Launch]:

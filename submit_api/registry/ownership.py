@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TypeAlias
 
-from sqlalchemy import ColumnElement, case, delete, select, update
+from sqlalchemy import ColumnElement, and_, case, delete, select, text, update
 
+from submit_api import modes
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Archive, Queue, Secret, columns, record
-from submit_api.registry.tables import ArchiveRow, DagRow, QueueRow, SecretRow
+from submit_api.registry.tables import OPEN, ArchiveRow, DagRow, QueueRow, SecretRow
 
 Thing: TypeAlias = Archive | Secret | Queue
 _ROWS: dict[str, type[ArchiveRow] | type[SecretRow] | type[QueueRow]] = {
@@ -34,6 +35,16 @@ def permitted(
         )
         != 0
     )
+
+
+def readable(principal: str, groups: Collection[str]) -> list[ColumnElement[bool]]:
+    """Of archives: what together is `permitted` to read, each of it by an index that goes on in the order of names."""
+    bit = modes.READ
+    return [
+        and_(ArchiveRow.owner == principal, permitted(ArchiveRow, bit, principal, ())),
+        *(and_(ArchiveRow.group == group, permitted(ArchiveRow, bit, principal, (group,))) for group in sorted(groups)),
+        and_(text(OPEN), permitted(ArchiveRow, bit, principal, groups)),
+    ]
 
 
 async def find(tx: Transaction, kind: str, name: str) -> Thing | None:

@@ -16,10 +16,12 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     false,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 BigSerial = BigInteger().with_variant(Integer, "sqlite")
+OPEN = "(mode & 4) != 0"  # of an index: which rows it has. A query is served by it that says the same, in these words.
 
 
 class Base(DeclarativeBase):
@@ -92,8 +94,13 @@ class MemberRow(Base):
 
 class ArchiveRow(Base):
     __tablename__ = "archives"
+    __table_args__ = (
+        Index("ix_archives_owner_name", "owner", "name"),
+        Index("ix_archives_group_name", "group", "name"),
+        Index("ix_archives_open", "name", sqlite_where=text(OPEN), postgresql_where=text(OPEN)),
+    )
     name: Mapped[str] = mapped_column(String(200), primary_key=True)
-    owner: Mapped[str] = mapped_column(String(100), index=True)
+    owner: Mapped[str] = mapped_column(String(100))
     group: Mapped[str] = mapped_column(String(100))
     latest: Mapped[int]
     active: Mapped[int | None]
@@ -104,9 +111,10 @@ class ArchiveRow(Base):
 
 class ReleaseRow(Base):
     __tablename__ = "releases"
+    __table_args__ = (Index("ix_releases_digest_archive_number", "digest", "archive", "number"),)
     archive: Mapped[str] = mapped_column(ForeignKey("archives.name"), primary_key=True)
     number: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    digest: Mapped[str] = mapped_column(String(135), index=True)
+    digest: Mapped[str] = mapped_column(String(135))
     size: Mapped[int]
     owner: Mapped[str] = mapped_column(String(100))
     group: Mapped[str] = mapped_column(String(100))
@@ -244,8 +252,14 @@ class LaunchRow(Base):
     __tablename__ = "launches"
     __table_args__ = (
         UniqueConstraint("dag_id", "task_id", "run_id", "map_index", "try_number"),
-        Index("ix_launches_state_queue_created_at", "state", "queue", "created_at"),
+        Index("ix_launches_state_queue_created_at", "state", "queue", "created_at", "id"),
         Index("ix_launches_dag_id_run_id", "dag_id", "run_id", "created_at"),
+        Index("ix_launches_created_at", "created_at", "id"),
+        Index("ix_launches_state_created_at", "state", "created_at", "id"),
+        Index("ix_launches_principal_created_at", "principal", "created_at", "id"),
+        Index("ix_launches_archive_created_at", "archive", "created_at", "id"),
+        Index("ix_launches_dag_id_archive_created_at", "dag_id", "archive", "created_at", "id"),
+        Index("ix_launches_dag_id_archive_state_created_at", "dag_id", "archive", "state", "created_at", "id"),
     )
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     state: Mapped[str] = mapped_column(String(20))

@@ -192,9 +192,9 @@ def check_uploads(live: Live, workload: Workload) -> None:
         release = live.http("GET", f"/v1/archives/{upload.name}/releases/{upload.number}")
         assert (release.status, release.json["digest"]) == (200, str(upload.digest)), upload.name
     for name, acknowledged in numbers.items():
-        stored = [release["number"] for release in live.http("GET", f"/v1/archives/{name}/releases").json["releases"]]
-        assert sorted(stored) == acknowledged == list(range(1, len(acknowledged) + 1)), name
-    assert {archive["name"] for archive in live.http("GET", "/v1/archives").json["archives"]} == set(numbers)
+        stored = [row["number"] for row in live.paged(f"/v1/archives/{name}/releases", "releases", "number", "0")]
+        assert stored == acknowledged == list(range(1, len(acknowledged) + 1)), name
+    assert {archive["name"] for archive in live.paged("/v1/archives", "archives", "name")} == set(numbers)
 
 
 def check_launches(live: Live, workload: Workload, marker: Path) -> None:

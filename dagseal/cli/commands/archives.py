@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from dagseal.cli import printing
+from dagseal.cli import pages, printing
 from dagseal.cli.commands import ownership
 from dagseal.cli.context import Run, run_of
 from dagseal.cli.exits import REFUSED, UsageError, code_of
@@ -191,8 +191,8 @@ async def find_release(client: Client, name: str, number: int | None) -> Any:
 def list_archives(ctx: typer.Context) -> None:
     """The archives that you may see."""
     run = run_of(ctx)
-    found = run.call(lambda client: client.get("/v1/archives"))
-    printing.rows(run, found["archives"], ("name", "mode", "owner", "group", "active", "latest", "digest", "dags"))
+    found = run.call(pages.archives)
+    printing.rows(run, found, ("name", "mode", "owner", "group", "active", "latest", "digest", "dags"))
 
 
 def show(ctx: typer.Context, archive: str = typer.Argument(..., metavar="NAME[@N]|KIND:NAME")) -> None:
@@ -215,14 +215,11 @@ def show(ctx: typer.Context, archive: str = typer.Argument(..., metavar="NAME[@N
 
 def history(ctx: typer.Context, name: str = typer.Argument(..., metavar="NAME")) -> None:
     """All releases of an archive, newest first."""
-    from worker_cache.client import segment
-
     run, (archive, number) = run_of(ctx), reference(name)
     if number is not None:
         raise UsageError("history takes the archive's NAME alone")
-    found = run.call(lambda client: client.get(f"/v1/archives/{segment(archive)}/releases"))
-    releases = sorted(found["releases"], key=lambda release: release["number"], reverse=True)
-    printing.rows(run, releases, (*RELEASE_COLUMNS, "revoke_reason"))
+    found = run.call(lambda client: pages.releases(client, archive))
+    printing.rows(run, found[::-1], (*RELEASE_COLUMNS, "revoke_reason"))
 
 
 def cat(ctx: typer.Context, archive: str = typer.Argument(..., metavar="NAME[@N]")) -> None:

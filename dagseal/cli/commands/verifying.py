@@ -87,6 +87,7 @@ def _evidence(run: Run, target: str, name: str | None) -> Evidence:
 
 
 async def _of_bytes(client: Client, name: str, data: bytes) -> Evidence:
+    from dagseal.cli import pages
     from dagseal.cli.verification import Evidence
     from integrity.digests import Digest
     from integrity.errors import NotFoundError
@@ -94,7 +95,8 @@ async def _of_bytes(client: Client, name: str, data: bytes) -> Evidence:
 
     digest = str(Digest.of(data))
     try:
-        releases = (await client.get(f"/v1/archives/{segment(name)}/releases"))["releases"]
+        newest = (await client.get(f"/v1/archives/{segment(name)}/releases", {"limit": "1"}))["releases"]
+        releases = await pages.releases(client, name, digest=digest)
     except NotFoundError:
         raise VerificationFailedError(
             f"nothing is recorded under the name {name}: these bytes were never submitted"
@@ -102,8 +104,7 @@ async def _of_bytes(client: Client, name: str, data: bytes) -> Evidence:
     same = [release for release in releases if release["digest"] == digest]
     release = max(same, key=lambda found: _rank(found), default=None)
     envelope = await client.manifest(name, release["number"]) if release else None
-    newest = max(releases, key=lambda found: int(found["number"]), default=None)
-    return Evidence(name=name, data=data, release=release, newest=newest, envelope=envelope)
+    return Evidence(name=name, data=data, release=release, newest=newest[-1] if newest else None, envelope=envelope)
 
 
 async def _of_server(client: Client, name: str, number: int | None) -> Evidence:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+
 import pytest
 
 from integrity.errors import ConflictError, NotFoundError
@@ -22,6 +25,20 @@ def archive(active: int | None, activation: int, latest: int) -> Archive:
         created_at=1,
         activation=activation,
     )
+
+
+def target(now: Archive, known: list[Activation], unusable: dict[int, str], wanted: int | None) -> Activation:
+    """By what is recorded: `back` goes from one `before` to the next."""
+
+    async def back() -> AsyncIterator[Activation]:
+        at = now.activation
+        while at and (at := known[at - 1].before):
+            yield known[at - 1]
+
+    async def why(number: int) -> str | None:
+        return unusable.get(number)
+
+    return asyncio.run(rollback.target(now, back(), why, wanted))
 
 
 def told(story: str) -> tuple[Archive, list[Activation], dict[int, str]]:
@@ -45,7 +62,7 @@ def told(story: str) -> tuple[Archive, list[Activation], dict[int, str]]:
             unusable[int(word[1:])] = WHY
             now = archive(None if now.active == int(word[1:]) else now.active, now.activation, now.latest)
         else:
-            to = rollback.target(now, known, unusable, int(word[1:]) if word[1:] else None)
+            to = target(now, known, unusable, int(word[1:]) if word[1:] else None)
             now = became(to.number, to.before)
     return now, known, unusable
 
@@ -78,7 +95,7 @@ def told(story: str) -> tuple[Archive, list[Activation], dict[int, str]]:
 def test_where_it_leads(story: str, wanted: int | None, leads_to: int | str) -> None:
     now, known, unusable = told(story)
     if isinstance(leads_to, int):
-        assert rollback.target(now, known, unusable, wanted).number == leads_to
+        assert target(now, known, unusable, wanted).number == leads_to
         return
     with pytest.raises((ConflictError, NotFoundError), match=leads_to):
-        rollback.target(now, known, unusable, wanted)
+        target(now, known, unusable, wanted)
