@@ -114,7 +114,7 @@ async def _was_committed(tx: Transaction, reader: Reader, begun: bool) -> bool:
 async def _require_no_files(service: Service, begun: bool) -> None:
     if begun:
         await _remove_files(service)
-    left = [name for _, name in service.blobs.names()] + list(service.logs.sizes())
+    left = [name async for _, name in service.blobs.names()] + list(service.logs.sizes())
     if left:
         raise ConflictError(
             f"{service.settings.api.state_folder} holds archives or logs already ({left[0][:40]}): take a new state folder"
@@ -199,8 +199,8 @@ async def _conclude(service: Service, tx: Transaction, done: Restored, keep_queu
 
 async def _remove_files(service: Service) -> None:
     """What this restore, or the one before it, put there; without a row they are nobody's."""
-    service.blobs.sweep()
-    for _, name in list(service.blobs.names()):
+    await service.blobs.sweep()
+    for name in [name async for _, name in service.blobs.names()]:
         await service.blobs.remove(Digest(name))
     for launch_id in service.logs.sizes():
         service.logs.remove(launch_id)
