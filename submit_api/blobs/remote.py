@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator
+from weakref import WeakValueDictionary
 
 from integrity.digests import Digest
 from integrity.errors import DigestMismatchError, NotFoundError, SettingsError
@@ -42,6 +43,7 @@ class BucketStore:
         self._owner, self._rest_seconds, self._rests_until = owner.encode(), rest_seconds, 0.0
         self._cached_blob_bytes = cached_blob_bytes
         self._cache = Recent(cache_bytes)
+        self._publishing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def close(self) -> None:
         self._incoming.close()
@@ -84,8 +86,11 @@ class BucketStore:
         loop = asyncio.get_running_loop()
         if loop.time() < self._rests_until:
             raise UnavailableError("the bucket failed a moment ago: nothing was stored, try again in some seconds")
+        # Who removes a bad one does not remove the good one that another has just put, and acknowledged, in its place.
+        alone = self._publishing.setdefault(upload.digest.hex, asyncio.Lock())
         try:
-            return await self._publish(upload)
+            async with alone:
+                return await self._publish(upload)
         except UnavailableError:
             self._rests_until = loop.time() + self._rest_seconds
             raise

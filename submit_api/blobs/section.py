@@ -39,7 +39,9 @@ class BlobsSection(BaseModel):
             if self.endpoint or self.credentials_file:
                 raise ValueError("endpoint and credentials_file are of a bucket: set url = 's3://bucket/prefix' too")
             return self
-        if not _BUCKET_URL.fullmatch(self.url) or any(part in ("", ".", "..") for part in self.prefix.split("/")[:-1]):
+        if not _BUCKET_URL.fullmatch(self.url) or any(
+            part in ("", ".", "..") for part in self.prefix.split("/") if self.prefix
+        ):
             raise ValueError("url is to be s3://bucket or s3://bucket/prefix, of plain letters, and nothing else in it")
         if self.endpoint:
             _check_endpoint(self.endpoint, unsafe_http=self.unsafe_http)
