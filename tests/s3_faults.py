@@ -1,8 +1,9 @@
 """What stands between the service and its bucket when that fails: each request goes through, unless a fault is due.
 
-A fault is due so many times, for one method. In the words of the tests: `away` (the connection ends), `lost` (done, and
-the answer is lost), `hang` (no answer), `hold` (until `release`), `short`, `endless` and `huge` bodies, `ranges` that are
-ignored, `flip`ped bytes, `conditions` that are ignored, and any status with an error code of S3's.
+A fault is due so many times, for one method; a listing's is LIST. In the words of the tests: `away` (the connection ends),
+`lost` (done, and the answer is lost), `hang` (no answer), `hold` and `done` (until `release`; before and after it was done),
+bodies that are cut `short`, `brief` by their own word, `endless`, of a `huge` object or from `elsewhere` in it, `ranges` that
+are ignored, `flip`ped bytes, `conditions` that are ignored, and any status with an error code of S3's.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from yarl import URL
 
 AWAY, LOST, HANG, HOLD, SHORT, ENDLESS = "away", "lost", "hang", "hold", "short", "endless"
 HUGE, RANGES, FLIP, CONDITIONS = "huge", "ranges", "flip", "conditions"
+BRIEF, ELSEWHERE, DONE = "brief", "elsewhere", "done"
 ALWAYS = 10**9
 _HEAD = {"ETag": '"e"', "Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT"}
 
@@ -73,10 +75,11 @@ class Proxy:
         return None
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        self.seen.append(f"{request.method} {request.path.partition('/p/q/')[2]}")
+        method = "LIST" if "list-type" in request.query else request.method
+        self.seen.append(f"{method} {request.path.partition('/p/q/')[2]}")
         self.headers.append(dict(request.headers))
         body = await request.content.read()
-        fault = self._due(request.method)
+        fault = self._due(method)
         what = fault.what if fault else ""
         if what.isdigit():
             text = f"<?xml version='1.0'?><Error><Code>{fault.code if fault else ''}</Code><Message>m</Message></Error>"
@@ -91,11 +94,17 @@ class Proxy:
         if what == HOLD:
             self.held.set()
             await self.release.wait()
-        if what in (ENDLESS, HUGE):
-            return await self._much(request, what)
+        if what in (ENDLESS, HUGE, ELSEWHERE):
+            return await self._lie(request, what)
         status, headers, data = await self._forward(request, body, what)
-        if what == LOST:
+        if what == DONE:
+            self.held.set()
+            await self.release.wait()
+        if what in (LOST, DONE):
             return _cut(request)
+        if what == BRIEF:
+            data = data[:-1]
+            headers["Content-Length"] = str(len(data))
         if what == FLIP:
             data = bytes([data[0] ^ 1]) + data[1:]
         answer = web.StreamResponse(status=status, headers=headers)
@@ -112,17 +121,20 @@ class Proxy:
             kept = ("Content-Type", "Content-Length", "Content-Range", "ETag", "Last-Modified")
             return answer.status, {name: answer.headers[name] for name in kept if name in answer.headers}, data
 
-    async def _much(self, request: web.BaseRequest, what: str) -> web.StreamResponse:
-        """More than was asked for: `ENDLESS` bytes for the range, or the right range of a `HUGE` object."""
-        first, _, last = request.headers["Range"].removeprefix("bytes=").partition("-")
-        end, size = (10**12, 10**12) if what == ENDLESS else (int(last) + 1, 10**12)
-        head = {**_HEAD, "Content-Range": f"bytes {first}-{end - 1}/{size}", "Content-Length": str(end - int(first))}
+    async def _lie(self, request: web.BaseRequest, what: str) -> web.StreamResponse:
+        """Zeros: `ENDLESS` ones for the range, the right range of a `HUGE` object, or another range, from `ELSEWHERE`."""
+        first, last = (int(part) for part in request.headers["Range"].removeprefix("bytes=").split("-"))
+        size = 10**12 if what == HUGE else last + 1
+        if what == ELSEWHERE:
+            first, last, size = first + 1, last + 1, last + 2
+        length = 10**12 if what == ENDLESS else last + 1 - first
+        head = {**_HEAD, "Content-Range": f"bytes {first}-{last}/{size}", "Content-Length": str(length)}
         answer = web.StreamResponse(status=206, headers=head)
         await answer.prepare(request)
         try:
-            for _ in range((end - int(first)) // 65536 + 1):
-                await answer.write(bytes(min(65536, end - int(first))))
-        except ConnectionError:
+            for at in range(0, length, 65536):
+                await answer.write(bytes(min(65536, length - at)))
+        finally:
             self.given_up.set()
         return answer
 

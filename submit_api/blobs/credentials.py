@@ -19,7 +19,7 @@ from integrity.errors import SettingsError
 if TYPE_CHECKING:
     from obstore.store import S3Credential
 
-# What asks takes new ones when less than five minutes are left.
+# obstore takes new ones when less than five minutes are left: so they are read again once a minute.
 _GOOD_FOR = timedelta(minutes=6)
 _MAX_BYTES = 16 * 1024
 

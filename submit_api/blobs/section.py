@@ -62,7 +62,7 @@ def _check_endpoint(endpoint: str, *, unsafe_http: bool) -> None:
         host, _ = parts.hostname, parts.port
     except ValueError:
         raise ValueError("endpoint is not a URL") from None
-    if parts.scheme not in ("https", "http") or not host or parts.username is not None or parts.password is not None:
+    if parts.scheme not in ("https", "http") or not host or parts.username is not None:
         raise ValueError("endpoint is to be https://host[:port], without user or password")
     if parts.path.strip("/") or parts.query or parts.fragment:
         raise ValueError("endpoint is to be https://host[:port]; bucket and prefix are in url")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import os
 import shutil
 import signal
@@ -15,21 +16,22 @@ from typing import Any
 
 import aiohttp
 import pytest
-from api_rig import SOURCE, T0, Answer, Api, dag_entry
+from api_rig import SOURCE, T0, Answer, Api, DescribingPeer, dag_entry
 from test_api_backups import content
 
 from integrity.digests import Digest
 from integrity.errors import ConflictError, SettingsError
-from submit_api import retiring
+from submit_api import restoring, retiring
 from submit_api.backups import backup
 from submit_api.blobs.local import path_of
+from submit_api.bootstrap import bootstrap
 from submit_api.fsck import damaged, fsck
 from submit_api.refusals import UnavailableError
 from submit_api.restoring import restore
 from submit_api.running import opened
 from submit_api.settings import Settings, load
 from tests import s3
-from tests.s3_faults import AWAY, HOLD, LOST, Proxy
+from tests.s3_faults import AWAY, DONE, HOLD, LOST, Proxy
 
 DAY = 86_400
 
@@ -130,11 +132,12 @@ async def test_fsck_of_a_bucket(api: Api, bucket: s3.Bucket, proxy: Proxy) -> No
     bucket.delete(key(SOURCE))
     assert await rules(api) == {"blob-dangling", "blob-missing"}
     bucket.put(key(SOURCE), SOURCE)
-    for code in ("AccessDenied", "NoSuchBucket"):  # what cannot be looked at is not called damaged
-        proxy.heal()
-        proxy.fail("GET", "403" if code == "AccessDenied" else "404", code=code)
-        with pytest.raises(UnavailableError, match=code):
-            await api.fsck()
+    for method in ("GET", "LIST"):
+        for status, code in (("403", "AccessDenied"), ("404", "NoSuchBucket"), ("503", "SlowDown")):
+            proxy.heal()
+            proxy.fail(method, status, code=code)
+            with pytest.raises(UnavailableError, match=code):  # what cannot be looked at is not called damaged
+                await api.fsck()
 
 
 @pytest.mark.sqlite
@@ -341,6 +344,25 @@ async def test_a_restore_that_breaks_off_leaves_an_empty_prefix_and_is_done_agai
 
 
 @pytest.mark.sqlite
+async def test_a_restore_that_was_killed_removes_nothing_from_another_prefix(
+    api: Api, bucket: s3.Bucket, folder: str, tmp_path: Path
+) -> None:
+    """Its marker lets the next one remove what has no row: only where the killed one had put it."""
+    await api.push("etl.py", SOURCE)
+    made, first, other = await taken(api), bucket.server.make(str(tmp_path)), bucket.server.make(str(tmp_path))
+    target = Target(folder, api, first.section())
+    restoring._mark(target.settings)  # as it is left by one that was killed
+    first.put(key(b"x"), b"x")
+    other.put(key(b"x"), b"x")
+    elsewhere = target.settings.model_copy(update={"blobs": load(blobs=other.section()).blobs})
+    with pytest.raises(ConflictError, match=r"another blobs\.url"):
+        await restore(elsewhere, io.BytesIO(made))
+    assert other.get(key(b"x")) == b"x"
+    assert await target.restore(made) == 1
+    assert first.keys() == [key(SOURCE)] and await fsck(target.settings) == []
+
+
+@pytest.mark.sqlite
 async def test_a_folder_moves_into_a_bucket_by_copying_it(folder: str, bucket: s3.Bucket) -> None:
     """docs/operations.md says so: the names are the same."""
     async with Api(folder) as api:
@@ -421,3 +443,51 @@ async def test_the_process_starts_with_a_bucket_and_says_why_it_does_not(
     assert code == 0 and len(bucket.keys()) == 1, said
     for text in (s3.SECRET, s3.KEY_ID):
         assert text not in said
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("what", [HOLD, DONE])
+async def test_kill_9_before_and_after_the_bucket_has_it(
+    folder: str, bucket: s3.Bucket, proxy: Proxy, what: str
+) -> None:
+    """Nothing was acknowledged: at most bytes are left that nothing names, and the same push then ends as any other."""
+    settings = load(config_of(folder, bucket.section(endpoint=proxy.url)))
+    token = await bootstrap(settings)
+    launcher = DescribingPeer(f"{folder}/l.sock")
+    await launcher.start()
+    command = [sys.executable, "-m", "submit_api", "--config", f"{folder}/api.toml"]
+    environment = {**os.environ, "DAGSEAL__API__LAUNCHER_SOCKET": launcher.path}
+
+    async def pushed(session: aiohttp.ClientSession, port: int) -> int:
+        url, headers = f"http://127.0.0.1:{port}/v1/archives/etl.py", {"Authorization": f"Bearer {token}"}
+        async with session.put(url, data=SOURCE, headers=headers) as answer:
+            return answer.status
+
+    async with aiohttp.ClientSession() as session:
+        process, port = await started(command, environment)
+        proxy.fail("PUT", what, 1)
+        pushing = asyncio.create_task(pushed(session, port))
+        await asyncio.wait_for(proxy.held.wait(), 60)
+        process.kill()
+        await process.wait()
+        with pytest.raises(aiohttp.ClientError):
+            await pushing
+        assert bucket.keys() == ([key(SOURCE)] if what == DONE else [])
+        found = {finding.rule for finding in await fsck(settings)}
+        assert found == ({"temporary-file", "blob-dangling"} if what == DONE else {"temporary-file"})
+        process, port = await started(command, environment)
+        assert await pushed(session, port) == 201
+        process.terminate()
+        assert await process.wait() == 0
+    await launcher.stop()
+    assert bucket.keys() == [key(SOURCE)] and await fsck(settings) == []
+
+
+async def started(command: list[str], environment: dict[str, str]) -> tuple[asyncio.subprocess.Process, int]:
+    """A process that serves, and where."""
+    process = await asyncio.create_subprocess_exec(*command, stderr=subprocess.PIPE, env=environment)
+    assert process.stderr is not None
+    async for line in process.stderr:
+        if b'"event": "ready"' in line:
+            return process, int(json.loads(line)["port"])
+    raise AssertionError("it did not start")

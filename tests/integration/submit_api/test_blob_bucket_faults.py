@@ -7,6 +7,7 @@ import os
 import sys
 import tracemalloc
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from tests import s3
 from tests.s3_faults import (
     ALWAYS,
     AWAY,
+    BRIEF,
     CONDITIONS,
+    ELSEWHERE,
     ENDLESS,
     FLIP,
     HANG,
@@ -69,7 +72,7 @@ async def test_what_passes_is_asked_again(store: BlobStore, bucket: s3.Bucket, p
 
 @pytest.mark.parametrize("fault", [AWAY, "500", "503", "400"])
 async def test_what_does_not_pass_is_unavailable(store: BlobStore, bucket: s3.Bucket, proxy: Proxy, fault: str) -> None:
-    for method in ("PUT", "GET", "DELETE"):
+    for method in ("PUT", "GET", "DELETE", "LIST"):
         proxy.fail(method, fault, code="SlowDown")
     for asked in (published(store, DATA), store.verify(Digest.of(DATA)), store.remove(Digest.of(DATA)),
                   whole(store, DATA), store.small(Digest.of(DATA), 5), store.check_writable(), store.claim()):  # fmt: skip
@@ -148,7 +151,7 @@ async def test_while_it_fails_uploads_are_refused_at_once(bucket: s3.Bucket, pro
     store.close()
 
 
-@pytest.mark.parametrize("fault", [SHORT, ENDLESS, RANGES])
+@pytest.mark.parametrize("fault", [SHORT, BRIEF, ENDLESS, ELSEWHERE, RANGES])
 @pytest.mark.parametrize("data", [DATA, LARGE], ids=["small", "large"])
 async def test_a_body_of_another_length_is_no_blob(store: BlobStore, proxy: Proxy, fault: str, data: bytes) -> None:
     await published(store, data)
@@ -396,6 +399,20 @@ async def test_a_credentials_file_is_read_again(bucket: s3.Bucket) -> None:
     assert (second["access_key_id"], second["secret_access_key"], second.get("token")) == ("new", "%x", "t=")
 
 
+async def test_credentials_that_ran_out_are_read_again(
+    bucket: s3.Bucket, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("submit_api.blobs.credentials._GOOD_FOR", timedelta(0))
+    store = opened(bucket, proxy, tmp_path)
+    await published(store, DATA)
+    await store.verify(Digest.of(DATA))
+    Path(bucket.credentials_file).write_text("[default]\naws_access_key_id = NEW\naws_secret_access_key = s\n")
+    await store.verify(Digest.of(DATA))
+    assert [headers["Authorization"].split("Credential=")[1].split("/")[0] for headers in proxy.headers] == [
+        s3.KEY_ID, s3.KEY_ID, "NEW"]  # fmt: skip
+    store.close()
+
+
 async def test_a_credentials_file_that_is_spoilt_later_is_unavailable(
     bucket: s3.Bucket, proxy: Proxy, tmp_path: Path
 ) -> None:
@@ -428,7 +445,8 @@ BAD_SECTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "endpoint alone": ({"endpoint": "https://h"}, "set url"),
     "credentials alone": ({"credentials_file": "/x"}, "set url"),
     "plain http": ({"url": "s3://bucket", "endpoint": "http://minio:9000"}, "unsafe_http"),
-    "user": ({"url": "s3://bucket", "endpoint": "https://u:p@h"}, "without user"),
+    "user": ({"url": "s3://bucket", "endpoint": "https://u@h"}, "without user"),
+    "password": ({"url": "s3://bucket", "endpoint": "https://:p@h"}, "without user"),
     "path": ({"url": "s3://bucket", "endpoint": "https://h/bucket"}, "bucket and prefix are in url"),
     "no host": ({"url": "s3://bucket", "endpoint": "https://"}, "https://host"),
     "no port": ({"url": "s3://bucket", "endpoint": "https://h:port"}, "not a URL"),
