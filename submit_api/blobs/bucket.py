@@ -38,6 +38,7 @@ _FIRST_PAUSE_SECONDS = 0.1
 _CODE = re.compile(r"<Code>([A-Za-z0-9]{1,64})</Code>")
 _STATUS = re.compile(r"non-2xx status code: ([0-9]{3})")
 _PATH = re.compile(r'[Pp]ath "([^"]{1,500})"')
+_ROLE = re.compile(r"Error performing [A-Z]+ \S+/latest/(?:api/token|meta-data/)")
 _NO_SPACE = ("QuotaExceeded", "XMinioStorageFull", "InsufficientStorage", "507")
 _log = structlog.get_logger("submit_api")
 
@@ -105,7 +106,7 @@ class Bucket:
                 held += chunk
                 if len(held) > wanted:
                     break
-            if found.range[0] != at or len(held) != wanted:
+            if len(held) != wanted:  # that it is this range, obstore has checked
                 raise FetchError("the bucket did not send the range that it was asked for")
             return bytes(held), total
 
@@ -163,6 +164,11 @@ def _translated(error: Exception) -> DagsealError:
     text = str(error)
     code, status = _CODE.search(text), _STATUS.search(text)
     said = code[1] if code else status[1] if status else "no answer"
+    if _ROLE.search(text):
+        return UnavailableError(
+            "there are no credentials for the bucket: no blobs.credentials_file, no AWS_ACCESS_KEY_ID, and this host has no "
+            "role that can be asked for any"
+        )
     if said in _NO_SPACE or (status and status[1] in _NO_SPACE):
         return NoSpaceError(f"the bucket has no space left ({said}): nothing was stored")
     if said == "NoSuchKey":

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import sys
 import tracemalloc
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from test_blob_stores import DATA, LARGE, OWNER, key, published, whole
 
 from integrity.digests import Digest
@@ -336,6 +342,44 @@ async def test_the_environment_weakens_nothing(
     store.close()
 
 
+async def test_a_certificate_of_nobody_is_refused_whatever_the_environment_says(
+    bucket: s3.Bucket, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ALLOW_INVALID_CERTIFICATES", "true")
+    asked = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.read(100))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=self_signed(tmp_path)) as server:
+        port = server.sockets[0].getsockname()[1]
+        store = opened(bucket, proxy, tmp_path, endpoint=f"https://localhost:{port}")
+        with pytest.raises(UnavailableError):
+            await published(store, DATA)
+        store.close()
+    assert [sent for sent in asked if sent] == []
+
+
+def self_signed(folder: Path) -> ssl.SSLContext:
+    key, name = (
+        ec.generate_private_key(ec.SECP256R1()),
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")]),
+    )
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    now = datetime.now(UTC)
+    builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+    path = folder / "pem"
+    path.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        + builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    return context
+
+
 async def test_credentials_of_the_environment_are_taken_without_a_file(
     bucket: s3.Bucket, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,6 +388,20 @@ async def test_credentials_of_the_environment_are_taken_without_a_file(
     store = opened(bucket, proxy, tmp_path, credentials_file="")
     await published(store, DATA)
     assert "Credential=AKIAOFENVIRONMENT/" in proxy.headers[-1]["Authorization"]
+    store.close()
+
+
+@pytest.mark.parametrize("where", ["http://127.0.0.1:1", "proxy"])
+async def test_no_credentials_at_all_are_called_so(
+    bucket: s3.Bucket, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", proxy.url if where == "proxy" else where)
+    proxy.fail("PUT", "403")
+    store = opened(bucket, proxy, tmp_path, credentials_file="")
+    with pytest.raises(UnavailableError, match="no credentials"):
+        await store.claim()
     store.close()
 
 
