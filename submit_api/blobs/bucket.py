@@ -8,6 +8,7 @@ where the bucket honours If-None-Match. No credential, and no text of the bucket
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
@@ -113,8 +114,9 @@ class Bucket:
         return await self._ask("get", get, count)
 
     async def delete(self, key: str) -> None:
-        """No object is fine."""
-        await self._ask("delete", lambda: obstore.delete_async(self._store, key), 0)
+        """No object is fine, and some stores say so."""
+        with contextlib.suppress(NotFoundError):
+            await self._ask("delete", lambda: obstore.delete_async(self._store, key), 0)
 
     async def keys(self) -> AsyncIterator[str]:
         """Every key below the prefix. At one that cannot be a path it ends, with that key as its last."""
@@ -144,7 +146,7 @@ class Bucket:
                     except (AlreadyExistsError, InvalidPathError):
                         raise
                     except (BaseError, FileNotFoundError, FetchError) as error:
-                        failure = _translated(error)
+                        failure = _translated(what, error)
                     if left == 0 or type(failure) is not UnavailableError:
                         raise failure
                     await asyncio.sleep(pause)
@@ -157,13 +159,15 @@ class Bucket:
         raise failure
 
 
-def _translated(error: Exception) -> DagsealError:
-    """What it means. Only the code and the status are taken from its text."""
+def _translated(what: str, error: Exception) -> DagsealError:
+    """What it means for this question. Only the code and the status are taken from its text."""
     if isinstance(error, FetchError):
         return UnavailableError(f"{error}: try again")
     text = str(error)
     code, status = _CODE.search(text), _STATUS.search(text)
     said = code[1] if code else status[1] if status else "no answer"
+    if "redirect without LOCATION" in text:
+        said = "it is in another region than blobs.region"
     if _ROLE.search(text):
         return UnavailableError(
             "there are no credentials for the bucket: no blobs.credentials_file, no AWS_ACCESS_KEY_ID, and this host has no "
@@ -171,9 +175,9 @@ def _translated(error: Exception) -> DagsealError:
         )
     if said in _NO_SPACE or (status and status[1] in _NO_SPACE):
         return NoSpaceError(f"the bucket has no space left ({said}): nothing was stored")
-    if said == "NoSuchKey":
+    if said == "NoSuchKey" and what in ("get", "delete"):
         return NotFoundError("there is no such object")
-    if said in ("InvalidRange", "416"):
+    if said in ("InvalidRange", "416") and what == "get":
         return BeyondEndError("the object has no byte there")
     if isinstance(error, PermissionDeniedError | UnauthenticatedError | FileNotFoundError):
         return DeniedError(

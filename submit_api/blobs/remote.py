@@ -64,13 +64,11 @@ class BucketStore:
 
     async def claim(self) -> None:
         try:
-            if await self._bucket.create(OWNER, self._owner) != MADE:
-                held, size = await self._bucket.fetch(OWNER, 0, len(self._owner) + 1)
-                if held != self._owner or size != len(held):
-                    raise SettingsError(
-                        f"blobs.url: this prefix is another dagseal's, as its object {OWNER} says: give each one its own, or, "
-                        "when nobody uses it any more, empty it"
-                    )
+            if await self._bucket.create(OWNER, self._owner) != MADE and not await self._owns():
+                raise SettingsError(
+                    f"blobs.url: this prefix is another dagseal's, as its object {OWNER} says: give each one its own, or, "
+                    "when nobody uses it any more, empty it"
+                )
             if await self._bucket.create(OWNER, self._owner) == MADE:
                 raise SettingsError(
                     "blobs.url: the bucket replaces objects that are there (it ignores If-None-Match): take a store that has "
@@ -81,6 +79,17 @@ class BucketStore:
                 f"blobs.url: {error}. Credentials need s3:GetObject, s3:PutObject, s3:DeleteObject on the prefix and "
                 "s3:ListBucket on the bucket, which has to exist: see 'Archives in a bucket' in docs/operations.md"
             ) from None
+
+    async def _owns(self) -> bool:
+        try:
+            held, size = await self._bucket.fetch(OWNER, 0, len(self._owner) + 1)
+        except BeyondEndError:
+            return False
+        except NotFoundError:
+            raise UnavailableError(
+                f"the bucket says that its {OWNER} is there, and that it is not: try again"
+            ) from None
+        return held == self._owner and size == len(held)
 
     async def publish(self, upload: Upload) -> bool:
         loop = asyncio.get_running_loop()

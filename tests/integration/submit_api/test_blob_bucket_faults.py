@@ -239,6 +239,34 @@ async def test_what_is_refused_is_not_asked_again_and_says_what_to_do(
         await store.claim()
 
 
+@pytest.mark.parametrize(("status", "code"), [("404", "NoSuchKey"), ("416", "InvalidRange"), ("301", ""), ("304", "")])
+async def test_answers_that_are_none_to_this_question(store: BlobStore, proxy: Proxy, status: str, code: str) -> None:
+    """A store that is no S3, or lies."""
+    for method in ("PUT", "LIST"):
+        proxy.fail(method, status, code=code)
+    with pytest.raises(UnavailableError):
+        await published(store, DATA)
+    with pytest.raises((UnavailableError, SettingsError)):
+        await store.claim()
+    with pytest.raises(UnavailableError):
+        _ = [name async for name in store.names()]
+
+
+async def test_a_bucket_of_another_region_is_called_so(store: BlobStore, proxy: Proxy) -> None:
+    proxy.fail("PUT", "301", code="PermanentRedirect")
+    with pytest.raises(UnavailableError, match=r"another region than blobs\.region"):
+        await published(store, DATA)
+
+
+async def test_a_store_that_has_nothing_to_delete_may_say_so(store: BlobStore, proxy: Proxy) -> None:
+    proxy.fail("DELETE", "404", code="NoSuchKey")
+    await store.remove(Digest.of(DATA))
+    proxy.heal()
+    proxy.fail("DELETE", "404", code="NoSuchBucket")
+    with pytest.raises(UnavailableError):
+        await store.remove(Digest.of(DATA))
+
+
 async def test_a_missing_object_is_not_found_and_not_asked_again(store: BlobStore, proxy: Proxy) -> None:
     with pytest.raises(NotFoundError):
         await store.verify(Digest.of(DATA))
@@ -270,9 +298,11 @@ async def test_a_bucket_that_replaces_objects_is_refused_at_start(
 async def test_a_prefix_is_one_service_s_own(store: BlobStore, bucket: s3.Bucket, proxy: Proxy, tmp_path: Path) -> None:
     await store.claim()
     await store.claim()
-    other = opened(bucket, proxy, tmp_path, owner="b" * 64)
-    with pytest.raises(SettingsError, match="another dagseal's"):
-        await other.claim()
+    for wrong in ("b" * 64, OWNER[:-1], OWNER + "a"):
+        other = opened(bucket, proxy, tmp_path, owner=wrong)
+        with pytest.raises(SettingsError, match="another dagseal's"):
+            await other.claim()
+        other.close()
     beside = opened(bucket, proxy, tmp_path, owner="b" * 64, url=f"s3://{bucket.name}/p/q2")
     await beside.claim()
     with beside.upload() as upload:
@@ -280,8 +310,10 @@ async def test_a_prefix_is_one_service_s_own(store: BlobStore, bucket: s3.Bucket
         await upload.finish()
         await beside.publish(upload)
     assert bucket.keys() == [], "a prefix is not the beginning of a name"
-    other.close()
     beside.close()
+    bucket.put(".dagseal-owner", b"")
+    with pytest.raises(SettingsError, match="another dagseal's"):
+        await store.claim()
 
 
 @pytest.mark.parametrize("name", ["zz//odd", "../up", "ab/./x"])
