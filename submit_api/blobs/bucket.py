@@ -134,11 +134,10 @@ class Bucket:
                 yield item["path"]
 
     async def _ask(self, what: str, call: Callable[[], Awaitable[T]], size: int, *, attempts: int = _ATTEMPTS) -> T:
-        section = self._section
         left, pause = attempts, _FIRST_PAUSE_SECONDS
         failure: DagsealError
         try:
-            async with asyncio.timeout(section.request_seconds + size / section.min_bytes_per_second):
+            async with asyncio.timeout(self._section.seconds_for(size)):
                 while True:
                     left -= 1
                     try:

@@ -23,9 +23,7 @@ def open_store(settings: Settings, owner: str) -> BlobStore:
         incoming.close()
         raise SettingsError("blobs.url is a bucket and obstore is missing: pip install dagseal[s3]") from None
     try:
-        return BucketStore(
-            incoming, Bucket(settings.blobs), owner=owner, rest_seconds=settings.blobs.rest_seconds, **cache
-        )
+        return BucketStore(incoming, Bucket(settings.blobs), owner=owner, section=settings.blobs, **cache)
     except BaseException:
         incoming.close()
         raise

@@ -18,6 +18,7 @@ from submit_api.blobs.bucket import MADE, UNSURE, BeyondEndError, Bucket, Denied
 from submit_api.blobs.incoming import Incoming, Upload, in_thread
 from submit_api.blobs.local import path_of
 from submit_api.blobs.recent import Recent
+from submit_api.blobs.section import BlobsSection
 from submit_api.refusals import UnavailableError
 
 OWNER = ".dagseal-owner"
@@ -34,13 +35,13 @@ class BucketStore:
         incoming: Incoming,
         bucket: Bucket,
         *,
+        section: BlobsSection,
         owner: str,
-        rest_seconds: float,
         cached_blob_bytes: int,
         cache_bytes: int,
     ) -> None:
         self._incoming, self._bucket = incoming, bucket
-        self._owner, self._rest_seconds, self._rests_until = owner.encode(), rest_seconds, 0.0
+        self._section, self._owner, self._rests_until = section, owner.encode(), 0.0
         self._cached_blob_bytes = cached_blob_bytes
         self._cache = Recent(cache_bytes)
         self._publishing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -98,11 +99,14 @@ class BucketStore:
         # Who removes a bad one does not remove the good one that another has just put, and acknowledged, in its place.
         alone = self._publishing.setdefault(upload.digest.hex, asyncio.Lock())
         try:
-            async with alone:
+            async with asyncio.timeout(_ROUNDS * self._section.seconds_for(upload.size)), alone:
                 return await self._publish(upload)
-        except UnavailableError:
-            self._rests_until = loop.time() + self._rest_seconds
-            raise
+        except UnavailableError as error:
+            failure = error
+        except TimeoutError:
+            failure = UnavailableError("the bucket is too slow: nothing counts as stored, try again")
+        self._rests_until = loop.time() + self._section.rest_seconds
+        raise failure
 
     async def _publish(self, upload: Upload) -> bool:
         digest, replaced = upload.digest, False

@@ -47,6 +47,10 @@ class BlobsSection(BaseModel):
             _check_endpoint(self.endpoint, unsafe_http=self.unsafe_http)
         return self
 
+    def seconds_for(self, size: int) -> float:
+        """So long may one request take that moves so many bytes."""
+        return self.request_seconds + size / self.min_bytes_per_second
+
     @property
     def bucket(self) -> str:
         return urlsplit(self.url).netloc

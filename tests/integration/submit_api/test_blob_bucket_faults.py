@@ -130,6 +130,22 @@ async def test_no_answer_is_waited_for_until_the_deadline_only(
     store.close()
 
 
+async def test_many_slow_answers_are_not_waited_for_either(
+    bucket: s3.Bucket, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each within its own deadline, of an object that is looked at piece by piece."""
+    store = opened(bucket, proxy, tmp_path, request_seconds=0.2)
+    bucket.put(key(DATA), b"bad")
+
+    async def endless(_: Digest) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(store, "verify", endless)
+    with pytest.raises(UnavailableError, match="too slow"):
+        await asyncio.wait_for(published(store, DATA), 30)
+    store.close()
+
+
 async def test_who_goes_away_ends_the_request(store: BlobStore, bucket: s3.Bucket, proxy: Proxy) -> None:
     proxy.fail("PUT", HANG)
     asking = asyncio.create_task(published(store, DATA))
