@@ -14,7 +14,7 @@ from submit_api.running import run
 
 
 def main() -> int:
-    """0 after a wanted stop, 2 when the configuration is to be fixed, 75 when the database is away or another process's."""
+    """0 after a wanted stop, 2 when the configuration is to be fixed, 75 when database or bucket are away, or another's."""
     parser = argparse.ArgumentParser(prog="python -m submit_api", description="The dagseal API.")
     parser.add_argument("--config", help="TOML file; the environment (DAGSEAL__SECTION__KEY) comes before it")
     parser.add_argument("--bootstrap", action="store_true", help="make what is missing, print an admin token, and end")

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 import tarfile
 from collections.abc import Iterator
@@ -96,10 +95,9 @@ class Writer:
     def add(self, name: str, data: bytes) -> None:
         self._member(name, io.BytesIO(data), len(data))
 
-    def add_file(self, name: str, fd: int, size: int) -> Digest:
-        """The first `size` bytes of an open file; the digest of what was written. Raises `EOFError` for a shorter file."""
-        with open(os.dup(fd), "rb") as file:
-            return self._member(name, file, size)
+    def add_file(self, name: str, file: IO[bytes], size: int) -> Digest:
+        """The next `size` bytes of an open file; the digest of what was written. Raises `EOFError` for a shorter file."""
+        return self._member(name, file, size)
 
     def finish(self, key: SigningKey) -> None:
         envelope = envelopes.sign(self._sum.statement(self._head), payload_type=PAYLOAD_TYPE, key=key)

@@ -9,7 +9,7 @@ and XComs stay ciphertext, tokens stay hashes: the keys are not in it, unless th
 from __future__ import annotations
 
 import json
-import os
+import tempfile
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -27,6 +27,7 @@ from submit_api.service import Service
 from submit_api.settings import Settings
 
 PART_BYTES = 1024 * 1024
+_IN_MEMORY_BYTES = 8 * PART_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,7 @@ class Backup:
 class _Named:
     """What the rows name of the disk, gathered while they are written."""
 
-    blobs: set[str]
+    blobs: dict[str, int]
     logs: dict[str, int]
     rows: int = 0
     bytes: int = 0
@@ -52,7 +53,7 @@ class _Named:
     def note(self, table: str, row: dict[str, Any]) -> None:
         self.rows += 1
         if table == "releases" and row["retired_at"] is None:  # else its bytes are gone, or another release's
-            self.blobs.add(row["digest"])
+            self.blobs[row["digest"]] = row["size"]
         elif table == "launches" and row["log_held_bytes"]:
             self.logs[row["id"]] = row["log_held_bytes"]
 
@@ -79,13 +80,13 @@ async def _write(service: Service, file: IO[bytes], unsafe_with_keys: bool) -> B
     if unsafe_with_keys:
         for name, key in keyfiles.take(service.settings).items():
             writer.add(f"keys/{name}", key)
-    named = _Named(blobs=set(), logs={})
+    named = _Named(blobs={}, logs={})
     async with service.database.read() as tx:
         await _require_newest(tx, head)
         for table in await rows.tables(tx):
             await _rows(tx, writer, table, named)
-    for digest in sorted(named.blobs):
-        await _blob(service, writer, Digest.parse(digest), named)
+    for digest, size in sorted(named.blobs.items()):
+        await _blob(service, writer, Digest.parse(digest), size, named)
     for launch_id, size in sorted(named.logs.items()):
         _log(service, writer, launch_id, size, named)
     writer.finish(service.keys.signing)
@@ -113,29 +114,28 @@ async def _rows(tx: Transaction, writer: Writer, table: Table, named: _Named) ->
         writer.add(f"rows/{table.name}/{number}", bytes(held))
 
 
-async def _blob(service: Service, writer: Writer, digest: Digest, named: _Named) -> None:
-    try:
-        fd = service.blobs.open(digest)
-    except NotFoundError as error:
-        async with service.database.read() as tx:
-            if not await archives.is_named(tx, str(digest)):
-                raise FetchError(f"a release with {digest} was removed meanwhile: make the backup again") from None
-        raise DigestMismatchError(f"{error}, which a release names: see 'dagseal fsck', push its bytes again") from None
-    try:
-        size = os.fstat(fd).st_size
-        digest.require(writer.add_file(f"blobs/{digest.hex}", fd, size), "the stored blob")
-        named.bytes += size
-    finally:
-        os.close(fd)
+async def _blob(service: Service, writer: Writer, digest: Digest, size: int, named: _Named) -> None:
+    # Whole before its member begins, which cannot be taken back: a bucket may stop in the middle.
+    with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES, dir=service.settings.blobs_folder) as file:
+        try:
+            async for piece in service.blobs.read(digest, 0, size - 1):
+                file.write(piece)
+        except NotFoundError as error:
+            async with service.database.read() as tx:
+                if not await archives.is_named(tx, str(digest)):
+                    raise FetchError(f"a release with {digest} was removed meanwhile: make the backup again") from None
+            raise DigestMismatchError(
+                f"{error}, which a release names: see 'dagseal fsck', push its bytes again"
+            ) from None
+        file.seek(0)
+        digest.require(writer.add_file(f"blobs/{digest.hex}", file, size), "the stored blob")
+    named.bytes += size
 
 
 def _log(service: Service, writer: Writer, launch_id: str, size: int, named: _Named) -> None:
     try:
-        fd = service.logs.open(launch_id)
-        try:
-            writer.add_file(f"logs/{launch_id}", fd, size)
-        finally:
-            os.close(fd)
+        with open(service.logs.open(launch_id), "rb") as file:
+            writer.add_file(f"logs/{launch_id}", file, size)
     except (FileNotFoundError, EOFError):
         raise DigestMismatchError(
             f"the log of launch {launch_id} is shorter than on record: see 'dagseal fsck'"

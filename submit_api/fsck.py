@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -18,7 +18,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from integrity.digests import Digest
-from integrity.errors import DagsealError, DigestMismatchError, NotFoundError, SecurityError, SettingsError
+from integrity.errors import DigestMismatchError, MalformedError, NotFoundError, SecurityError, SettingsError
 from integrity.keys import SealTo, VerifyKey, fingerprint
 from integrity.manifest import VerifiedManifest
 from submit_api import connections, launches
@@ -86,7 +86,7 @@ async def _everything(service: Service, tx: Transaction) -> AsyncIterator[Findin
         yield finding
     for finding in await _audit(tx):
         yield finding
-    for finding in _files(service, await archives.digests(tx)):
+    async for finding in _files(service, await archives.digests(tx)):
         yield finding
 
 
@@ -112,7 +112,7 @@ async def _release(service: Service, tx: Transaction, release: Release) -> list[
         found.append(_damage("blob-missing", name, str(error)))
     except DigestMismatchError as error:
         found.append(_damage("blob-damaged", name, str(error)))
-    except DagsealError as error:
+    except MalformedError as error:
         found.append(_damage("release-digest", name, str(error)))
     try:
         verified = await service.manifest_of(release)
@@ -231,10 +231,10 @@ async def _logs(service: Service, tx: Transaction) -> list[Finding]:
     return found
 
 
-def _files(service: Service, known: set[str]) -> Iterator[Finding]:
-    for name in service.blobs.leftovers():
+async def _files(service: Service, known: set[str]) -> AsyncIterator[Finding]:
+    for name in await service.blobs.leftovers():
         yield _warning("temporary-file", name, "an upload that did not end")
-    for folder, name in service.blobs.names():
+    async for folder, name in service.blobs.names():
         if not _HEX.fullmatch(name) or folder != name[:2]:
             yield _damage("foreign-file", f"{folder}/{name}", "this is not the name of a blob")
         elif f"sha512:{name}" not in known:
@@ -246,7 +246,7 @@ async def _repair(service: Service, finding: Finding) -> Finding:
         case "blob-dangling":
             await service.blobs.remove(Digest.parse(finding.subject))
         case "temporary-file":
-            await asyncio.to_thread(service.blobs.sweep)
+            await service.blobs.sweep()
         case "log-dangling" if _LAUNCH_ID.fullmatch(finding.subject):
             await asyncio.to_thread(service.logs.remove, finding.subject)
         case _:

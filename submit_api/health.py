@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from sqlalchemy.exc import SQLAlchemyError
 
 from integrity.errors import SignatureError
-from submit_api.refusals import UnavailableError
+from submit_api.refusals import NoSpaceError, UnavailableError
 from submit_api.registry import archives
 from submit_api.service import Service
 
@@ -34,9 +32,9 @@ async def _database(service: Service) -> str:
 
 async def _blobs(service: Service) -> str:
     try:
-        await asyncio.to_thread(service.blobs.check_writable)
-    except OSError as error:
-        return f"cannot be written: {error.strerror}"
+        await service.blobs.check_writable()
+    except (OSError, UnavailableError, NoSpaceError) as error:
+        return f"cannot be written: {error.strerror if isinstance(error, OSError) else error}"
     return "ok"
 
 

@@ -27,7 +27,12 @@ from submit_api.problems import MEDIA_TYPE
 Document: TypeAlias = dict[str, Any]
 
 ALWAYS = (400, 405, 500)
-WITH_TOKEN = (401, 403, 429, 503)  # 503: the database is away, or the issuer of the token cannot be asked for its keys
+WITH_TOKEN = (
+    401,
+    403,
+    429,
+    503,
+)  # 503: database or bucket are away, or the token's issuer cannot be asked for its keys
 WITH_BODY = (408, 411, 413, 415, 417, 422)
 _PARAMETER = re.compile(r"\{(\w+)(?::((?:[^{}]|\{[0-9,]+\})+))?\}")
 _INTEGERS = {  # name: the largest

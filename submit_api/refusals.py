@@ -188,7 +188,7 @@ class UnapprovedError(ConflictError):
 
 
 class UnavailableError(FetchError):
-    """The database is away, or somebody else's: nothing was changed, or, for an upload, ask for it again to find out."""
+    """Database or bucket are away, or somebody else's: nothing was changed, or, for an upload, ask for it again to find out."""
 
     slug = "unavailable"
 

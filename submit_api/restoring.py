@@ -39,6 +39,7 @@ from submit_api.settings import Settings
 
 _AT_ONCE = 500
 _ACTION = "backup.restore"
+_BLOBS = "blobs.url: "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,8 +114,10 @@ async def _was_committed(tx: Transaction, reader: Reader, begun: bool) -> bool:
 
 async def _require_no_files(service: Service, begun: bool) -> None:
     if begun:
+        if _marked(service.settings) != service.settings.blobs.url:
+            raise ConflictError("the restore that did not end had another blobs.url: set it back, and run it again")
         await _remove_files(service)
-    left = [name for _, name in service.blobs.names()] + list(service.logs.sizes())
+    left = [name async for _, name in service.blobs.names()] + list(service.logs.sizes())
     if left:
         raise ConflictError(
             f"{service.settings.api.state_folder} holds archives or logs already ({left[0][:40]}): take a new state folder"
@@ -199,8 +202,8 @@ async def _conclude(service: Service, tx: Transaction, done: Restored, keep_queu
 
 async def _remove_files(service: Service) -> None:
     """What this restore, or the one before it, put there; without a row they are nobody's."""
-    service.blobs.sweep()
-    for _, name in list(service.blobs.names()):
+    await service.blobs.sweep()
+    for name in [name async for _, name in service.blobs.names()]:
         await service.blobs.remove(Digest(name))
     for launch_id in service.logs.sizes():
         service.logs.remove(launch_id)
@@ -209,9 +212,16 @@ async def _remove_files(service: Service) -> None:
 def _mark(settings: Settings) -> None:
     folder = os.open(settings.api.state_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        durable.overwrite(folder, RESTORE_MARKER, [b"a restore has begun here and did not end: run it again\n"])
+        where = f"{_BLOBS}{settings.blobs.url}\n".encode()
+        durable.overwrite(folder, RESTORE_MARKER, [b"a restore has begun here and did not end: run it again\n", where])
     finally:
         os.close(folder)
+
+
+def _marked(settings: Settings) -> str:
+    """Whose blobs are nobody's: the `blobs.url` that the restore began with."""
+    with open(os.path.join(settings.api.state_folder, RESTORE_MARKER), encoding="utf-8") as file:
+        return next((line.removeprefix(_BLOBS).rstrip("\n") for line in file if line.startswith(_BLOBS)), "")
 
 
 def _unmark(settings: Settings) -> None:

@@ -78,7 +78,7 @@ async def sweep(service: Service) -> list[str]:
     """At start: remove what a crash between the two steps left. The digests that were there."""
     async with service.database.read() as tx:
         unneeded = await retention.unneeded(tx)
-    there = {f"sha512:{name}" for _, name in service.blobs.names()} if unneeded else set()
+    there = {f"sha512:{name}" async for _, name in service.blobs.names()} if unneeded else set()
     left = sorted(unneeded & there)
     if left:
         async with service.database.write() as tx:

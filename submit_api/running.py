@@ -24,7 +24,7 @@ from submit_api.admission import Admission
 from submit_api.app import build_app, record_left_out
 from submit_api.backends.lookup import Backends
 from submit_api.batching import Batches
-from submit_api.blobs import BlobStore
+from submit_api.blobs.opening import open_store
 from submit_api.describing import Describer, LauncherDescriber
 from submit_api.effects import Clock, Randomness, SystemClock, SystemRandomness
 from submit_api.logs import LogStore
@@ -90,12 +90,7 @@ async def opened(
     database = Database(settings.database_section, sole=sole)
     backends = Backends(settings, now=asyncio.get_running_loop().time)
     with contextlib.ExitStack() as stack:
-        blobs = BlobStore(
-            settings.blobs_folder,
-            inline_bytes=limits.inline_bytes,
-            cached_blob_bytes=limits.cached_blob_bytes,
-            cache_bytes=limits.blob_cache_bytes,
-        )
+        blobs = open_store(settings, keys.signing.public.key_id)
         stack.callback(blobs.close)
         logs = LogStore(settings.logs_folder)
         stack.callback(logs.close)
@@ -105,6 +100,8 @@ async def opened(
             if migrating:
                 await migrate.upgrade(database)
                 await database.settle()
+            if sole:
+                await blobs.claim()
             yield Service(
                 settings=settings,
                 keys=keys,
@@ -188,7 +185,7 @@ async def run(settings: Settings) -> None:
     with state_lock(settings):
         async with opened(settings, sole=True) as service:
             await rekeying.settle(service)
-            for name in service.blobs.sweep():
+            for name in await service.blobs.sweep():
                 _log.warning("swept", file=name)
             for digest in await retiring.sweep(service):
                 _log.warning("swept", blob=digest)

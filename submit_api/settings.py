@@ -20,6 +20,7 @@ from pydantic_settings import (
 
 from integrity.claims import PROFILES
 from integrity.errors import SettingsError
+from submit_api.blobs.section import BlobsSection
 from submit_api.models import Kind, Profile, Queue
 from submit_api.oidc.section import OidcSection
 
@@ -168,6 +169,7 @@ class Settings(BaseSettings):
 
     api: ApiSection = ApiSection()
     database: DatabaseSection = DatabaseSection()
+    blobs: BlobsSection = BlobsSection()
     keys: KeysSection = KeysSection()
     limits: LimitsSection = LimitsSection()
     launches: LaunchesSection = LaunchesSection()
@@ -188,6 +190,7 @@ class Settings(BaseSettings):
 
     @property
     def blobs_folder(self) -> str:
+        """Of uploads on their way in; and of the blobs, unless they are in a bucket."""
         return os.path.join(self.api.state_folder, "blobs")
 
     @property

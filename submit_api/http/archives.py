@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import hashlib
 import re
+from contextlib import aclosing
 
+import structlog
 from aiohttp import web
 
 from integrity import names
 from integrity.digests import Digest
-from integrity.errors import NotFoundError
+from integrity.errors import DagsealError, NotFoundError
 from submit_api import accepting, audit, bodies, modes, permissions, releasing, scopes, submissions, views
 from submit_api.http.routes import BYTES, DSSE, Call, answer
 from submit_api.identity import WORKER, Caller
@@ -21,8 +23,8 @@ from submit_api.registry.database import Transaction
 from submit_api.registry.records import Archive, Release
 
 DEFAULT_LISTED, MAX_LISTED = 100, 1000
-_CHUNK_BYTES = 1024 * 1024
 _RANGE = re.compile(r"bytes=([0-9]{0,16})-([0-9]{0,16})")
+_log = structlog.get_logger("submit_api")
 
 
 async def submit(call: Call) -> web.Response:
@@ -128,7 +130,7 @@ async def blob(call: Call) -> web.StreamResponse:
     status = 200 if (first, last) == (0, size - 1) and "Range" not in call.request.headers else 206
     if status == 206:
         headers["Content-Range"] = f"bytes {first}-{last}/{size}"
-    data = call.service.blobs.small(digest)
+    data = await call.service.blobs.small(digest, size)
     if data is not None:
         return web.Response(status=status, body=data[first : last + 1], headers=headers)
     return await _stream(call, digest, first, last, status, headers)
@@ -143,20 +145,32 @@ def _may_fetch(caller: Caller, archive: Archive) -> bool:
 async def _stream(
     call: Call, digest: Digest, first: int, last: int, status: int, headers: dict[str, str]
 ) -> web.StreamResponse:
+    """The last piece of a whole blob is held back until the digest agrees, so that no wrong one ever ends well. Who asks for
+    a part hashes what the parts make."""
     made = web.StreamResponse(status=status, headers=headers)
     made.content_length = last - first + 1
-    fd = call.service.blobs.open(digest)
-    try:
+    hashed = hashlib.sha512() if status == 200 else None
+    async with aclosing(call.service.blobs.read(digest, first, last)) as pieces:
+        ahead = await anext(pieces)  # what is missing, or away, is an answer of its own
         await made.prepare(call.request)
-        while first <= last:
-            chunk = await asyncio.to_thread(os.pread, fd, min(_CHUNK_BYTES, last - first + 1), first)
-            if not chunk:
-                raise ConnectionResetError("the stored blob is shorter than its release says")
-            await made.write(chunk)
-            first += len(chunk)
-    finally:
-        os.close(fd)
+        try:
+            await _hash(hashed, ahead)
+            async for piece in pieces:
+                await made.write(ahead)
+                await _hash(hashed, piece)
+                ahead = piece
+            if hashed is not None:
+                digest.require(Digest(hashed.hexdigest()), "the stored blob")
+        except DagsealError as error:
+            _log.error("blob_broken_off", digest=str(digest), slug=error.slug)
+            raise ConnectionResetError(str(error)) from None
+        await made.write(ahead)
     return made
+
+
+async def _hash(hashed: hashlib._Hash | None, piece: bytes) -> None:
+    if hashed is not None:
+        await asyncio.to_thread(hashed.update, piece)
 
 
 def _range(request: web.Request, size: int) -> tuple[int, int]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from api_rig import Api
 
-from tests import postgres
+from tests import postgres, s3
 from tests.postgres import Server
 
 DATABASES = ("sqlite", "postgresql")
@@ -30,6 +31,17 @@ def postgres_server() -> Iterator[Server]:
         pytest.skip(missing)
     with postgres.running() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[s3.Server]:
+    with s3.running() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3_server: s3.Server, tmp_path: Path) -> s3.Bucket:
+    return s3_server.make(str(tmp_path))
 
 
 @pytest.fixture

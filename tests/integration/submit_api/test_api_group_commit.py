@@ -21,7 +21,8 @@ from integrity.digests import Digest
 from integrity.manifest import Member
 from submit_api import group_commit
 from submit_api.accepting import Submitted, wanted
-from submit_api.blobs import BlobStore, Upload
+from submit_api.blobs import Upload
+from submit_api.blobs.local import LocalStore
 from submit_api.describing import Description
 from submit_api.identity import USER, Caller
 from submit_api.recording import Candidate
@@ -107,14 +108,14 @@ async def test_each_with_its_own_outcome(api: Api) -> None:
 
 
 async def test_one_without_room_on_the_disk_is_alone_with_it(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    publish, too_much = BlobStore._publish, Digest.of(body(2))
+    publish, too_much = LocalStore._publish, Digest.of(body(2))
 
-    def full(store: BlobStore, upload: Upload) -> bool:
+    def full(store: LocalStore, upload: Upload) -> bool:
         if upload.digest == too_much:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return publish(store, upload)
 
-    monkeypatch.setattr(BlobStore, "_publish", full)
+    monkeypatch.setattr(LocalStore, "_publish", full)
     answers = await together(api, [(f"a{number}.py", body(number), api.admin) for number in range(5)])
     assert [answer.status for answer in answers] == [201, 201, 507, 201, 201]
     assert answers[2].slug == "no-space"

@@ -1,0 +1,138 @@
+"""Bytes on their way in, on local disk whatever the store is: they are hashed, inspected and described there.
+
+Promise: they are `.tmp-*` files, gone when their `Upload` is left without being published. Small bodies are written and
+hashed inline (a thread costs more), large ones in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import mmap
+import os
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import TypeVar
+
+from integrity import durable
+from integrity.digests import Digest
+
+T = TypeVar("T")
+READ_BYTES = 1024 * 1024
+
+
+class Incoming:
+    """The folder of uploads; the folder store's own, or one beside a bucket."""
+
+    def __init__(self, folder: str, *, inline_bytes: int) -> None:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        self.fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.inline_bytes = inline_bytes
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    def upload(self) -> Upload:
+        return Upload(self.fd, self.inline_bytes)
+
+    def sweep(self) -> list[str]:
+        return durable.sweep(self.fd)
+
+    def leftovers(self) -> list[str]:
+        return sorted(name for name in os.listdir(self.fd) if name.startswith(durable.TEMPORARY_PREFIX))
+
+    def check_writable(self) -> None:
+        """Raises `OSError` when nothing can be taken in now."""
+        fd, name = durable.open_temporary(self.fd)
+        os.close(fd)
+        durable.discard_temporary(self.fd, name)
+
+
+class Upload:
+    """Bytes on their way in, in a temporary file. Use as a context manager: what is not published is removed."""
+
+    def __init__(self, dir_fd: int, inline_bytes: int) -> None:
+        self._dir_fd = dir_fd
+        self._inline_bytes = inline_bytes
+        self._hashed = hashlib.sha512()
+        self._held = bytearray()
+        self._whole: bytes | bytearray = b""
+        self._digest: Digest | None = None
+        self._published = False
+        # A cancelled request leaves its thread running: the descriptor is closed only when that thread is done with it.
+        self._busy = threading.Lock()
+        self.size = 0
+
+    def __enter__(self) -> Upload:
+        self._fd, self._temporary = durable.open_temporary(self._dir_fd)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        with self._busy:
+            os.close(self._fd)
+            self._fd = -1
+            if not self._published:
+                durable.discard_temporary(self._dir_fd, self._temporary)
+
+    async def write(self, chunk: bytes) -> None:
+        """Take the next piece; pieces are gathered, and large gatherings are written in a thread. A gathering is one buffer:
+        pieces that live longer than the next is read leave holes in memory that nothing fits."""
+        self.size += len(chunk)
+        self._held += chunk
+        self._whole = b""
+        if len(self._held) >= READ_BYTES:
+            await asyncio.to_thread(self._flush)
+
+    async def finish(self) -> Digest:
+        """Everything was given: the digest of all of it."""
+        if self._held:
+            await in_thread(len(self._held) > self._inline_bytes, self._flush)
+        self._digest = Digest(self._hashed.hexdigest())
+        return self._digest
+
+    @property
+    def digest(self) -> Digest:
+        if self._digest is None:
+            raise RuntimeError("the upload is not finished")
+        return self._digest
+
+    def open(self) -> int:
+        """A read descriptor of the temporary file."""
+        return os.open(self._temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._dir_fd)
+
+    def read(self) -> memoryview:
+        """The bytes that have `digest`: a small body's from memory; a large one's as they are on disk now, or this raises
+        `DigestMismatchError`. The file is mapped and nobody changes it: what is in memory of it, the kernel takes back."""
+        if len(self._whole) == self.size:
+            return memoryview(self._whole)
+        fd = self.open()
+        try:
+            self.digest.require(hashed(fd), "the upload on disk")
+            return memoryview(mmap.mmap(fd, self.size, access=mmap.ACCESS_READ))
+        finally:
+            os.close(fd)
+
+    def publish_into(self, dir_fd: int, name: str) -> None:
+        with self._busy:
+            durable.publish_temporary(self._dir_fd, self._temporary, self._fd, dir_fd, name)
+            self._published = True
+
+    def _flush(self) -> None:
+        with self._busy:
+            self._hashed.update(self._held)
+            durable.write_all(self._fd, [self._held])
+            self._whole = self._held if len(self._held) == self.size else b""
+            self._held = bytearray()
+
+
+def hashed(fd: int) -> Digest:
+    """Of all that is in this file."""
+    made = hashlib.sha512()
+    while chunk := os.read(fd, READ_BYTES):
+        made.update(chunk)
+    return Digest(made.hexdigest())
+
+
+async def in_thread(threaded: bool, call: Callable[..., T], *arguments: object) -> T:
+    return await asyncio.to_thread(call, *arguments) if threaded else call(*arguments)

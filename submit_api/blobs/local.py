@@ -1,0 +1,148 @@
+"""Blobs in a folder: one file per SHA-512, `<first two digits>/<hex>`.
+
+Promise, beyond the store's: a name is visible only with exactly its bytes on disk (`integrity.durable`). Small bodies are
+handled inline, large ones in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+
+from integrity import durable
+from integrity.digests import Digest
+from integrity.errors import DigestMismatchError, NotFoundError
+from submit_api.blobs.incoming import READ_BYTES, Incoming, Upload, hashed, in_thread
+from submit_api.blobs.recent import Recent
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class LocalStore:
+    """`submit_api.blobs.store`, in the folder of its uploads."""
+
+    def __init__(self, incoming: Incoming, *, cached_blob_bytes: int, cache_bytes: int) -> None:
+        self._incoming, self._fd = incoming, incoming.fd
+        self._folders: set[str] = set()  # whose names are on disk
+        self._cached_blob_bytes = cached_blob_bytes
+        self._cache = Recent(cache_bytes)
+
+    def close(self) -> None:
+        self._incoming.close()
+
+    def upload(self) -> Upload:
+        return self._incoming.upload()
+
+    async def sweep(self) -> list[str]:
+        return await asyncio.to_thread(self._incoming.sweep)
+
+    async def leftovers(self) -> list[str]:
+        return await asyncio.to_thread(self._incoming.leftovers)
+
+    async def check_writable(self) -> None:
+        await asyncio.to_thread(self._incoming.check_writable)
+
+    async def claim(self) -> None:
+        """The lock of the state folder has done it."""
+
+    async def publish(self, upload: Upload) -> bool:
+        return await in_thread(upload.size > self._incoming.inline_bytes, self._publish, upload)
+
+    async def publish_all(self, uploads: Sequence[Upload]) -> None:
+        """In one thread: that costs less than one each, and waiting for the disk keeps nobody else."""
+        await asyncio.to_thread(lambda: [self._publish(upload) for upload in uploads])
+
+    def _publish(self, upload: Upload) -> bool:
+        digest = upload.digest
+        if digest.hex[:2] not in self._folders:
+            durable.make_folder(self._fd, digest.hex[:2])
+            self._folders.add(digest.hex[:2])
+        folder = os.open(digest.hex[:2], _FOLDER, dir_fd=self._fd)
+        try:
+            try:
+                self._verify(digest)
+            except (NotFoundError, DigestMismatchError):
+                upload.publish_into(folder, digest.hex)
+                return True
+            # A process that was killed between its rename and its fsync left a name that is not on disk yet.
+            os.fsync(folder)
+            return False
+        finally:
+            os.close(folder)
+
+    async def remove(self, digest: Digest) -> None:
+        await asyncio.to_thread(self._remove, digest)
+
+    def _remove(self, digest: Digest) -> None:
+        self._cache.drop(digest)
+        try:
+            os.unlink(path_of(digest), dir_fd=self._fd)
+        except FileNotFoundError:
+            return
+
+    async def verify(self, digest: Digest) -> None:
+        await asyncio.to_thread(self._verify, digest)
+
+    def _verify(self, digest: Digest) -> None:
+        fd = self._open(digest)
+        try:
+            digest.require(hashed(fd), "the stored blob")
+        finally:
+            os.close(fd)
+
+    def _open(self, digest: Digest) -> int:
+        try:
+            return os.open(path_of(digest), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
+        except FileNotFoundError:
+            raise NotFoundError(f"there is no blob {digest}") from None
+
+    async def small(self, digest: Digest, size: int) -> bytes | None:
+        if size > self._cached_blob_bytes:
+            return None
+        held = self._cache.get(digest)
+        if held is not None:
+            return held
+        fd = self._open(digest)
+        try:
+            data = os.read(fd, size + 1)
+        finally:
+            os.close(fd)
+        digest.require(Digest.of(data), "the stored blob")
+        self._cache.put(digest, data)
+        return data
+
+    async def read(self, digest: Digest, first: int, last: int) -> AsyncGenerator[bytes, None]:
+        fd = self._open(digest)
+        try:
+            while first <= last:
+                piece = await asyncio.to_thread(os.pread, fd, min(READ_BYTES, last - first + 1), first)
+                if not piece:
+                    raise DigestMismatchError("the stored blob is shorter than its release says")
+                yield piece
+                first += len(piece)
+        finally:
+            os.close(fd)
+
+    async def names(self) -> AsyncIterator[tuple[str, str]]:
+        for folder in sorted(os.listdir(self._fd)):
+            if folder.startswith(durable.TEMPORARY_PREFIX):
+                continue
+            if not stat.S_ISDIR(os.stat(folder, dir_fd=self._fd, follow_symlinks=False).st_mode):
+                yield "", folder
+            else:
+                for name in self._names_in(folder):
+                    yield folder, name
+
+    def _names_in(self, folder: str) -> list[str]:
+        fd = os.open(folder, _FOLDER, dir_fd=self._fd)
+        try:
+            return sorted(os.listdir(fd))
+        finally:
+            os.close(fd)
+
+
+def path_of(digest: Digest) -> str:
+    """Where a blob is in its store."""
+    return f"{digest.hex[:2]}/{digest.hex}"
