@@ -348,7 +348,8 @@ async def test_many_pages_are_listed(store: BlobStore, bucket: s3.Bucket) -> Non
 
 async def test_an_upload_that_its_disk_changed_is_not_put(store: BlobStore, bucket: s3.Bucket, tmp_path: Path) -> None:
     with store.upload() as upload:
-        await upload.write(LARGE)
+        await upload.write(LARGE[:-1])
+        await upload.write(LARGE[-1:])
         await upload.finish()
         [temporary] = (tmp_path / "blobs").glob(".tmp-*")
         temporary.write_bytes(LARGE[:-1] + bytes([LARGE[-1] ^ 1]))
