@@ -45,7 +45,8 @@ class Batches(Generic[T, R]):
                 self._waiting.remove(here)
             else:
                 await asyncio.wait([here.done])
-                here.done.exception()  # nobody else will look at it
+                if not here.done.cancelled():
+                    here.done.exception()  # nobody else will look at it
             raise
 
     async def _work(self, run: Run[T, R]) -> None:
@@ -55,6 +56,10 @@ class Batches(Generic[T, R]):
                 outcomes = await run([here.what for here in batch])
             except Exception as error:
                 outcomes = [error] * len(batch)
+            except asyncio.CancelledError:  # the loop is being closed
+                for here in batch:
+                    here.done.cancel()
+                raise
             for here, outcome in zip(batch, outcomes, strict=True):
                 if isinstance(outcome, Exception):
                     here.done.set_exception(outcome)

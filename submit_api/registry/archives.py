@@ -11,7 +11,7 @@ from integrity.manifest import Manifest
 from submit_api.registry.database import Transaction
 from submit_api.registry.ownership import readable
 from submit_api.registry.records import Activation, Archive, Release, columns, columns_of, record
-from submit_api.registry.tables import ActivationRow, ArchiveRow, DagRow, ReleaseRow, TaskRow
+from submit_api.registry.tables import ActivationRow, ArchiveRow, DagRow, ReleaseRow, TaskRow, table
 
 _AT_ONCE = 200  # of parts of one query: SQLite takes 500
 _LAST = "\U0010ffff"  # comes after every character of a name
@@ -203,7 +203,7 @@ async def transferred(tx: Transaction, dags: Iterable[str]) -> set[str]:
 
 async def add(tx: Transaction, made: Sequence[Release], manifests: Sequence[Manifest]) -> None:
     """Record releases, in order, with their tasks. Their archives and dags are on record (`put`, `add_dags`)."""
-    await tx.session.execute(insert(ReleaseRow), [columns(release) for release in made])
+    await tx.session.execute(insert(table(ReleaseRow)), [columns(release) for release in made])
     tasks = [
         {
             "archive": manifest.archive,
@@ -219,7 +219,7 @@ async def add(tx: Transaction, made: Sequence[Release], manifests: Sequence[Mani
         for task in dag.tasks
     ]
     if tasks:
-        await tx.session.execute(insert(TaskRow), tasks)
+        await tx.session.execute(insert(table(TaskRow)), tasks)
 
 
 async def put(tx: Transaction, found: Iterable[Archive], *, known: Collection[str]) -> None:
@@ -227,7 +227,7 @@ async def put(tx: Transaction, found: Iterable[Archive], *, known: Collection[st
     rows = [columns(archive) for archive in found]
     new, changed = ([row for row in rows if (row["name"] in known) is was] for was in (False, True))
     if new:
-        await tx.session.execute(insert(ArchiveRow), new)
+        await tx.session.execute(insert(table(ArchiveRow)), new)
     if changed:
         await tx.session.execute(update(ArchiveRow), changed)
 
@@ -236,13 +236,13 @@ async def add_dags(tx: Transaction, dags: Mapping[str, str]) -> None:
     """Whose each dag_id is from now on: its archive."""
     if dags:
         rows = [{"dag_id": dag_id, "archive": archive} for dag_id, archive in dags.items()]
-        await tx.session.execute(insert(DagRow), rows)
+        await tx.session.execute(insert(table(DagRow)), rows)
 
 
 async def add_activations(tx: Transaction, made: Iterable[Activation]) -> None:
     rows = [columns(one) for one in made]
     if rows:
-        await tx.session.execute(insert(ActivationRow), rows)
+        await tx.session.execute(insert(table(ActivationRow)), rows)
 
 
 def activation(archive: Archive, number: int, *, at: int, principal: str, before: int | None = None) -> Activation:

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, delete, func, insert, select
 
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Event, columns, record
-from submit_api.registry.tables import EventRow
+from submit_api.registry.tables import EventRow, table
 
 CLOCK_STEP_US = 3_600_000_000
 
@@ -49,7 +49,7 @@ async def add_all(tx: Transaction, found: Sequence[Event]) -> None:
     if found:
         last = await newest(tx)
         rows = [{**columns(event), "seq": seq} for seq, event in enumerate(found, last + 1)]
-        await tx.session.execute(insert(EventRow), rows)
+        await tx.session.execute(insert(table(EventRow)), rows)
 
 
 async def newest(tx: Transaction) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import (
     JSON,
@@ -13,6 +13,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     String,
+    Table,
     Text,
     UniqueConstraint,
     false,
@@ -334,3 +335,8 @@ class EventRow(Base):
     verdict: Mapped[str] = mapped_column(String(20))
     detail: Mapped[str] = mapped_column(Text)
     rule: Mapped[str] = mapped_column(String(100), server_default="")
+
+
+def table(row: type[Base]) -> Table:
+    """Without its class: many rows at once cost half as much."""
+    return cast(Table, row.__table__)

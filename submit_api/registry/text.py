@@ -31,23 +31,25 @@ def _look(_connection: Any, _cursor: Any, _statement: str, _parameters: Any, con
     if context is None or context.isddl or context.compiled is None:
         return
     stores = context.isinsert or context.isupdate
-    binds = context.compiled.binds
+    most = {
+        name: bind.type.length if stores and isinstance(bind.type, String) else None
+        for name, bind in context.compiled.binds.items()
+    }
     for row in context.compiled_parameters:
         for name, value in row.items():
             if isinstance(value, str):
-                _check(
-                    name, value, binds[name].type.length if stores and isinstance(binds[name].type, String) else None
-                )
+                _check(name, value, most.get(name))
 
 
 def _check(name: str, value: str, most: int | None) -> None:
     if "\0" in value:
         raise InvalidRequestError(f"{name} holds a NUL, which no text here can: leave it out")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise InvalidRequestError(
-            f"{name} holds half of a surrogate pair, which is no character: leave it out"
-        ) from None
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidRequestError(
+                f"{name} holds half of a surrogate pair, which is no character: leave it out"
+            ) from None
     if most is not None and len(value) > most:
         raise InvalidRequestError(f"{name} has {len(value)} characters, at most {most} can be stored: shorten it")

@@ -1,7 +1,7 @@
 """Batches: everything once, in order, each with its own outcome; and what happens to whoever goes away.
 
-Seen to fail when weakened: `_work` that gives one outcome to all; `add` that does not take a cancelled one out, or that
-leaves before its batch has ended.
+Seen to fail when weakened: `_work` that gives one outcome to all, or that leaves all waiting when it is cancelled; `add`
+that does not take a cancelled one out, or that leaves before its batch has ended.
 """
 
 from __future__ import annotations
@@ -84,3 +84,16 @@ async def test_who_goes_later_waits_for_its_batch() -> None:
     assert await tasks[1] == 16
     with pytest.raises(asyncio.CancelledError):
         await tasks[0]
+
+
+async def test_nobody_waits_for_ever_when_the_loop_is_closed() -> None:
+    """As `asyncio.run` ends: everything is cancelled, and waited for."""
+    batches, doing = Batches[int, int](most=2), Doing()
+    tasks = [asyncio.create_task(batches.add(number, doing)) for number in (2, 4, 6)]
+    await turns()
+    assert doing.batches == [[2, 4]] and batches._task is not None
+    for task in (*tasks, batches._task):
+        task.cancel()
+    async with asyncio.timeout(10):
+        outcomes = await asyncio.gather(*tasks, batches._task, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 4
