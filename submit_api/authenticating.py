@@ -29,11 +29,12 @@ async def authenticate(service: Service, request: web.Request, address: str) -> 
         return await _of_a_worker(service, request, address)
     text = identity.bearer(request.headers.get("Authorization"))
     if text.startswith(identity.PREFIX) or not service.issuers:
-        return await _ours(service, text, address)
+        return await by_token(service, text, address)
     return await _of_an_issuer(service, text, address)
 
 
-async def _ours(service: Service, text: str, address: str) -> Caller:
+async def by_token(service: Service, text: str, address: str) -> Caller:
+    """By a token of ours. Raises `UnauthenticatedError`."""
     token_id, secret = identity.read(text)
     async with service.database.glance() as tx:
         found, groups = await people.token_and_groups(tx, token_id)

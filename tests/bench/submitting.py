@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dagseal.footing import free_port
 from tests.bench.load import Load, arguments
@@ -77,6 +78,7 @@ def main() -> int:
                 if nginx
                 else []
             ),
+            Peer(what="dagseal but `describe` and HTTP, 32 at a time", once=_alone(folder, KIB, 2000), of="append"),
             Peer(
                 what="dagseal but `describe`, 32 clients",
                 once=_loads(ours, archives + ".py", KIB, 2000, 32),
@@ -132,12 +134,28 @@ def _loads(server: tuple[int, str], path: str, size: int, count: int, clients: i
         run = f"c{clients}_{number}"
         load = Load(port=server[0], token=server[1], path=path, run=run, size=size, count=count, clients=clients)
         done = subprocess.run(arguments(load), cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
-        found = json.loads(done.stdout)
-        if found["statuses"] != {"201": count}:
-            raise RuntimeError(f"{path} was answered {found['statuses']}")
-        return Series(rates=[count / found["took"]], seconds=found["seconds"])
+        return _series(json.loads(done.stdout), count)
 
     return once
+
+
+def _alone(folder: Path, size: int, count: int) -> Callable[[int], Series]:
+    def once(number: int) -> Series:
+        state = folder / f"alone{number}"
+        state.mkdir()
+        command = [sys.executable, "-s", "-m", "tests.bench.submit_alone", str(state), str(count), str(size)]
+        done = subprocess.run(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True
+        )
+        return _series(json.loads(done.stdout), count)
+
+    return once
+
+
+def _series(found: dict[str, Any], count: int) -> Series:
+    if found["statuses"] != {"201": count}:
+        raise RuntimeError(f"the uploads were answered {found['statuses']}")
+    return Series(rates=[count / found["took"]], seconds=found["seconds"])
 
 
 def _append(folder: Path, count: int) -> Series:
