@@ -2,7 +2,7 @@
 
 Promise: the rows are one snapshot; every blob and log that they name is in it as they say, hashed on its way, or there is
 no backup. A blob never changes and is on disk before the row that names it, so it can be copied after the snapshot; one that
-is gone by then belonged to a release that was removed meanwhile, and the backup is to be made again. Connections, variables
+is gone by then belonged to a release that was retired meanwhile, and the backup is to be made again. Connections, variables
 and XComs stay ciphertext, tokens stay hashes: the keys are not in it, unless that was asked for by its unsafe name.
 """
 
@@ -20,7 +20,7 @@ from integrity.digests import Digest
 from integrity.errors import DigestMismatchError, FetchError, NotFoundError, SettingsError
 from submit_api import audit, keyfiles
 from submit_api.backup_file import Head, Writer
-from submit_api.registry import archives, rows
+from submit_api.registry import retention, rows
 from submit_api.registry.database import Transaction
 from submit_api.running import opened
 from submit_api.service import Service
@@ -122,8 +122,10 @@ async def _blob(service: Service, writer: Writer, digest: Digest, size: int, nam
                 file.write(piece)
         except NotFoundError as error:
             async with service.database.read() as tx:
-                if not await archives.is_named(tx, str(digest)):
-                    raise FetchError(f"a release with {digest} was removed meanwhile: make the backup again") from None
+                if await retention.unneeded(tx, [str(digest)]):
+                    raise FetchError(
+                        f"the release with {digest} was retired meanwhile: make the backup again"
+                    ) from None
             raise DigestMismatchError(
                 f"{error}, which a release names: see 'dagseal fsck', push its bytes again"
             ) from None

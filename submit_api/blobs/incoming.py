@@ -23,30 +23,34 @@ READ_BYTES = 1024 * 1024
 
 
 class Incoming:
-    """The folder of uploads; the folder store's own, or one beside a bucket."""
+    """What every store is first: a folder of uploads; the folder store's own, or one beside a bucket."""
 
     def __init__(self, folder: str, *, inline_bytes: int) -> None:
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        self.fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.inline_bytes = inline_bytes
+        self._fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._inline_bytes = inline_bytes
 
     def close(self) -> None:
-        os.close(self.fd)
+        os.close(self._fd)
 
     def upload(self) -> Upload:
-        return Upload(self.fd, self.inline_bytes)
+        return Upload(self._fd, self._inline_bytes)
 
-    def sweep(self) -> list[str]:
-        return durable.sweep(self.fd)
+    async def sweep(self) -> list[str]:
+        return await asyncio.to_thread(durable.sweep, self._fd)
 
-    def leftovers(self) -> list[str]:
-        return sorted(name for name in os.listdir(self.fd) if name.startswith(durable.TEMPORARY_PREFIX))
+    async def leftovers(self) -> list[str]:
+        names = await asyncio.to_thread(os.listdir, self._fd)
+        return sorted(name for name in names if name.startswith(durable.TEMPORARY_PREFIX))
 
-    def check_writable(self) -> None:
+    async def check_writable(self) -> None:
         """Raises `OSError` when nothing can be taken in now."""
-        fd, name = durable.open_temporary(self.fd)
+        await asyncio.to_thread(self._check_writable)
+
+    def _check_writable(self) -> None:
+        fd, name = durable.open_temporary(self._fd)
         os.close(fd)
-        durable.discard_temporary(self.fd, name)
+        durable.discard_temporary(self._fd, name)
 
 
 class Upload:

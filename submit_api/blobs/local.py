@@ -21,35 +21,20 @@ _THREADS = 4
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class LocalStore:
+class LocalStore(Incoming):
     """`submit_api.blobs.store`, in the folder of its uploads."""
 
-    def __init__(self, incoming: Incoming, *, cached_blob_bytes: int, cache_bytes: int) -> None:
-        self._incoming, self._fd = incoming, incoming.fd
+    def __init__(self, folder: str, *, inline_bytes: int, cached_blob_bytes: int, cache_bytes: int) -> None:
+        super().__init__(folder, inline_bytes=inline_bytes)
         self._folders: set[str] = set()  # whose names are on disk
         self._cached_blob_bytes = cached_blob_bytes
         self._cache = Recent(cache_bytes)
-
-    def close(self) -> None:
-        self._incoming.close()
-
-    def upload(self) -> Upload:
-        return self._incoming.upload()
-
-    async def sweep(self) -> list[str]:
-        return await asyncio.to_thread(self._incoming.sweep)
-
-    async def leftovers(self) -> list[str]:
-        return await asyncio.to_thread(self._incoming.leftovers)
-
-    async def check_writable(self) -> None:
-        await asyncio.to_thread(self._incoming.check_writable)
 
     async def claim(self) -> None:
         """The lock of the state folder has done it."""
 
     async def publish(self, upload: Upload) -> bool:
-        return await in_thread(upload.size > self._incoming.inline_bytes, self._publish, upload)
+        return await in_thread(upload.size > self._inline_bytes, self._publish, upload)
 
     async def publish_all(self, uploads: Sequence[Upload]) -> None:
         """In a few threads: a thread for each costs more than it gives, and files that are synced at the same time share what

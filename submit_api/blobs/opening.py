@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from integrity.errors import SettingsError
-from submit_api.blobs.incoming import Incoming
 from submit_api.blobs.local import LocalStore
 from submit_api.blobs.store import BlobStore
 from submit_api.settings import Settings
@@ -12,18 +11,17 @@ from submit_api.settings import Settings
 def open_store(settings: Settings, owner: str) -> BlobStore:
     """Nothing is asked of a bucket yet. `owner` names this service in it. Raises `SettingsError`."""
     limits = settings.limits
-    incoming = Incoming(settings.blobs_folder, inline_bytes=limits.inline_bytes)
-    cache = {"cached_blob_bytes": limits.cached_blob_bytes, "cache_bytes": limits.blob_cache_bytes}
+    sizes = {
+        "inline_bytes": limits.inline_bytes,
+        "cached_blob_bytes": limits.cached_blob_bytes,
+        "cache_bytes": limits.blob_cache_bytes,
+    }
     if not settings.blobs.url:
-        return LocalStore(incoming, **cache)
+        return LocalStore(settings.blobs_folder, **sizes)
     try:
         from submit_api.blobs.bucket import Bucket
         from submit_api.blobs.remote import BucketStore
     except ImportError:
-        incoming.close()
         raise SettingsError("blobs.url is a bucket and obstore is missing: pip install dagseal[s3]") from None
-    try:
-        return BucketStore(incoming, Bucket(settings.blobs), owner=owner, section=settings.blobs, **cache)
-    except BaseException:
-        incoming.close()
-        raise
+    bucket = Bucket(settings.blobs)
+    return BucketStore(settings.blobs_folder, bucket, owner=owner, section=settings.blobs, **sizes)

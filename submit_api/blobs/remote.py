@@ -28,40 +28,30 @@ _ROUNDS = 3
 _AT_ONCE = 8
 
 
-class BucketStore:
+class BucketStore(Incoming):
     """`submit_api.blobs.store`. `owner` names the service: the id of its signing key."""
 
     def __init__(
         self,
-        incoming: Incoming,
+        folder: str,
         bucket: Bucket,
         *,
         section: BlobsSection,
         owner: str,
+        inline_bytes: int,
         cached_blob_bytes: int,
         cache_bytes: int,
     ) -> None:
-        self._incoming, self._bucket = incoming, bucket
+        super().__init__(folder, inline_bytes=inline_bytes)
+        self._bucket = bucket
         self._section, self._owner, self._rests_until = section, owner.encode(), 0.0
         self._cached_blob_bytes = cached_blob_bytes
         self._cache = Recent(cache_bytes)
         self._publishing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    def close(self) -> None:
-        self._incoming.close()
-
-    def upload(self) -> Upload:
-        return self._incoming.upload()
-
-    async def sweep(self) -> list[str]:
-        return await asyncio.to_thread(self._incoming.sweep)
-
-    async def leftovers(self) -> list[str]:
-        return await asyncio.to_thread(self._incoming.leftovers)
-
     async def check_writable(self) -> None:
         """One PUT of what is there already, which costs no space: that a larger one fits is not known by it."""
-        await asyncio.to_thread(self._incoming.check_writable)
+        await super().check_writable()
         await self._bucket.create(OWNER, self._owner)
 
     async def claim(self) -> None:
@@ -123,7 +113,7 @@ class BucketStore:
 
     async def _publish(self, upload: Upload) -> bool:
         digest, replaced = upload.digest, False
-        data = await in_thread(upload.size > self._incoming.inline_bytes, upload.read)
+        data = await in_thread(upload.size > self._inline_bytes, upload.read)
         for _ in range(_ROUNDS):
             made = await self._bucket.create(path_of(digest), data)
             if made == MADE:
@@ -145,7 +135,7 @@ class BucketStore:
     async def verify(self, digest: Digest) -> None:
         hashed = hashlib.sha512()
         async for piece in self._pieces(digest, 0, None):
-            await in_thread(len(piece) > self._incoming.inline_bytes, hashed.update, piece)
+            await in_thread(len(piece) > self._inline_bytes, hashed.update, piece)
         digest.require(Digest(hashed.hexdigest()), "the stored blob")
 
     async def small(self, digest: Digest, size: int) -> bytes | None:

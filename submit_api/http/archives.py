@@ -105,8 +105,8 @@ async def blob(call: Call) -> web.StreamResponse:
     digest = Digest(call.part("hex"))
     async with call.service.database.read() as tx:
         found = await archives.releases_of_digest(tx, str(digest))
-        archived = {name: await archives.find(tx, name) for name in {release.archive for release in found}}
-    seen = [one for one in found if (archive := archived[one.archive]) and _may_fetch(call.caller, archive)]
+        archived = await archives.named(tx, {release.archive for release in found})
+    seen = [one for one in found if _may_fetch(call.caller, archived[one.archive])]
     if not seen:
         missing = NotFoundError(f"there is no blob {digest}")
         if found:

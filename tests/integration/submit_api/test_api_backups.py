@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -19,12 +19,20 @@ from test_api_migrations import REVISIONS
 from test_api_storage import filled
 
 from integrity.digests import Digest
-from integrity.errors import ConflictError, DagsealError, DigestMismatchError, MalformedError, SettingsError
+from integrity.errors import (
+    ConflictError,
+    DagsealError,
+    DigestMismatchError,
+    FetchError,
+    MalformedError,
+    SettingsError,
+)
 from submit_api.backup_file import Head, Writer
 from submit_api.backups import backup
+from submit_api.blobs.local import LocalStore
 from submit_api.fsck import fsck
 from submit_api.refusals import UnavailableError
-from submit_api.registry import archives, ledger, migrate, rows, secrets
+from submit_api.registry import archives, ledger, migrate, retention, rows, secrets
 from submit_api.restoring import restore
 from submit_api.running import RESTORE_MARKER, opened
 from submit_api.settings import Settings, load
@@ -349,6 +357,28 @@ async def test_damage_is_not_backed_up(api: Api) -> None:
     os.unlink(path)
     with pytest.raises(DigestMismatchError, match="which a release names"):
         await taken(api)
+
+
+async def test_what_is_retired_meanwhile_is_no_damage(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    await filled(api)
+    assert (await api.push("other.py", OTHER)).status == 201
+    assert (await api.push("other.py", OTHER + b"# 2\n")).status == 201
+    retired, read = Digest.of(OTHER), LocalStore.read
+
+    async def late(store: LocalStore, digest: Digest, first: int, last: int) -> AsyncGenerator[bytes, None]:
+        if digest == retired:
+            async with api.service.database.write() as tx:
+                (head,) = [head for head in await retention.kept(tx) if head.digest == str(retired)]
+                await retention.retire(tx, head, api.clock.at)
+            await store.remove(digest)
+        async for piece in read(store, digest, first, last):
+            yield piece
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalStore, "read", late)
+        with pytest.raises(FetchError, match="was retired meanwhile: make the backup again"):
+            await taken(api)
+    assert await taken(api)
 
 
 def command(*words: str, config: str) -> list[str]:
