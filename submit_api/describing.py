@@ -42,16 +42,18 @@ class Describer(Protocol):
 
 
 class LauncherDescriber:
-    """The launcher of this host."""
+    """The launcher of this host. It is asked by `at_once` at a time, the others wait: it describes few side by side, and who
+    comes when its socket's queue is full is turned away."""
 
-    def __init__(self, socket_path: str, *, seconds: float) -> None:
+    def __init__(self, socket_path: str, *, seconds: float, at_once: int) -> None:
         self._path = socket_path
         self._seconds = seconds
+        self._turns = asyncio.Semaphore(at_once)
 
     async def describe(self, name: str, digest: Digest, fd: int, task_check: str) -> Description:
         frame = messages.encode("describe", fds=1, name=name, digest=str(digest), task_check=task_check)
         try:
-            async with asyncio.timeout(self._seconds):
+            async with self._turns, asyncio.timeout(self._seconds):
                 answer = await self._ask(frame, fd)
         except TimeoutError:
             raise FetchError(f"the launcher did not describe {name} within {self._seconds:g} seconds") from None

@@ -108,7 +108,10 @@ async def opened(
                 database=database,
                 blobs=blobs,
                 logs=logs,
-                describer=describer or LauncherDescriber(settings.api.launcher_socket, seconds=limits.describe_seconds),
+                describer=describer
+                or LauncherDescriber(
+                    settings.api.launcher_socket, seconds=limits.describe_seconds, at_once=limits.max_descriptions
+                ),
                 admission=Admission(
                     uploads_per_principal=limits.max_uploads_per_principal, inspections=limits.max_inspections
                 ),

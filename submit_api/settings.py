@@ -66,6 +66,7 @@ class LimitsSection(_Section):
     max_archive_bytes: int = Field(default=64 * _MIB, ge=1)
     max_uploads_per_principal: int = Field(default=64, ge=1)
     max_inspections: int = Field(default=2, ge=1)
+    max_descriptions: int = Field(default=16, ge=1, le=100)
     max_recorded_together: int = Field(default=64, ge=1, le=1000)
     max_json_bytes: int = Field(default=2 * _MIB, ge=1024)
     max_log_chunk_bytes: int = Field(default=4 * _MIB, ge=1024)

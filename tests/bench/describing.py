@@ -19,7 +19,7 @@ MAKE = {"small": ("part.py", inputs.small_py), "large": ("part.zip", inputs.larg
 
 
 async def main(path: str, kind: str, count: int) -> None:
-    describer = LauncherDescriber(path, seconds=120)
+    describer = LauncherDescriber(path, seconds=120, at_once=1)
     name, make = MAKE[kind]
     seconds = []
     for _ in range(count + 1):

@@ -62,7 +62,7 @@ class Daemon:
 
     def describe(self, name: str, data: bytes) -> Description:
         """What the archive defines, by the launcher's own `describe`, asked for as the describing account."""
-        describer = LauncherDescriber(self.socket, seconds=_DESCRIBE_SECONDS)
+        describer = LauncherDescriber(self.socket, seconds=_DESCRIBE_SECONDS, at_once=16)
         with opened(data) as fd, acting_as(self.accounts.api):
             try:
                 return asyncio.run(describer.describe(name, Digest.of(data), fd, "task"))

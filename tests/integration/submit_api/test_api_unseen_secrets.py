@@ -10,7 +10,7 @@ import pytest
 from api_rig import SOURCE, Api, dag_entry, task_entry
 
 from integrity.claims import Xcom
-from submit_api import submissions
+from submit_api import accepting
 from submit_api.http.routes import DSSE
 from submit_api.http.table import ROUTES
 from submit_api.permissions import ACTIONS, PUBLIC, WORKERS
@@ -121,7 +121,7 @@ async def test_no_secret_stands_in_events_exports_or_logs(
         raise ValueError(f"postgres://u:{CONNECTION}@h")  # as a database's error may hold the row that it is about
 
     with monkeypatch.context() as patched:
-        patched.setattr(submissions, "wanted", fail)
+        patched.setattr(accepting, "wanted", fail)
         assert (await api.push("etl.py", SOURCE)).status == 500
     found = await logged_or_recorded(api)
     told = capfd.readouterr()
