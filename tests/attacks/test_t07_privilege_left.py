@@ -243,7 +243,7 @@ def test_nobody_elses_files(live: Live, traces: Traces) -> None:
         str(folder / "launcher.toml"),
     )
     names = {path.name for path in wanted}
-    assert {"signing.key", "sealing.key", "journal.000000000001.jsonl", "token", "admin.token"} <= names
+    assert {"signing.key", "sealing.key", "journal.000000000001.jsonl", "request.key", "admin.token"} <= names
     assert any(name.endswith(".db") or "sqlite" in name for name in names), names
     # A line each: the stack of a whole run has too many files for one line of a DAG.
     listed = (",\n" + " " * 12).join(repr(str(path)) for path in wanted)
