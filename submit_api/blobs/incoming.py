@@ -11,30 +11,49 @@ import hashlib
 import mmap
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
 from typing import TypeVar
 
 from integrity import durable
 from integrity.digests import Digest
+from submit_api.blobs.recent import Recent
 
 T = TypeVar("T")
 READ_BYTES = 1024 * 1024
 
 
-class Incoming:
-    """What every store is first: a folder of uploads; the folder store's own, or one beside a bucket."""
+class Incoming(ABC):
+    """What every store is first: a folder of uploads, the folder store's own or one beside a bucket; and small blobs in
+    memory."""
 
-    def __init__(self, folder: str, *, inline_bytes: int) -> None:
+    def __init__(self, folder: str, *, inline_bytes: int, cached_blob_bytes: int, cache_bytes: int) -> None:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         self._fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._inline_bytes = inline_bytes
+        self._cached_blob_bytes = cached_blob_bytes
+        self._cache = Recent(cache_bytes)
 
     def close(self) -> None:
         os.close(self._fd)
 
     def upload(self) -> Upload:
         return Upload(self._fd, self._inline_bytes)
+
+    async def small(self, digest: Digest, size: int) -> bytes | None:
+        if size > self._cached_blob_bytes:
+            return None
+        held = self._cache.get(digest)
+        if held is None:
+            held = await self._fetch(digest, size)
+            digest.require(Digest.of(held), "the stored blob")
+            self._cache.put(digest, held)
+        return held
+
+    @abstractmethod
+    async def _fetch(self, digest: Digest, size: int) -> bytes:
+        """What is stored of a small blob, unverified. Raises `NotFoundError`, and what the store does."""
 
     async def sweep(self) -> list[str]:
         return await asyncio.to_thread(durable.sweep, self._fd)

@@ -15,7 +15,6 @@ from integrity import durable
 from integrity.digests import Digest
 from integrity.errors import DigestMismatchError, NotFoundError
 from submit_api.blobs.incoming import READ_BYTES, Incoming, Upload, hashed, in_thread
-from submit_api.blobs.recent import Recent
 
 _THREADS = 4
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -25,10 +24,10 @@ class LocalStore(Incoming):
     """`submit_api.blobs.store`, in the folder of its uploads."""
 
     def __init__(self, folder: str, *, inline_bytes: int, cached_blob_bytes: int, cache_bytes: int) -> None:
-        super().__init__(folder, inline_bytes=inline_bytes)
+        super().__init__(
+            folder, inline_bytes=inline_bytes, cached_blob_bytes=cached_blob_bytes, cache_bytes=cache_bytes
+        )
         self._folders: set[str] = set()  # whose names are on disk
-        self._cached_blob_bytes = cached_blob_bytes
-        self._cache = Recent(cache_bytes)
 
     async def claim(self) -> None:
         """The lock of the state folder has done it."""
@@ -95,20 +94,12 @@ class LocalStore(Incoming):
         except FileNotFoundError:
             raise NotFoundError(f"there is no blob {digest}") from None
 
-    async def small(self, digest: Digest, size: int) -> bytes | None:
-        if size > self._cached_blob_bytes:
-            return None
-        held = self._cache.get(digest)
-        if held is not None:
-            return held
+    async def _fetch(self, digest: Digest, size: int) -> bytes:
         fd = self._open(digest)
         try:
-            data = os.read(fd, size + 1)
+            return os.read(fd, size + 1)
         finally:
             os.close(fd)
-        digest.require(Digest.of(data), "the stored blob")
-        self._cache.put(digest, data)
-        return data
 
     async def read(self, digest: Digest, first: int, last: int) -> AsyncGenerator[bytes, None]:
         fd = self._open(digest)

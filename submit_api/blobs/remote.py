@@ -17,7 +17,6 @@ from integrity.errors import DigestMismatchError, NotFoundError, SettingsError
 from submit_api.blobs.bucket import MADE, UNSURE, BeyondEndError, Bucket, DeniedError
 from submit_api.blobs.incoming import Incoming, Upload, in_thread
 from submit_api.blobs.local import path_of
-from submit_api.blobs.recent import Recent
 from submit_api.blobs.section import BlobsSection
 from submit_api.refusals import UnavailableError
 
@@ -42,11 +41,11 @@ class BucketStore(Incoming):
         cached_blob_bytes: int,
         cache_bytes: int,
     ) -> None:
-        super().__init__(folder, inline_bytes=inline_bytes)
+        super().__init__(
+            folder, inline_bytes=inline_bytes, cached_blob_bytes=cached_blob_bytes, cache_bytes=cache_bytes
+        )
         self._bucket = bucket
         self._section, self._owner, self._rests_until = section, owner.encode(), 0.0
-        self._cached_blob_bytes = cached_blob_bytes
-        self._cache = Recent(cache_bytes)
         self._publishing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def check_writable(self) -> None:
@@ -138,16 +137,8 @@ class BucketStore(Incoming):
             await in_thread(len(piece) > self._inline_bytes, hashed.update, piece)
         digest.require(Digest(hashed.hexdigest()), "the stored blob")
 
-    async def small(self, digest: Digest, size: int) -> bytes | None:
-        if size > self._cached_blob_bytes:
-            return None
-        held = self._cache.get(digest)
-        if held is not None:
-            return held
-        data = b"".join([piece async for piece in self._pieces(digest, 0, size - 1)])
-        digest.require(Digest.of(data), "the stored blob")
-        self._cache.put(digest, data)
-        return data
+    async def _fetch(self, digest: Digest, size: int) -> bytes:
+        return b"".join([piece async for piece in self._pieces(digest, 0, size - 1)])
 
     def read(self, digest: Digest, first: int, last: int) -> AsyncGenerator[bytes, None]:
         return self._pieces(digest, first, last)
