@@ -44,7 +44,7 @@ async def approve(service: Service, caller: Caller, name: str, number: int, want
             done = counted >= release.approvals
         now = service.now_us()
         approved_by = [*release.approved_by, caller.principal]
-        await archives.approve(tx, release, approved_by, at=now if done else None, unsafe_alone=wanted.unsafe_alone)
+        await archives.approve(tx, release, approved_by, now=now, enough=done, unsafe_alone=wanted.unsafe_alone)
         action = "release.approve-unsafe" if wanted.unsafe_alone else "release.approve"
         told = f"release {number}, {counted} of {release.approvals}"
         detail = f"{told}: {wanted.reason}" if wanted.reason else told
@@ -94,7 +94,7 @@ async def _put_to_use(tx: Transaction, archive: Archive, release: Release, now: 
     """As its push would have done, had it not had to wait."""
     if await archives.launchable_after(tx, archive.name, release.number) is not None:
         return
-    await archives.move(tx, archive.name, release.group)
+    await archives.move(tx, archive, release.group, at=now, principal=caller.principal)
     await archives.activate(tx, archive.name, release.number, at=now, principal=caller.principal)
     detail = f"release {releasing.told(archive.active)} -> {release.number}"
     await releasing.note(tx, now, caller, "release.activate", release, detail)

@@ -9,7 +9,7 @@ SIGMOD 1984.)
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 import structlog
@@ -23,8 +23,9 @@ from submit_api.accepting import OnRecord, Submitted, Wanted
 from submit_api.blobs import Upload
 from submit_api.recording import Candidate, Recorded
 from submit_api.refusals import NoSpaceError, UnavailableError
-from submit_api.registry import archives, events, people
+from submit_api.registry import archives, events, leaves, logged, people
 from submit_api.registry.database import Transaction
+from submit_api.registry.records import Archive
 from submit_api.service import Service
 
 _log = structlog.get_logger("submit_api")
@@ -85,11 +86,11 @@ async def _attempt(
     candidates = [candidate for candidate, _ in batch]
     async with service.database.write() as tx:
         on_record = await look(service, tx, [(one.ask, one.digest) for one in candidates], candidates)
-        known = set(on_record.archives)
+        before = dict(on_record.archives)
         decided = await asyncio.to_thread(_decide, on_record, candidates, service.now_us(), service.keys.signing)
         made = [one for one in decided if isinstance(one, Recorded)]
         if made:
-            await _add(tx, made, known)
+            await _add(tx, made, before)
             # Last before the commit, so that nothing but the commit can fail once the bytes have their names.
             uploads = [upload for (_, upload), one in zip(batch, decided, strict=True) if isinstance(one, Recorded)]
             published.update(upload.digest for upload in uploads)
@@ -115,12 +116,14 @@ def _decide(
     return decided
 
 
-async def _add(tx: Transaction, made: Sequence[Recorded], known: set[str]) -> None:
+async def _add(tx: Transaction, made: Sequence[Recorded], before: Mapping[str, Archive]) -> None:
     latest = {one.archive.name: one.archive for one in made}
-    await archives.put(tx, latest.values(), known=known)
+    await archives.put(tx, latest.values(), known=before)
     await archives.add_dags(tx, {dag: one.archive.name for one in made for dag in one.new_dags})
     await archives.add(tx, [one.release for one in made], [one.manifest for one in made])
-    await archives.add_activations(tx, [one.activation for one in made if one.activation])
+    activations = [one.activation for one in made if one.activation]
+    await archives.add_activations(tx, activations)
+    await leaves.add(tx, logged.recorded([one.release for one in made], activations, before, latest.values()))
     await events.add_all(tx, [one.event for one in made])
 
 

@@ -228,6 +228,21 @@ class JoinRequest(In):
     sealing_key: str = Field(min_length=1, max_length=100)
 
 
+class InclusionView(Out):
+    """Binary fields are base64."""
+
+    manifest: str
+    entry: str
+    index: int
+    path: list[str]
+    checkpoint: str
+    keys: list[str]
+
+
+class ConsistencyView(Out):
+    path: list[str]
+
+
 class TaskView(Out):
     task_id: str
     digest: str

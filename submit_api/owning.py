@@ -14,10 +14,10 @@ from submit_api.administering import note
 from submit_api.identity import Caller
 from submit_api.models import OwnershipChange, QueueRequest
 from submit_api.refusals import InvalidRequestError
-from submit_api.registry import archives, ownership, people
+from submit_api.registry import archives, leaves, logged, ownership, people
 from submit_api.registry.database import Transaction
 from submit_api.registry.ownership import Thing
-from submit_api.registry.records import Queue
+from submit_api.registry.records import Archive, Queue
 from submit_api.service import Service
 
 
@@ -43,6 +43,8 @@ async def change(service: Service, caller: Caller, kind: str, name: str, wanted:
             raise NotFoundError(f"there is no group {group!r}: an administrator can make it: dagseal group set {group}")
         await ownership.change(tx, kind, name, owner=owner, group=group, mode=mode)
         changed = await _find(tx, kind, name)
+        if isinstance(changed, Archive):
+            await leaves.add(tx, [logged.owned(changed, by=caller.principal, at=service.now_us())])
         await note(tx, service, caller, "ownership.change", f"{kind}:{name}", f"{_says(found)} -> {_says(changed)}")
     return changed
 

@@ -24,6 +24,8 @@ ACTIONS: dict[str, str] = {
     "release.approve": "archive:r",  # and of the groups that ask, other than its submitter: `submit_api.approving`
     "manifest.read": FETCHERS,  # workers, and users with archive:r
     "blob.read": FETCHERS,
+    "log.checkpoint": PUBLIC,  # names nothing
+    "log.read": FETCHERS,  # whoever has a token: names, digests and principals, no bytes
     "launch.create": "archive:x",
     "launch.list": "archive:r",  # and who launched it
     "launch.read": "archive:r",  # and who launched it

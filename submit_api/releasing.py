@@ -79,7 +79,7 @@ async def revoke(service: Service, caller: Caller, name: str, number: int, reaso
     async with service.database.write() as tx:
         release = await numbered(tx, await held(tx, caller, name), number)
         now = service.now_us()
-        await archives.revoke(tx, name, number, at=now, principal=caller.principal, reason=reason)
+        await archives.revoke(tx, release, at=now, principal=caller.principal, reason=reason)
         doomed = await ledger.running(tx, name, number) if kill else []
         detail = f"release {number}{f', {len(doomed)} running killed' if kill else ''}"
         await note(tx, now, caller, "release.revoke", release, f"{detail}: {reason}" if reason else detail)

@@ -19,7 +19,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from integrity.errors import DagsealError, SettingsError
-from submit_api import audit_retention, dispatching, keyfiles, rekeying, retiring
+from submit_api import audit_retention, dispatching, keyfiles, rekeying, retiring, transparency
 from submit_api.admission import Admission
 from submit_api.app import build_app, record_left_out
 from submit_api.backends.lookup import Backends
@@ -40,6 +40,7 @@ from submit_api.settings import Settings
 from submit_api.signals import Signals
 from submit_api.strangers import Strangers
 from submit_api.throttling import Throttle
+from submit_api.transparency import TransparencyLog
 
 MOST_NONCES = 65_536  # of one key: about a thousand requests in each second, and a few megabytes
 RESTORE_MARKER = "restore-unfinished"
@@ -100,6 +101,8 @@ async def opened(
             if migrating:
                 await migrate.upgrade(database)
                 await database.settle()
+                async with database.write() as tx:
+                    await transparency.begin(tx, keys.signing, clock.now_us())
             if sole:
                 await blobs.claim()
             yield Service(
@@ -108,6 +111,7 @@ async def opened(
                 database=database,
                 blobs=blobs,
                 logs=logs,
+                transparency=TransparencyLog(database, keys.signing, clock),
                 describer=describer
                 or LauncherDescriber(
                     settings.api.launcher_socket, seconds=limits.describe_seconds, at_once=limits.max_descriptions

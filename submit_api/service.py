@@ -26,6 +26,7 @@ from submit_api.settings import Settings
 from submit_api.signals import Signals
 from submit_api.strangers import Strangers
 from submit_api.throttling import Throttle
+from submit_api.transparency import TransparencyLog
 
 _INLINE_MANIFEST_BYTES = 64 * 1024
 
@@ -39,6 +40,7 @@ class Service:
     database: Database
     blobs: BlobStore
     logs: LogStore
+    transparency: TransparencyLog
     describer: Describer
     admission: Admission
     recordings: Batches[tuple[Candidate, Upload], Submitted]

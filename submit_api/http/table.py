@@ -10,6 +10,7 @@ from submit_api.http import (
     audit_log,
     keys,
     launches,
+    log,
     ownership,
     publishing,
     releases,
@@ -113,6 +114,30 @@ ROUTES: tuple[Route, ...] = (
         method="GET", path="/v1/blobs/sha512/{hex:[0-9a-f]{128}}", handler=archives.blob, action="blob.read",
         about="blob:{hex}", summary="Bytes by their digest; immutable", headers=("Range", "If-None-Match"),
         answers={200: BYTES, 206: BYTES, 304: None}, refusals=(404, 416, 422),
+    ),
+    Route(
+        method="GET", path="/v1/log/checkpoint", handler=log.checkpoint, action="log.checkpoint",
+        summary="The log's newest checkpoint, a signed note", answers={200: _PLAIN}, refusals=(404, 503),
+    ),
+    Route(
+        method="GET", path="/v1/log/tile/{path:(?:entries|[0-7])/[0-9x/]{3,19}(?:\\.p/[0-9]{1,3})?}", handler=log.tile,
+        action="log.read", summary="A tile of the log, or a bundle of its entries; immutable", answers={200: BYTES},
+        refusals=(403, 404),
+    ),
+    Route(
+        method="GET", path="/v1/log/entries", handler=log.entries, action="log.read",
+        summary="Entries of the log from one to before another, each with its length before it", query=("start", "end"),
+        answers={200: BYTES}, refusals=(404, 422),
+    ),
+    Route(
+        method="GET", path="/v1/log/consistency", handler=log.consistency, action="log.read",
+        summary="The proof that the log of so many leaves is the beginning of that of so many", query=("old", "new"),
+        answers={200: m.ConsistencyView}, refusals=(404, 422),
+    ),
+    Route(
+        method="GET", path=_RELEASE + "/proof", handler=log.inclusion, action="release.read", about="archive:{name}",
+        summary="What proves this release without the server: manifest, leaf, path, checkpoint",
+        answers={200: m.InclusionView}, refusals=(404,),
     ),
     Route(
         method="POST", path="/v1/launches", handler=launches.create, action="launch.create", about="launch",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import ColumnElement, and_, bindparam, func, insert, literal, select, true, union, update
 
 from integrity.manifest import Manifest
+from submit_api.registry import leaves, logged
 from submit_api.registry.database import Transaction
 from submit_api.registry.ownership import readable
 from submit_api.registry.records import Activation, Archive, Release, columns, columns_of, record
@@ -270,19 +271,24 @@ async def activate(
     await add_activations(tx, [made])
     row.active, row.activation = number, made.seq
     await tx.session.flush()
+    await leaves.add(tx, [logged.activated(made)])
 
 
 async def approve(
-    tx: Transaction, found: Release, approved_by: list[str], *, at: int | None, unsafe_alone: bool
+    tx: Transaction, found: Release, approved_by: list[str], *, now: int, enough: bool, unsafe_alone: bool
 ) -> None:
-    """Who approved it so far; with `at` it waits no more."""
+    """Who approved it so far; with `enough` it waits no more."""
+    at = now if enough else None
     row = await tx.session.get_one(ReleaseRow, (found.archive, found.number))
     row.approved_by, row.approved_at, row.unsafe_alone = approved_by, at, unsafe_alone
     await tx.session.flush()
+    await leaves.add(tx, [logged.approved(found, approved_by[-1], at=now, enough=enough)])
 
 
-async def move(tx: Transaction, archive: str, group: str) -> None:
-    await tx.session.execute(update(ArchiveRow).where(ArchiveRow.name == archive).values(group=group))
+async def move(tx: Transaction, archive: Archive, group: str, *, at: int, principal: str) -> None:
+    if archive.group != group:
+        await tx.session.execute(update(ArchiveRow).where(ArchiveRow.name == archive.name).values(group=group))
+        await leaves.add(tx, [logged.owned(replace(archive, group=group), by=principal, at=at)])
 
 
 async def activations(tx: Transaction, archive: str) -> list[Activation]:
@@ -308,16 +314,21 @@ async def activations_back(
     return [record(Activation, row) for row in rows]
 
 
-async def revoke(tx: Transaction, archive: str, number: int, *, at: int, principal: str, reason: str) -> None:
+async def revoke(tx: Transaction, found: Release, *, at: int, principal: str, reason: str) -> None:
     """For good, and for the first reason. Where it was the active release, none is active afterwards."""
+    if found.revoked_at is not None:
+        return
     await tx.session.execute(
         update(ReleaseRow)
-        .where(ReleaseRow.archive == archive, ReleaseRow.number == number, ReleaseRow.revoked_at.is_(None))
+        .where(ReleaseRow.archive == found.archive, ReleaseRow.number == found.number)
         .values(revoked_at=at, revoked_by=principal, revoke_reason=reason)
     )
     await tx.session.execute(
-        update(ArchiveRow).where(ArchiveRow.name == archive, ArchiveRow.active == number).values(active=None)
+        update(ArchiveRow)
+        .where(ArchiveRow.name == found.archive, ArchiveRow.active == found.number)
+        .values(active=None)
     )
+    await leaves.add(tx, [logged.revoked(found, by=principal, at=at)])
 
 
 async def task_digests(tx: Transaction, archive: str, number: int) -> dict[tuple[str, str], str]:

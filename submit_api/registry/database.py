@@ -52,6 +52,7 @@ class Database:
         for engine in self.engines:
             text.guard(engine)
         self._lock = asyncio.Lock()
+        self.commits = 0  # of this process: who keeps something of the rows looks again when it has changed
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Transaction]:
@@ -74,9 +75,13 @@ class Database:
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[Transaction]:
-        async with self._lock, AsyncSession(self._writer) as session, session.begin():
-            await self._begin(session)
-            yield Transaction(session)
+        async with self._lock:
+            try:
+                async with AsyncSession(self._writer) as session, session.begin():
+                    await self._begin(session)
+                    yield Transaction(session)
+            finally:
+                self.commits += 1
 
     @asynccontextmanager
     async def write_tables(self) -> AsyncIterator[AsyncConnection]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, and_, or_, select, update
 
+from submit_api.registry import leaves, logged
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import columns_of, record
 from submit_api.registry.tables import ActivationRow, ArchiveRow, LaunchRow, ReleaseRow
@@ -67,6 +68,7 @@ async def retire(tx: Transaction, head: Head, now_us: int) -> None:
         .where(ReleaseRow.archive == head.archive, ReleaseRow.number == head.number)
         .values(retired_at=now_us)
     )
+    await leaves.add(tx, [logged.retired(head.archive, head.number, head.digest, at=now_us)])
 
 
 async def unneeded(tx: Transaction, digests: Collection[str] | None = None) -> set[str]:

@@ -337,6 +337,33 @@ class EventRow(Base):
     rule: Mapped[str] = mapped_column(String(100), server_default="")
 
 
+class LeafRow(Base):
+    """The transparency log. `peaks`: of the tree that this leaf ends, where it was the last of its transaction. `release`:
+    as `etl.py@3`, where the leaf is one's."""
+
+    __tablename__ = "log_leaves"
+    __table_args__ = (Index("ix_log_leaves_release", "release", unique=True),)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    entry: Mapped[bytes]
+    release: Mapped[str | None] = mapped_column(String(220))
+    peaks: Mapped[bytes | None]
+
+
+class LogKeyRow(Base):
+    """Which leaves are keys."""
+
+    __tablename__ = "log_keys"
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+
+
+class TileRow(Base):
+    """Of 256 leaves the one hash above them."""
+
+    __tablename__ = "log_tiles"
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    root: Mapped[bytes]
+
+
 def table(row: type[Base]) -> Table:
     """Without its class: many rows at once cost half as much."""
     return cast(Table, row.__table__)

@@ -1,0 +1,174 @@
+"""What stands in the log: one decision each, as canonical JSON.
+
+    release      a submission was recorded: its bytes, its manifest, its owner; `waits`: for approval
+    activation   this release is the active one, until it is revoked or another is
+    approval     a member approved it; with `enough` it waits no more
+    revocation   it is never launched again
+    retirement   its bytes are not kept any more
+    ownership    whose the archive is, and who may read it: owner, group, mode (as unix has them)
+    key          the log's key from here on; but for the first, signed by the one before
+
+`at` is in seconds since 1970; `by` is the principal who decided, or the service itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any, ClassVar, TypeAlias
+
+from integrity import canonical
+from integrity.digests import Digest
+from integrity.errors import MalformedError
+from integrity.fields import Fields, to_base64
+from integrity.keys import KEY_BYTES, SigningKey, VerifyKey
+from integrity.tiles import MAX_ENTRY_BYTES
+
+_HANDED_ON = b"dagseal/log-key/v1\n"
+_ALL_MODES = 0o777
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released:
+    kind: ClassVar[str] = "release"
+    at: int
+    by: str
+    archive: str
+    number: int
+    digest: Digest
+    size: int
+    manifest: Digest
+    owner: str
+    group: str
+    waits: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activated:
+    kind: ClassVar[str] = "activation"
+    at: int
+    by: str
+    archive: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approved:
+    kind: ClassVar[str] = "approval"
+    at: int
+    by: str
+    archive: str
+    number: int
+    digest: Digest
+    enough: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revoked:
+    kind: ClassVar[str] = "revocation"
+    at: int
+    by: str
+    archive: str
+    number: int
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retired:
+    kind: ClassVar[str] = "retirement"
+    at: int
+    by: str
+    archive: str
+    number: int
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owned:
+    kind: ClassVar[str] = "ownership"
+    at: int
+    by: str
+    archive: str
+    owner: str
+    group: str
+    mode: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keyed:
+    """`signature` is of the key before, over the origin and this key; None in the log's first leaf."""
+
+    kind: ClassVar[str] = "key"
+    at: int
+    key: VerifyKey
+    signature: bytes | None
+
+    @classmethod
+    def handed_on(cls, origin: str, key: VerifyKey, *, by: SigningKey, at: int) -> Keyed:
+        return cls(at=at, key=key, signature=by.sign(_handing_on(origin, key)))
+
+    def require_signed(self, origin: str, before: VerifyKey) -> None:
+        """Raises `SignatureError`, or `MalformedError` where there is no signature."""
+        if self.signature is None:
+            raise MalformedError("a key in the log is signed by the key before it, unless it is the first leaf")
+        before.verify(self.signature, _handing_on(origin, self.key))
+
+
+Leaf: TypeAlias = Released | Activated | Approved | Revoked | Retired | Owned | Keyed
+_KINDS: dict[str, type[Leaf]] = {
+    kind.kind: kind for kind in (Released, Activated, Approved, Revoked, Retired, Owned, Keyed)
+}
+_READ: dict[str, Callable[[Fields], Any]] = {
+    "at": lambda found: found.integer("at"),
+    "by": lambda found: found.name("by", "principal"),
+    "archive": lambda found: found.name("archive", "archive"),
+    "number": lambda found: found.integer("number", least=1),
+    "digest": lambda found: found.digest("digest"),
+    "size": lambda found: found.integer("size", least=1),
+    "manifest": lambda found: found.digest("manifest"),
+    "owner": lambda found: found.name("owner", "principal"),
+    "group": lambda found: found.name("group", "group"),
+    "waits": lambda found: found.boolean("waits"),
+    "enough": lambda found: found.boolean("enough"),
+    "mode": lambda found: _mode(found.integer("mode")),
+    "key": lambda found: VerifyKey(found.binary("key", max_bytes=KEY_BYTES)),
+    "signature": lambda found: found.optional("signature", partial(found.binary, max_bytes=64)),
+}
+
+
+def to_bytes(leaf: Leaf) -> bytes:
+    """The entry."""
+    values = {field.name: _plain(getattr(leaf, field.name)) for field in fields(leaf)}
+    return canonical.dump({"v": 1, "kind": leaf.kind, **values})
+
+
+def from_bytes(entry: bytes) -> Leaf:
+    """Raises `MalformedError` for anything but one canonical entry of a known kind."""
+    found = Fields(canonical.load(entry, max_bytes=MAX_ENTRY_BYTES), "log entry")
+    found.version(1)
+    kind = _KINDS[found.choice("kind", tuple(_KINDS))]
+    leaf: Leaf = kind(**{field.name: _READ[field.name](found) for field in fields(kind)})
+    found.done()
+    return leaf
+
+
+def _handing_on(origin: str, key: VerifyKey) -> bytes:
+    return _HANDED_ON + origin.encode() + b"\n" + key.raw
+
+
+def _mode(mode: int) -> int:
+    if mode > _ALL_MODES:
+        raise MalformedError(f"log entry: mode {mode:o} is not one of three octal digits")
+    return mode
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case Digest():
+            return str(value)
+        case VerifyKey():
+            return to_base64(value.raw)
+        case bytes():
+            return to_base64(value)
+    return value

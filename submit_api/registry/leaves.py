@@ -1,0 +1,96 @@
+"""The log's rows: every decision about releases as a leaf of one Merkle tree, added at the end, never changed.
+
+Promise: a leaf is added in the transaction of what it tells of, by the functions that write that: nothing is on record and
+not in the log, nor the other way round. The last leaf of each transaction keeps the peaks of the tree that it ends, and each
+full tile the root of its 256 leaves; so to add, to say the root and to prove costs the same however long the log is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sqlalchemy import func, insert, select
+
+from integrity import leaves, merkle, tiles
+from integrity.errors import NotFoundError
+from integrity.leaves import Keyed, Leaf, Released
+from integrity.merkle import Tree
+from submit_api.registry.database import Transaction
+from submit_api.registry.tables import LeafRow, LogKeyRow, TileRow, table
+
+_LAST = select(LeafRow.seq, LeafRow.peaks).order_by(LeafRow.seq.desc()).limit(1)
+
+
+async def add(tx: Transaction, found: Sequence[Leaf]) -> None:
+    """In order."""
+    if not found:
+        return
+    before = await tree(tx)
+    entries = [leaves.to_bytes(leaf) for leaf in found]
+    hashes = [merkle.leaf_hash(entry) for entry in entries]
+    rows = [
+        {"seq": seq, "entry": entry, "release": _release(leaf), "peaks": None}
+        for seq, (leaf, entry) in enumerate(zip(found, entries, strict=True), before.size)
+    ]
+    rows[-1]["peaks"] = before.extended(hashes).joined
+    await tx.session.execute(insert(table(LeafRow)), rows)
+    keys = [{"seq": seq} for seq, leaf in enumerate(found, before.size) if isinstance(leaf, Keyed)]
+    if keys:
+        await tx.session.execute(insert(table(LogKeyRow)), keys)
+    full = [{"number": number, "root": root} for number, root in _filled(before, hashes)]
+    if full:
+        await tx.session.execute(insert(table(TileRow)), full)
+
+
+def _release(leaf: Leaf) -> str | None:
+    return f"{leaf.archive}@{leaf.number}" if isinstance(leaf, Released) else None
+
+
+def _filled(before: Tree, hashes: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Number and root of each tile that these leaves fill."""
+    held = before.size % tiles.WIDTH
+    part = Tree(held, before.peaks[len(before.peaks) - held.bit_count() :])
+    for size, found in enumerate(hashes, before.size + 1):
+        part = part.extended([found])
+        if part.size == tiles.WIDTH:
+            yield size // tiles.WIDTH - 1, part.root
+            part = Tree()
+
+
+async def tree(tx: Transaction) -> Tree:
+    """As it is after the last leaf."""
+    row = (await tx.session.execute(_LAST)).first()
+    return Tree() if row is None else Tree.from_bytes(row.seq + 1, row.peaks or b"")
+
+
+async def entries(tx: Transaction, start: int, end: int) -> list[bytes]:
+    """From leaf `start` to before `end`, in order."""
+    query = select(LeafRow.entry).where(LeafRow.seq >= start, LeafRow.seq < end).order_by(LeafRow.seq)
+    return list(await tx.session.scalars(query))
+
+
+async def of_release(tx: Transaction, archive: str, number: int) -> int:
+    """Which leaf it is. Raises `NotFoundError`."""
+    found = await tx.session.scalar(select(LeafRow.seq).where(LeafRow.release == f"{archive}@{number}"))
+    if found is None:
+        raise NotFoundError(f"{archive}@{number} is not in the log")
+    return found
+
+
+async def keys(tx: Transaction) -> list[bytes]:
+    """The entries of the log's keys, in order."""
+    query = select(LeafRow.entry).join(LogKeyRow, LogKeyRow.seq == LeafRow.seq).order_by(LeafRow.seq)
+    return list(await tx.session.scalars(query))
+
+
+async def tile_roots(tx: Transaction, start: int, end: int) -> list[bytes]:
+    """Of full tiles `start` to before `end`."""
+    query = select(TileRow.root).where(TileRow.number >= start, TileRow.number < end).order_by(TileRow.number)
+    return list(await tx.session.scalars(query))
+
+
+async def count(tx: Transaction) -> tuple[int, int]:
+    """How many leaves and how many full tiles there are, counted."""
+    found = await tx.session.scalar(select(func.count()).select_from(LeafRow))
+    full = await tx.session.scalar(select(func.count()).select_from(TileRow))
+    return found or 0, full or 0
