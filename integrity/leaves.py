@@ -1,6 +1,7 @@
 """What stands in the log: one decision each, as canonical JSON.
 
-    release      a submission was recorded: its bytes, its manifest, its owner; `waits`: for approval
+    release      a submission was recorded: its bytes, its manifest, its owner; `waits`: for approval; `queues`: those of its
+                 tasks, or none where they are more than can be said
     activation   this release is the active one, until it is revoked or another is
     approval     a member approved it; with `enough` it waits no more
     revocation   it is never launched again
@@ -27,6 +28,8 @@ from integrity.tiles import MAX_ENTRY_BYTES
 
 _HANDED_ON = b"dagseal/log-key/v1\n"
 _ALL_MODES = 0o777
+MAX_QUEUES = 100
+MAX_QUEUE_CHARS = 250
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,11 @@ class Released:
     owner: str
     group: str
     waits: bool
+    queues: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.queues) > MAX_QUEUES or list(self.queues) != sorted(set(self.queues)):
+            raise MalformedError(f"log entry: queues are at most {MAX_QUEUES}, sorted, each named once")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +138,7 @@ _READ: dict[str, Callable[[Fields], Any]] = {
     "owner": lambda found: found.name("owner", "principal"),
     "group": lambda found: found.name("group", "group"),
     "waits": lambda found: found.boolean("waits"),
+    "queues": lambda found: tuple(_queue(item) for item in found.items("queues", max_items=MAX_QUEUES)),
     "enough": lambda found: found.boolean("enough"),
     "mode": lambda found: _mode(found.integer("mode")),
     "key": lambda found: VerifyKey(found.binary("key", max_bytes=KEY_BYTES)),
@@ -157,6 +166,12 @@ def _handing_on(origin: str, key: VerifyKey) -> bytes:
     return _HANDED_ON + origin.encode() + b"\n" + key.raw
 
 
+def _queue(value: object) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_QUEUE_CHARS:
+        raise MalformedError(f"log entry: a queue's name is text of 1 to {MAX_QUEUE_CHARS} characters")
+    return value
+
+
 def _mode(mode: int) -> int:
     if mode > _ALL_MODES:
         raise MalformedError(f"log entry: mode {mode:o} is not one of three octal digits")
@@ -171,4 +186,6 @@ def _plain(value: Any) -> Any:
             return to_base64(value.raw)
         case bytes():
             return to_base64(value)
+        case tuple():
+            return list(value)
     return value

@@ -34,6 +34,7 @@ class LoggedRelease:
     manifest: Digest
     index: int
     waits: bool
+    queues: tuple[str, ...] = ()
     approved_by: tuple[str, ...] = ()
     revoked: bool = False
     retired: bool = False
@@ -87,10 +88,10 @@ class LogView:
             raise RevokedError(f"{found.name} waits for approval: see 'dagseal approve'")
         return found
 
-    def wanted(self) -> dict[Digest, int]:
-        """What the active releases need: digest and size in bytes."""
+    def wanted(self, queues: frozenset[str]) -> dict[Digest, int]:
+        """What the active releases with a task in one of these queues need: digest and size in bytes."""
         found = (entry.releases[entry.active] for entry in self.archives.values() if entry.active is not None)
-        return {release.digest: release.size for release in found if not release.retired}
+        return {one.digest: one.size for one in found if not one.queues or not queues.isdisjoint(one.queues)}
 
     def extended(self, found: Iterable[Leaf]) -> LogView:
         """With these leaves after its own. Raises `MalformedError`, `SignatureError`."""
@@ -154,6 +155,7 @@ class _Changing:
             manifest=leaf.manifest,
             index=self.size,
             waits=leaf.waits,
+            queues=leaf.queues,
         )
 
     def _activation(self, leaf: leaves.Activated) -> None:

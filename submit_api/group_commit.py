@@ -120,10 +120,11 @@ async def _add(tx: Transaction, made: Sequence[Recorded], before: Mapping[str, A
     latest = {one.archive.name: one.archive for one in made}
     await archives.put(tx, latest.values(), known=before)
     await archives.add_dags(tx, {dag: one.archive.name for one in made for dag in one.new_dags})
-    await archives.add(tx, [one.release for one in made], [one.manifest for one in made])
+    releases, manifests = [one.release for one in made], [one.manifest for one in made]
+    await archives.add(tx, releases, manifests)
     activations = [one.activation for one in made if one.activation]
     await archives.add_activations(tx, activations)
-    await leaves.add(tx, logged.recorded([one.release for one in made], activations, before, latest.values()))
+    await leaves.add(tx, logged.recorded(manifests, releases, activations, before, latest.values()))
     await events.add_all(tx, [one.event for one in made])
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from integrity.digests import Digest
-from integrity.leaves import Activated, Approved, Leaf, Owned, Released, Retired, Revoked
+from integrity.leaves import MAX_QUEUES, Activated, Approved, Leaf, Owned, Released, Retired, Revoked
+from integrity.manifest import Manifest
 from submit_api.effects import MICROSECONDS
 from submit_api.registry.records import Activation, Archive, Release
 
 SERVICE = "dagseal"
 
 
-def released(found: Release) -> Released:
+def released(found: Release, queues: Iterable[str] = ()) -> Released:
+    """`queues`: of its tasks, as its manifest has them."""
+    named = tuple(sorted(set(queues)))
     return Released(
         at=found.created_at // MICROSECONDS,
         by=found.submitted_by,
@@ -24,6 +27,7 @@ def released(found: Release) -> Released:
         owner=found.owner,
         group=found.group,
         waits=found.approvals > 0,
+        queues=named if len(named) <= MAX_QUEUES and "" not in named else (),
     )
 
 
@@ -57,6 +61,7 @@ def owned(found: Archive, *, by: str, at: int) -> Owned:
 
 
 def recorded(
+    manifests: Sequence[Manifest],
     releases: Sequence[Release],
     activations: Iterable[Activation],
     before: Mapping[str, Archive],
@@ -66,12 +71,12 @@ def recorded(
     now = {archive.name: archive for archive in after}
     active = {(made.archive, made.number): made for made in activations}
     found: list[Leaf] = []
-    for release in releases:
+    for release, manifest in zip(releases, manifests, strict=True):
         archive = now[release.archive]
         known = before.get(release.archive)
         if release.number == 1:
             found.append(owned(archive, by=release.submitted_by, at=release.created_at))
-        found.append(released(release))
+        found.append(released(release, (task.queue for dag in manifest.dags for task in dag.tasks)))
         if (release.archive, release.number) in active:
             found.append(activated(active[release.archive, release.number]))
         if known is not None and release.number == archive.latest and known.group != archive.group:
