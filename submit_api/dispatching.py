@@ -20,6 +20,7 @@ from integrity.tickets import Ticket
 from submit_api import audit, choosing, launches
 from submit_api.effects import MICROSECONDS
 from submit_api.identity import Caller
+from submit_api.refusals import DriftedError
 from submit_api.registry import archives, ledger, people
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Launch, Release, Worker
@@ -44,6 +45,12 @@ async def take(
     A worker that is `gone` gets no offer: its ticket would keep the launch from others until it expires.
     """
     worker = await enrolled(service, caller, name)
+    if worker.drifted:
+        drifted = DriftedError(
+            f"worker {name} has drifted: {worker.drifted}; see 'dagseal fsck --cache --repair' on its host"
+        )
+        drifted.add_note(audit.RECORDED)
+        raise drifted
     outside = sorted(set(queues) - set(worker.queues))
     if outside:
         raise OutOfScopeError(
@@ -87,7 +94,7 @@ async def _offer_next(service: Service, caller: Caller, worker: Worker, queues: 
             failure = error
         async with service.database.write() as tx:
             if await people.worker(tx, worker.name) != worker:
-                raise OutOfScopeError(f"worker {worker.name} was revoked, or joined anew, while it waited")
+                raise OutOfScopeError(f"worker {worker.name} was revoked, joined anew or drifted while it waited")
             current = await ledger.find(tx, launch.id)
             if current is None or current.state != "queued":
                 continue  # somebody else took or cancelled it meanwhile

@@ -68,6 +68,7 @@ Glob = Annotated[str, Field(min_length=1, max_length=250, pattern=r"^[\w.*?\[\]!
 QueueGlob = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w.*?\[\]!-]+$")]
 Scope = Annotated[str, AfterValidator(_scope)]
 Mode = Annotated[str, BeforeValidator(_shown), Field(pattern=r"^([r-][w-][x-]){3}$")]
+DigestText = Annotated[str, Field(pattern=r"^sha512:[0-9a-f]{128}$")]
 Kind = Literal["connection", "variable"]
 SubjectKind = Literal["principal", "group"]
 Effect = Literal["allow", "deny"]  # submit_api.impersonation
@@ -100,6 +101,18 @@ class LaunchRequest(In):
 
 class TakeRequest(In):
     queues: list[Queue] = Field(min_length=1, max_length=100)
+
+
+class ReportRequest(In):
+    """`log_root` and `held_root` are base64 of 32 bytes; of `missing` and `damaged` the first hundred are named."""
+
+    log_size: int = Field(ge=0)
+    log_root: str = Field(max_length=44)
+    held_root: str = Field(max_length=44)
+    missing: list[DigestText] = Field(max_length=100)
+    missing_count: int = Field(ge=0)
+    damaged: list[DigestText] = Field(max_length=100)
+    alarm: str = Field(max_length=500)
 
 
 class Heartbeat(In):
@@ -597,6 +610,27 @@ class WorkerView(Out):
     created_at: int
     revoked_at: int | None
     request_key_id: str | None
+    state: str
+    why: str
+    reported_at: int | None
+    log_size: int | None
+    missing: int | None
+    damaged: list[str]
+
+
+class StandingView(Out):
+    state: str
+    why: str
+
+
+class SpreadView(Out):
+    worker: str
+    state: str
+    holds: bool
+
+
+class SpreadList(Out):
+    workers: list[SpreadView]
 
 
 class WorkerList(Out):

@@ -70,6 +70,7 @@ ACTIONS: dict[str, str] = {
     "worker.enroll": ADMIN,
     "worker.invite": ADMIN,
     "worker.join": PUBLIC,  # who has the invitation's token
+    "worker.report": WORKERS,
     "worker.read": ADMIN,
     "worker.revoke": ADMIN,
     "audit.read": ADMIN,

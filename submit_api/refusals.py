@@ -66,6 +66,12 @@ class TooManyUploadsError(RequestError):
     status = 429
 
 
+class DriftedError(ConflictError):
+    """What this worker holds was changed under it, or it follows another log: it is mended first, then gets launches again."""
+
+    slug = "drifted"
+
+
 class DigestAlgorithmError(RequestError):
     """Repr-Digest names no digest that is taken here (RFC 9530)."""
 

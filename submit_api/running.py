@@ -26,6 +26,7 @@ from submit_api.backends.lookup import Backends
 from submit_api.batching import Batches
 from submit_api.blobs.opening import open_store
 from submit_api.describing import Describer, LauncherDescriber
+from submit_api.drift import Reports
 from submit_api.effects import Clock, Randomness, SystemClock, SystemRandomness
 from submit_api.logs import LogStore
 from submit_api.nonces import Nonces
@@ -138,6 +139,7 @@ async def opened(
                 ),
                 backends=backends,
                 nonces=Nonces(most_of_one=MOST_NONCES),
+                reports=Reports(),
                 epoch=randomness.token_bytes(16).hex(),
             )
         finally:

@@ -14,6 +14,7 @@ from submit_api.backends.lookup import Backends
 from submit_api.batching import Batches
 from submit_api.blobs import BlobStore, Upload
 from submit_api.describing import Describer
+from submit_api.drift import Reports
 from submit_api.effects import Clock, Randomness
 from submit_api.keyfiles import Keys
 from submit_api.logs import LogStore
@@ -52,6 +53,7 @@ class Service:
     failures: Throttle
     backends: Backends
     nonces: Nonces
+    reports: Reports
     epoch: str  # of this process, and of no other
 
     def now_us(self) -> int:

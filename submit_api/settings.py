@@ -101,6 +101,7 @@ class LaunchesSection(_Section):
     default_timeout_seconds: int = Field(default=3600, ge=1)
     ticket_seconds: int = Field(default=60, ge=1, le=3600)
     lost_after_seconds: int = Field(default=60, ge=1)
+    silent_after_seconds: int = Field(default=60, ge=1)
     watch_interval_seconds: float = Field(default=1, gt=0)
     isolation_floors: dict[Queue, Profile] = {}
 

@@ -13,6 +13,7 @@ from integrity.manifest import Manifest
 from submit_api import modes
 from submit_api.choosing import Chosen
 from submit_api.dispatching import Offer
+from submit_api.drift import Report, Standing
 from submit_api.models import (
     ArchiveView,
     DagView,
@@ -118,7 +119,7 @@ def offer(found: Offer) -> OfferView:
     )
 
 
-def worker(found: Worker) -> WorkerView:
+def worker(found: Worker, report: Report | None, now: Standing) -> WorkerView:
     return WorkerView(
         name=found.name,
         verify_key=to_base64(found.verify_key),
@@ -128,4 +129,10 @@ def worker(found: Worker) -> WorkerView:
         created_at=found.created_at,
         revoked_at=found.revoked_at,
         request_key_id=found.request_key_id,
+        state=now.state,
+        why=now.why,
+        reported_at=report.at if report else None,
+        log_size=report.log_size if report else None,
+        missing=report.missing_count if report else None,
+        damaged=[str(digest) for digest in report.damaged] if report else [],
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from aiohttp import web
 
 from integrity.errors import ConflictError
-from submit_api import approving, modes, releasing, views
+from submit_api import approving, modes, releasing, reports, views
 from submit_api.http.routes import MAX_RELEASE_NUMBER, Call, answer
-from submit_api.models import ApproveRequest
+from submit_api.models import ApproveRequest, SpreadList, SpreadView
 from submit_api.refusals import InvalidRequestError
 from submit_api.releasing import Decided
 
@@ -62,6 +62,15 @@ async def diff(call: Call) -> web.Response:
         compared = await releasing.numbered(tx, archive, before)
     manifests = [(await call.service.manifest_of(release)).manifest for release in (compared, after)]
     return answer(views.diff(*manifests))
+
+
+async def spread(call: Call) -> web.Response:
+    """Which workers hold it, as they say."""
+    async with call.service.database.read() as tx:
+        archive = await releasing.held(tx, call.caller, call.part("name"), modes.READ)
+        release = await releasing.numbered(tx, archive, _number(call))
+        found = await reports.spread(call.service, tx, archive, release)
+    return answer(SpreadList(workers=[SpreadView(worker=name, state=state, holds=has) for name, state, has in found]))
 
 
 def _asked(call: Call, name: str) -> int | None:

@@ -107,6 +107,10 @@ ROUTES: tuple[Route, ...] = (
         query=("against",), answers={200: m.DiffView}, refusals=(404, 409, 422),
     ),
     Route(
+        method="GET", path=_RELEASE + "/workers", handler=releases.spread, action="release.read", about="archive:{name}",
+        summary="Which workers hold this release, as they last said", answers={200: m.SpreadList}, refusals=(404,),
+    ),
+    Route(
         method="GET", path=_RELEASE + "/manifest", handler=archives.manifest, action="manifest.read",
         about="archive:{name}", summary="The signed manifest's envelope", answers={200: DSSE}, refusals=(404,),
     ),
@@ -316,6 +320,11 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="GET", path="/v1/workers/{name}", handler=workers.one, action="worker.read",
         about="worker:{name}", summary="A worker", answers={200: m.WorkerView}, refusals=(404,),
+    ),
+    Route(
+        method="POST", path="/v1/workers/{name}/report", handler=workers.report, action="worker.report",
+        about="worker:{name}", summary="Worker: what it holds, and how much of the log it knows", body=(m.ReportRequest,),
+        answers={200: m.StandingView},
     ),
     Route(
         method="DELETE", path="/v1/workers/{name}", handler=workers.revoke, action="worker.revoke",

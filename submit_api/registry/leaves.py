@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import String, cast, func, insert, select
 
 from integrity import leaves, merkle, tiles
 from integrity.errors import NotFoundError
 from integrity.leaves import Keyed, Leaf, Released
 from integrity.merkle import Tree
 from submit_api.registry.database import Transaction
-from submit_api.registry.tables import LeafRow, LogKeyRow, TileRow, table
+from submit_api.registry.tables import ArchiveRow, LeafRow, LogKeyRow, TileRow, table
 
 _LAST = select(LeafRow.seq, LeafRow.peaks).order_by(LeafRow.seq.desc()).limit(1)
 
@@ -61,6 +61,21 @@ async def tree(tx: Transaction) -> Tree:
     """As it is after the last leaf."""
     row = (await tx.session.execute(_LAST)).first()
     return Tree() if row is None else Tree.from_bytes(row.seq + 1, row.peaks or b"")
+
+
+async def tree_of(tx: Transaction, size: int) -> Tree | None:
+    """As it was when it had so many leaves; None unless a transaction ended there."""
+    if size == 0:
+        return Tree()
+    peaks = await tx.session.scalar(select(LeafRow.peaks).where(LeafRow.seq == size - 1))
+    return None if peaks is None else Tree.from_bytes(size, peaks)
+
+
+async def of_active(tx: Transaction) -> list[bytes]:
+    """The entries of the active releases."""
+    named = ArchiveRow.name + "@" + cast(ArchiveRow.active, String)
+    query = select(LeafRow.entry).select_from(ArchiveRow).join(LeafRow, LeafRow.release == named)
+    return list(await tx.session.scalars(query.where(ArchiveRow.active.is_not(None))))
 
 
 async def entries(tx: Transaction, start: int, end: int) -> list[bytes]:

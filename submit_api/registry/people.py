@@ -144,6 +144,11 @@ async def put_worker(tx: Transaction, found: Worker) -> None:
     await tx.session.flush()
 
 
+async def set_drifted(tx: Transaction, name: str, why: str) -> None:
+    """Empty: it has not."""
+    await tx.session.execute(update(WorkerRow).where(WorkerRow.name == name).values(drifted=why))
+
+
 async def revoke_worker(tx: Transaction, name: str, now_us: int) -> None:
     await tx.session.execute(
         update(WorkerRow).where(WorkerRow.name == name, WorkerRow.revoked_at.is_(None)).values(revoked_at=now_us)

@@ -160,6 +160,7 @@ class Worker:
     revoked_at: int | None
     request_key: bytes | None = None
     request_key_id: str | None = None
+    drifted: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -231,6 +231,7 @@ class WorkerRow(Base):
     revoked_at: Mapped[int | None]
     request_key: Mapped[bytes | None]
     request_key_id: Mapped[str | None] = mapped_column(String(64), index=True, unique=True)
+    drifted: Mapped[str] = mapped_column(Text, server_default="")
 
 
 class InvitationRow(Base):

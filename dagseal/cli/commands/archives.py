@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from dagseal.cli import pages, printing
-from dagseal.cli.commands import ownership
+from dagseal.cli.commands import ownership, spreading
+from dagseal.cli.commands.launches import seconds
 from dagseal.cli.context import Run, run_of
 from dagseal.cli.exits import REFUSED, UsageError, code_of
 
@@ -77,6 +78,9 @@ def push(
     wait: int = typer.Option(
         0, "--wait", min=0, metavar="SECONDS", help="Keep trying that long while the server is away."
     ),
+    wait_workers: str | None = typer.Option(
+        None, "--wait-workers", metavar="DURATION", help="Then wait so long, as 60s, until every worker holds it."
+    ),
 ) -> None:
     """Submit archives. Each is judged here first; the server judges again and decides."""
     from dagseal.cli import archive_input
@@ -91,6 +95,7 @@ def push(
         raise UsageError("--task-check is 'task' or 'archive'")
     if isolation not in (None, *PROFILES):
         raise UsageError(f"--isolation is one of {', '.join(PROFILES)}")
+    patience = None if wait_workers is None else seconds(wait_workers)
     run, releases, failed = run_of(ctx), [], 0
     asked = {"group": group, "task_check": task_check, "isolation": isolation}
     query = {key: value for key, value in asked.items() if value}
@@ -111,6 +116,8 @@ def push(
         told = "submitted" if new else "is the newest release already"
         waits = ", and waits for approval" if release.get("state") == "pending" else ""
         run.note(f"{named.name}@{release.get('number')}: {told}{waits}")
+    if patience is not None:
+        spreading.wait(run, [release for release in releases if release["state"] == "active"], patience)
     if releases or not failed:
         printing.rows(run, releases, RELEASE_COLUMNS)
     if failed:

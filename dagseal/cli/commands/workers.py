@@ -1,4 +1,4 @@
-"""worker: identity, invite, join, enroll, list, revoke. A launcher's keys are believed because somebody compared their
+"""worker: identity, invite, join, enroll, list, drift, revoke. A launcher's keys are believed because somebody compared their
 fingerprint."""
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from typing import Any
 import typer
 
 from dagseal.cli import printing
+from dagseal.cli.commands import spreading
 from dagseal.cli.context import Run, run_of
 from dagseal.cli.exits import UsageError
 
 DEFAULT_SOCKET = "/run/dagseal/launcher.sock"
-_COLUMNS = ("name", "queues", "fingerprint", "request_key_id", "created_at", "revoked_at")
+_COLUMNS = ("name", "state", "queues", "fingerprint", "request_key_id", "created_at", "revoked_at")
 
 
 def register(app: typer.Typer) -> None:
@@ -24,6 +25,7 @@ def register(app: typer.Typer) -> None:
     workers.command()(join)
     workers.command()(enroll)
     workers.command("list")(list_workers)
+    workers.command()(spreading.drift)
     workers.command()(revoke)
     app.add_typer(workers, name="worker", help="The hosts that may run tasks.")
 

@@ -16,7 +16,9 @@ import pytest
 from api_rig import SOURCE, Answer, Api, WorkerPeer, dag_entry, task_entry
 from sqlalchemy import delete, select, update
 
+from integrity import merkle
 from integrity.digests import Digest
+from integrity.fields import to_base64
 from submit_api import connections, modes, permissions
 from submit_api.http.table import ROUTES
 from submit_api.registry import ownership, people, secrets
@@ -33,12 +35,16 @@ from submit_api.registry.tables import (
     TokenRow,
 )
 
+EMPTY = to_base64(merkle.root_of([]))
 OWNER, GROUP, ID = "alice", "team", "0" * 32
 MODES = (0, *(1 << bit for bit in range(9)), 0o777, 0o707)
 RULE = {"subject_kind": "group", "subject": "g", "unix_user": "u"}
 APPROVE = {"digest": str(Digest.of(SOURCE))}
 KEY = {"verify_key": "", "sealing_key": "", "fingerprint": "0" * 64, "queues": ["x"]}
 
+REPORT = {
+    "log_size": 0, "log_root": EMPTY, "held_root": EMPTY, "missing": [], "missing_count": 0, "damaged": [], "alarm": ""
+}  # fmt: skip
 JOIN = {"token": "x", "request_key": "x", "verify_key": "x", "sealing_key": "x"}
 
 
@@ -112,6 +118,7 @@ ASKS: dict[str, Ask] = {
     "worker.enroll": Ask("POST", "/v1/workers", 422, json={"name": "w2", **KEY}),
     "worker.invite": Ask("POST", "/v1/workers/w2/invite", 201, json={"queues": ["x"], "fingerprint": "0" * 64}),
     "worker.join": Ask("POST", "/v1/workers/w2/join", 401, json=JOIN),  # whoever brings it: it is not signed
+    "worker.report": Ask("POST", "/v1/workers/w1/report", 200, json=REPORT),
     "worker.read": Ask("GET", "/v1/workers", 200),
     "worker.revoke": Ask("DELETE", "/v1/workers/w2", 404),
     "audit.read": Ask("GET", "/v1/audit", 200),

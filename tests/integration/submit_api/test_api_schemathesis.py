@@ -47,6 +47,7 @@ EXCEPT: tuple[tuple[str, str, dict[str, Any], str], ...] = (
     ("POST", "/v1/grants", accepts("400", "422"), _SEMANTICS + "the name is one of the kind that `kind` says"),
     ("POST", "/v1/tokens", accepts("422"), _SEMANTICS + "it expires in the future"),
     ("POST", "/v1/workers", accepts("400", "422"), _SEMANTICS + "the keys are keys, and the fingerprint is theirs"),
+    ("POST", "/v1/workers/{name}/report", accepts("400", "422"), _SEMANTICS + "the roots are base64 of 32 bytes"),
     ("POST", "/v1/workers/{name}/invite", accepts("422"), _SEMANTICS + "a fingerprint, or word that there is to be none"),
     ("POST", "/v1/launches/{launch_id}/claim", accepts("400"), _SEMANTICS + "the body is an envelope"),
     ("POST", "/v1/launches/{launch_id}/state", accepts("400", "422"), _SEMANTICS + "the body is an envelope"),
