@@ -82,8 +82,13 @@ class LogView:
         found = self.release(archive, number)
         found.digest.require(digest, f"the digest of {found.name}")
         found.manifest.require(manifest, f"the manifest of {found.name}")
+        return self.runnable(archive, number)
+
+    def runnable(self, archive: str, number: int) -> LoggedRelease:
+        """Raises `NotFoundError`, `RevokedError`."""
+        found = self.release(archive, number)
         if found.revoked:
-            raise RevokedError(f"{found.name} was revoked: launch another release")
+            raise RevokedError(f"{found.name} was revoked: take another release")
         if found.waits:
             raise RevokedError(f"{found.name} waits for approval: see 'dagseal approve'")
         return found
