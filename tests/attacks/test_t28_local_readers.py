@@ -1,7 +1,8 @@
 """T28 local-readers: a local process asks the agent for code that is another team's, or tries what else can be done with the
 socket, the descriptor or the folder that it gets.
 
-Seen to fail when weakened: `may_read` that always agrees; folders of mode 0755; a listing root folder; `runnable` left out.
+Seen to fail when weakened: `may_read` that always agrees; folders and files that all may write; a folder of folders that can
+be listed; `runnable` left out.
 """
 
 from __future__ import annotations
