@@ -1,7 +1,8 @@
 """Keys on disk: one file each, 64 hexadecimal characters and a newline, readable by their owner only.
 
 The first row key is `rows.key`; what rotations add stands beside it as `rows.000002.key` and so on, and the highest number
-encrypts. A key that is being added is `rows.000002.key.new`, whole and on disk, until its name decides that it counts.
+encrypts. A key that is being added is `rows.000002.key.new`, whole and on disk, until its name decides that it counts; so
+is the next signing key, `signing.key.new`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 
 from integrity import durable
 from integrity.errors import SettingsError
-from integrity.keys import KEY_BYTES, KeyRing, RowKey, SigningKey
+from integrity.keys import KEY_BYTES, KeyRing, RowKey, SigningKey, VerifyKey
 from submit_api.rowkeys import FIRST, RowKeys
 from submit_api.settings import Settings
 
@@ -28,10 +29,16 @@ class Keys:
 
     signing: SigningKey = field(repr=False)
     rows: RowKeys = field(repr=False)
+    earlier: tuple[VerifyKey, ...] = ()
+
+    @property
+    def public(self) -> tuple[VerifyKey, ...]:
+        """Of every key that signed here, in order; the last one signs now. The first one's id is the service's name."""
+        return (*self.earlier, self.signing.public)
 
     @property
     def ring(self) -> KeyRing:
-        return KeyRing([self.signing.public])
+        return KeyRing(list(self.public))
 
 
 def load(settings: Settings) -> Keys:
@@ -78,6 +85,27 @@ def drop_row_key(settings: Settings, number: int, *, prepared: bool = False) -> 
     """Remove a key's file; that it is gone is on disk when this returns."""
     with _folder(_row_path(settings, number)) as (folder, name):
         os.unlink(name + NEW if prepared else name, dir_fd=folder)
+        os.fsync(folder)
+
+
+def prepare_signing_key(settings: Settings) -> SigningKey:
+    """The next signing key, whole and on disk, that does not count yet; the one that was prepared before, if one was."""
+    path = settings.signing_key_file + NEW
+    _create(path, SigningKey.generate().seed)
+    return SigningKey(_read(path))
+
+
+def prepared_signing_key(settings: Settings) -> SigningKey | None:
+    path = settings.signing_key_file + NEW
+    return SigningKey(_read(path)) if os.path.lexists(path) else None
+
+
+def count_signing_key(settings: Settings, public: VerifyKey) -> None:
+    """The prepared key signs from now on, and the one before is gone; on disk when this returns."""
+    with _folder(settings.verify_key_file) as (folder, name):
+        durable.overwrite(folder, name, [public.raw.hex().encode() + b"\n"], mode=0o644)
+    with _folder(settings.signing_key_file) as (folder, name):
+        os.rename(name + NEW, name, src_dir_fd=folder, dst_dir_fd=folder)
         os.fsync(folder)
 
 

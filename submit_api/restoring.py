@@ -26,10 +26,11 @@ from sqlalchemy import Table
 
 from integrity import durable
 from integrity.digests import Digest
-from integrity.errors import ConflictError, DigestMismatchError, MalformedError
-from submit_api import audit, keyfiles, launches
+from integrity.errors import ConflictError, DigestMismatchError, MalformedError, SignatureError
+from submit_api import audit, keyfiles, launches, transparency
 from submit_api.backup_file import Part, Reader
 from submit_api.fsck import damaged, examined
+from submit_api.keyfiles import Keys
 from submit_api.refusals import UnavailableError
 from submit_api.registry import events, ledger, rows
 from submit_api.registry.database import Transaction
@@ -87,6 +88,9 @@ async def _restore(service: Service, reader: Reader, keep_queued: bool) -> Resto
                 touched = True
                 _mark(service.settings)
                 done = await _load(service, tx, reader)
+                await transparency.begin(tx, service.keys.signing, service.now_us())
+                service = replace(service, keys=await _with_earlier(service.keys, tx))
+                reader.finish(service.keys.ring)
                 done = await _conclude(service, tx, done, keep_queued)
                 committing = True
                 await tx.commit()
@@ -98,6 +102,17 @@ async def _restore(service: Service, reader: Reader, keep_queued: bool) -> Resto
         raise
     _unmark(service.settings)
     return done
+
+
+async def _with_earlier(keys: Keys, tx: Transaction) -> Keys:
+    """Those that the restored log was signed by before. It leads to our key, or is not ours."""
+    chain = await transparency.chain(tx)
+    if chain[-1] != keys.signing.public:
+        raise SignatureError(
+            f"the backup's log ends with key {chain[-1].key_id[:16]}…, and the signing key here is "
+            f"{keys.signing.public.key_id[:16]}…: restore with the key of that time, or take a later backup"
+        )
+    return replace(keys, earlier=chain[:-1])
 
 
 async def _was_committed(tx: Transaction, reader: Reader, begun: bool) -> bool:
@@ -142,7 +157,6 @@ async def _load(service: Service, tx: Transaction, reader: Reader) -> Restored:
                 counts["logs"] += 1
             case _:
                 raise MalformedError(f"the backup's {part.name} is not in its place")
-    reader.finish(service.keys.ring)
     await rows.loaded(tx)
     return Restored(id=reader.head.id, rows=counts["rows"], blobs=counts["blobs"], logs=counts["logs"])
 

@@ -14,6 +14,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -28,12 +29,13 @@ from submit_api.blobs.opening import open_store
 from submit_api.describing import Describer, LauncherDescriber
 from submit_api.drift import Reports
 from submit_api.effects import Clock, Randomness, SystemClock, SystemRandomness
+from submit_api.keyfiles import Keys
 from submit_api.logs import LogStore
 from submit_api.nonces import Nonces
 from submit_api.oidc.fetching import HttpFetcher
 from submit_api.oidc.issuerkeys import IssuerKeys
 from submit_api.oidc.verifying import TrustedIssuer
-from submit_api.registry import migrate
+from submit_api.registry import migrate, rows
 from submit_api.registry.database import Database
 from submit_api.server import Listener, listen
 from submit_api.service import Service
@@ -88,22 +90,22 @@ async def opened(
     if restore_unfinished(settings) and not restoring:
         raise SettingsError(f"{settings.api.state_folder}: {RESTORE_AGAIN}")
     keys = keyfiles.load(settings)
+    clock = clock or SystemClock()
     limits = settings.limits
     database = Database(settings.database_section, sole=sole)
     backends = Backends(settings, now=asyncio.get_running_loop().time)
     with contextlib.ExitStack() as stack:
-        blobs = open_store(settings, keys.signing.public.key_id)
-        stack.callback(blobs.close)
         logs = LogStore(settings.logs_folder)
         stack.callback(logs.close)
-        clock, fetcher = clock or SystemClock(), HttpFetcher(settings.oidc)
+        fetcher = HttpFetcher(settings.oidc)
         randomness = randomness or SystemRandomness()
         try:
             if migrating:
                 await migrate.upgrade(database)
                 await database.settle()
-                async with database.write() as tx:
-                    await transparency.begin(tx, keys.signing, clock.now_us())
+            keys = await _in_order(settings, keys, database, clock.now_us() if migrating else None)
+            blobs = open_store(settings, keys.public[0].key_id)
+            stack.callback(blobs.close)
             if sole:
                 await blobs.claim()
             yield Service(
@@ -146,6 +148,31 @@ async def opened(
             await fetcher.close()
             await backends.close()
             await database.close()
+
+
+async def _in_order(settings: Settings, keys: Keys, database: Database, now: int | None) -> Keys:
+    """The keys with those before them, as the log has them; with `now` the log is begun where there is none, and a handover
+    that was cut off is ended. Raises `SettingsError` where the log's newest key is another."""
+    if now is not None:
+        async with database.write() as tx:
+            await transparency.begin(tx, keys.signing, now)
+    try:
+        async with database.read() as tx:
+            if now is None and await rows.revision(tx) != rows.newest():
+                return keys
+            chain = await transparency.chain(tx)
+    except SQLAlchemyError as error:
+        raise SettingsError(f"the database cannot be read: {type(error).__name__}") from None
+    if chain and chain[-1] != keys.signing.public:
+        prepared = keyfiles.prepared_signing_key(settings)
+        if now is None or prepared is None or prepared.public != chain[-1]:
+            raise SettingsError(
+                f"{settings.signing_key_file} is key {keys.signing.public.key_id[:16]}…, and the log was handed on to "
+                f"{chain[-1].key_id[:16]}…: put that key there"
+            )
+        keyfiles.count_signing_key(settings, prepared.public)
+        keys = keyfiles.load(settings)
+    return replace(keys, earlier=chain[:-1])
 
 
 @asynccontextmanager

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from integrity import checkpoints, leaves, merkle, tiles
 from integrity.checkpoints import Checkpoint
 from integrity.errors import NotFoundError
-from integrity.keys import SigningKey
+from integrity.keys import SigningKey, VerifyKey
 from integrity.leaves import Keyed
+from integrity.logview import LogView
 from integrity.merkle import Tree
 from integrity.tiles import WIDTH, TilePath
 from submit_api.effects import MICROSECONDS, Clock
@@ -114,7 +115,7 @@ class TransparencyLog:
     async def _sign(self, found: Tree) -> bytes:
         if self._origin is None:
             async with self._database.read() as tx:
-                self._origin = await _origin(tx)
+                self._origin = await origin(tx)
         time = self._clock.now_us() // MICROSECONDS
         checkpoint = Checkpoint(origin=self._origin, size=found.size, root=found.root, time=time)
         return checkpoints.sign(checkpoint, self._key)
@@ -152,7 +153,13 @@ async def begin(tx: Transaction, key: SigningKey, now: int) -> None:
     await rows.add(tx, [first, *logged.so_far(await archives.listed(tx), of, now=now)])
 
 
-async def _origin(tx: Transaction) -> str:
+async def chain(tx: Transaction) -> tuple[VerifyKey, ...]:
+    """The log's keys, in order, each handed on by the one before. Raises `SignatureError` where one was not."""
+    return LogView().extended(leaves.from_bytes(entry) for entry in await rows.keys(tx)).keys
+
+
+async def origin(tx: Transaction) -> str:
+    """The log's name. Raises `NotFoundError`."""
     found = await rows.entries(tx, 0, 1)
     first = leaves.from_bytes(found[0]) if found else None
     if not isinstance(first, Keyed):

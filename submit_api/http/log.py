@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from integrity import tiles
 from integrity.fields import to_base64
 from integrity.tiles import TilePath
 from submit_api import modes, releasing
 from submit_api.http.routes import BYTES, Call, answer
 from submit_api.models import ConsistencyView, InclusionView
 from submit_api.refusals import InvalidRequestError
+from submit_api.registry import leaves
 
 NOTE = "text/plain"
 
 
 async def checkpoint(call: Call) -> web.Response:
     return web.Response(body=await call.service.transparency.checkpoint(), content_type=NOTE, charset="utf-8")
+
+
+async def keys(call: Call) -> web.Response:
+    """For everybody: whoever follows with an older key finds the way to the newer ones."""
+    async with call.service.database.read() as tx:
+        return web.Response(body=tiles.bundle(await leaves.keys(tx)), content_type=BYTES)
 
 
 async def tile(call: Call) -> web.Response:

@@ -124,6 +124,10 @@ ROUTES: tuple[Route, ...] = (
         summary="The log's newest checkpoint, a signed note", answers={200: _PLAIN}, refusals=(404, 503),
     ),
     Route(
+        method="GET", path="/v1/log/keys", handler=log.keys, action="log.checkpoint",
+        summary="The entries of the log's keys, each handed on by the one before", answers={200: BYTES},
+    ),
+    Route(
         method="GET", path="/v1/log/tile/{path:(?:entries|[0-7])/[0-9x/]{3,19}(?:\\.p/[0-9]{1,3})?}", handler=log.tile,
         action="log.read", summary="A tile of the log, or a bundle of its entries; immutable", answers={200: BYTES},
         refusals=(403, 404),

@@ -24,6 +24,8 @@ def register(app: typer.Typer) -> None:
     keys = typer.Typer(no_args_is_help=True)
     keys.command("show")(key_show)
     keys.command("fingerprint")(key_fingerprint)
+    keys.command("prepare-signing")(key_prepare_signing)
+    keys.command("hand-on-signing")(key_hand_on)
     keys.command("list")(key_list)
     keys.command("rotate")(key_rotate)
     keys.command("retire")(key_retire)
@@ -119,6 +121,30 @@ def key_fingerprint(
         printing.item(run, _described(from_base64(text, "the key", max_bytes=KEY_BYTES)))
     except MalformedError as error:
         raise UsageError(str(error)) from None
+
+
+def key_prepare_signing(ctx: typer.Context) -> None:
+    """On the API's host (--config FILE of the API): make the next signing key, which does not count yet. Add what is shown to
+    the `api_keys` of every launcher before it is handed on."""
+    from submit_api import handover, settings
+
+    run = run_of(ctx)
+    key = handover.prepare(settings.load(run.config))
+    printing.item(run.without_config_file(), _described(key.raw))
+
+
+def key_hand_on(ctx: typer.Context) -> None:
+    """On the API's host, while the service is stopped: the prepared key signs from now on, and the log says so."""
+    import asyncio
+    from dataclasses import asdict
+
+    from submit_api import handover, logging_setup, settings
+
+    logging_setup.configure()
+    run = run_of(ctx)
+    done = asyncio.run(handover.hand_on(settings.load(run.config)))
+    printing.item(run.without_config_file(), asdict(done))
+    run.note("make a backup now: an older one cannot be restored with this key")
 
 
 def key_list(ctx: typer.Context) -> None:
