@@ -1,7 +1,7 @@
 """SHA-512 of many files, on as many cores as there are: what fsck and scrubbing spend their time with.
 
 Threads do not help with small files, whose hash takes less time than the interpreter's lock changes hands; forked processes
-do. Each is handed names below one open folder, a batch at a time, and says what it found; nothing is shared but that descriptor.
+do. Each is handed names below one open folder, a batch at a time, and says what it found; only that descriptor is shared.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Hashed:
 
 
 def hash_files(folder: int, paths: Sequence[str], *, processes: int | None = None) -> Iterator[Hashed]:
-    """Of each file below the open folder, in order. Links are not followed. `processes`: by default one for each core this process
-    may use; with one, or with a single batch, in this process."""
+    """Of each file below the open folder, in order. Links are not followed. `processes`: by default one for each core that
+    this process may use; with one, or with a single batch, in this process."""
     wanted = processes or len(os.sched_getaffinity(0))
     batches = [paths[at : at + BATCH] for at in range(0, len(paths), BATCH)]
     if wanted == 1 or len(batches) < 2:
