@@ -135,7 +135,9 @@ _READ: dict[str, Callable[[Fields], Any]] = {
     "key": lambda found: VerifyKey(found.binary("key", max_bytes=KEY_BYTES)),
     "signature": lambda found: found.optional("signature", partial(found.binary, max_bytes=64)),
 }
-_NAMES: dict[str, tuple[str, ...]] = {kind: tuple(field.name for field in fields(made)) for kind, made in _KINDS.items()}
+_NAMES: dict[str, tuple[str, ...]] = {
+    kind: tuple(field.name for field in fields(made)) for kind, made in _KINDS.items()
+}
 
 
 def to_bytes(leaf: Leaf) -> bytes:
