@@ -144,11 +144,14 @@ _READ: dict[str, Callable[[Fields], Any]] = {
     "key": lambda found: VerifyKey(found.binary("key", max_bytes=KEY_BYTES)),
     "signature": lambda found: found.optional("signature", partial(found.binary, max_bytes=64)),
 }
+_NAMES: dict[str, tuple[str, ...]] = {
+    kind: tuple(field.name for field in fields(made)) for kind, made in _KINDS.items()
+}
 
 
 def to_bytes(leaf: Leaf) -> bytes:
     """The entry."""
-    values = {field.name: _plain(getattr(leaf, field.name)) for field in fields(leaf)}
+    values = {name: _plain(getattr(leaf, name)) for name in _NAMES[leaf.kind]}
     return canonical.dump({"v": 1, "kind": leaf.kind, **values})
 
 
@@ -156,8 +159,8 @@ def from_bytes(entry: bytes) -> Leaf:
     """Raises `MalformedError` for anything but one canonical entry of a known kind."""
     found = Fields(canonical.load(entry, max_bytes=MAX_ENTRY_BYTES), "log entry")
     found.version(1)
-    kind = _KINDS[found.choice("kind", tuple(_KINDS))]
-    leaf: Leaf = kind(**{field.name: _READ[field.name](found) for field in fields(kind)})
+    kind = found.choice("kind", tuple(_KINDS))
+    leaf: Leaf = _KINDS[kind](**{name: _READ[name](found) for name in _NAMES[kind]})
     found.done()
     return leaf
 

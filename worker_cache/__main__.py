@@ -20,7 +20,9 @@ from integrity.errors import DagsealError, FetchError
 from worker_cache import agent, settings
 from worker_cache.cache import Cache
 from worker_cache.client import Client
+from worker_cache.following import Follower
 from worker_cache.launchers import Launcher
+from worker_cache.logstore import LogStore
 from worker_cache.settings import AgentSettings
 from worker_cache.spool import Spool
 from worker_cache.store import Store
@@ -57,8 +59,9 @@ async def _run(found: AgentSettings) -> None:
     log = structlog.get_logger(process="agent", worker=found.worker)
     os.umask(0o077)
     store, spool, launcher = Store.open(found.cache_dir), Spool(found.spool_dir), found.launcher()
+    kept = LogStore(store.log_folder())
     try:
-        await _greet(launcher, log)
+        known, _ = await asyncio.gather(asyncio.to_thread(kept.load, found.server_key), _greet(launcher, log))
         signer = found.signer()
         token = found.token(os.environ) if signer is None else None
         async with Transport(
@@ -69,12 +72,22 @@ async def _run(found: AgentSettings) -> None:
             place = Workplace(
                 api=api,
                 cache=cache,
+                follower=Follower(
+                    api,
+                    kept,
+                    known,
+                    pinned=found.server_key,
+                    max_age_seconds=found.max_log_age_seconds,
+                    now=time.time,
+                    log=log,
+                ),
                 spool=spool,
                 launcher=launcher,
                 worker=found.worker,
                 queues=tuple(found.queues),
                 ring=found.ring,
                 heartbeat_seconds=found.heartbeat_seconds,
+                log_sync_seconds=found.log_sync_seconds,
                 now=time.time,
                 sleep=asyncio.sleep,
                 jitter=random.random,
@@ -86,6 +99,7 @@ async def _run(found: AgentSettings) -> None:
     finally:
         await launcher.close()
         spool.close()
+        kept.close()
         store.close()
     log.info("agent stopped")
 

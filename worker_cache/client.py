@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from integrity import claims, envelopes, logrecords
+from integrity import checkpoints, claims, envelopes, logrecords
 from integrity.digests import Digest
 from integrity.errors import FetchError
 from integrity.fields import to_base64
@@ -19,6 +19,7 @@ from worker_cache.transport import Answer, Transport
 
 ENVELOPE_TYPE = "application/vnd.dsse+json"
 MAX_TAKE_BYTES = 32 * 1024 * 1024
+MAX_ENTRIES_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +106,17 @@ class Client:
         )
         next_offset = _number(answer.headers.get("Dagseal-Next-Offset"), "Dagseal-Next-Offset")
         return LogPart(data=answer.body, next_offset=next_offset, state=answer.headers.get("Dagseal-Launch-State", ""))
+
+    async def log_checkpoint(self) -> bytes:
+        """The transparency log's newest signed note, unverified. Asked without saying who asks."""
+        path = "/v1/log/checkpoint"
+        return (await self._transport.request("GET", path, max_bytes=checkpoints.MAX_BYTES, public=True)).body
+
+    async def log_entries(self, start: int, end: int) -> bytes:
+        """Leaves of the transparency log from `start` to before `end`, or the first of them: a bundle, unverified."""
+        query = {"start": str(start), "end": str(end)}
+        answer = await self._transport.request("GET", "/v1/log/entries", query=query, max_bytes=MAX_ENTRIES_BYTES)
+        return answer.body
 
     # What only a worker calls.
 

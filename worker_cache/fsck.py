@@ -1,7 +1,8 @@
 """Is every cached blob what its name says, and is there nothing else? For `dagseal fsck --cache` and `verify --cache`.
 
-May run while the agent runs: then `incoming/` is left alone, for its files are being written. What is wrong is moved to
-`quarantine/`, never deleted, and only when repair is asked for.
+May run while the agent runs: then `incoming/` is left alone, for its files are being written, and so is a damaged log, which
+the agent still knows. What is wrong is moved to `quarantine/`, never deleted, and only when repair is asked for. A log that was
+moved is followed anew by the next agent: until then nothing tells it what was rolled back.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ from dataclasses import dataclass
 
 from integrity import durable
 from integrity.digests import Digest
-from worker_cache import store
+from integrity.errors import SecurityError
+from worker_cache import logstore, store
 
 _PREFIX = re.compile(r"[0-9a-f]{2}")
 _HEX = re.compile(r"[0-9a-f]{128}")
-_EXPECTED = frozenset({store.INCOMING, store.BLOBS, store.QUARANTINE, store.LOCK})
+_EXPECTED = frozenset({store.INCOMING, store.BLOBS, store.QUARANTINE, store.LOCK, store.LOG})
+_EXPECTED_OF_LOG = frozenset({logstore.LEAVES, logstore.CHECKPOINT, logstore.EVIDENCE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """`kind` is wrong-bytes, leftover, unexpected, or unreadable; `path` is below the cache's folder. A leftover is what
-    a crash may leave, and no damage."""
+    """`kind` is wrong-bytes, leftover, unexpected, unreadable, or damaged-log; `path` is below the cache's folder. A leftover
+    is what a crash may leave, and no damage."""
 
     kind: str
     path: str
@@ -80,6 +83,7 @@ class _Check:
                 continue
             for name in self._names(f"{store.BLOBS}/{prefix}"):
                 self._blob(prefix, name)
+        self._log(idle=idle)
         return Report(
             blobs=self._blobs,
             size=self._size,
@@ -123,6 +127,25 @@ class _Check:
         if actual != Digest(name):
             self._aside("wrong-bytes", path, f"its {size} bytes are {actual}")
 
+    def _log(self, *, idle: bool) -> None:
+        for name in self._names(store.LOG):
+            temporary = name.startswith(durable.TEMPORARY_PREFIX)
+            if temporary and idle:
+                self._leftover(f"{store.LOG}/{name}")
+            elif not temporary and name not in _EXPECTED_OF_LOG:
+                self._aside("unexpected", f"{store.LOG}/{name}", "not a name of the log's folder")
+        try:
+            folder = os.open(store.LOG, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root)
+        except OSError:
+            return  # none yet, or not a folder, which was said
+        try:
+            logstore.read(folder, None)
+        except SecurityError as error:
+            found = f"{error}; it is put aside while no agent runs" if self._repair and not idle else str(error)
+            self._aside("damaged-log", store.LOG, found, may_repair=idle)
+        finally:
+            os.close(folder)
+
     def _leftover(self, path: str) -> None:
         folder, _, name = path.rpartition("/")
         if not name.startswith(durable.TEMPORARY_PREFIX):
@@ -131,11 +154,12 @@ class _Check:
         if self._repair:
             os.unlink(path, dir_fd=self._root)
         self._findings.append(
-            Finding(kind="leftover", path=path, detail=f"an unfinished fetch in {folder}/", repaired=self._repair)
+            Finding(kind="leftover", path=path, detail=f"an unfinished file in {folder}/", repaired=self._repair)
         )
 
-    def _aside(self, kind: str, path: str, detail: str) -> None:
-        if self._repair:
+    def _aside(self, kind: str, path: str, detail: str, *, may_repair: bool = True) -> None:
+        repaired = self._repair and may_repair
+        if repaired:
             durable.make_folder(self._root, store.QUARANTINE)
             store.quarantine(self._root, path)
-        self._findings.append(Finding(kind=kind, path=path, detail=detail, repaired=self._repair))
+        self._findings.append(Finding(kind=kind, path=path, detail=detail, repaired=repaired))

@@ -1,6 +1,6 @@
 """One launch, from offer to acknowledged result.
 
-    verify the offer → fetch and verify the bytes → run → claim → grant (or deny) → log … → result → acknowledged
+    verify the offer → ask the log → fetch and verify the bytes → run → claim → grant (or deny) → log … → result → acknowledged
 
 A refusal is reported; what only failed (network, launcher away) before the claim is not: the ticket expires and the API
 offers the launch again. After the claim everything goes through the spool. Leaving this module closes the launcher's
@@ -35,6 +35,7 @@ async def carry_out(place: Workplace, offered: Any, *, audience: str) -> bool:
             queues=frozenset(place.queues),
             now=int(place.now()),
         )
+        await place.follower.require_launchable(offer.manifest)
         await _run(place, offer)
     except FetchError as error:
         place.log.warning("launch not started or lost", launch_id=launch_id, error=str(error))

@@ -14,6 +14,8 @@
     slots = 4
     max_blob_mib = 64
     heartbeat_seconds = 10.0
+    log_sync_seconds = 2.0                       # how often the server is asked for its log's newest checkpoint
+    max_log_age_seconds = 600                    # nothing is launched while the newest one is older
     stop_grace_seconds = 60.0
     unsafe_http = false                          # true sends the token in clear text to another host
     ca_file = "/etc/dagseal/ca.pem"              # optional
@@ -64,6 +66,8 @@ class AgentSettings(BaseSettings):
     slots: int = Field(default=4, ge=1, le=1000)
     max_blob_mib: int = Field(default=64, ge=1, le=4096)
     heartbeat_seconds: float = Field(default=10.0, gt=0, le=30)
+    log_sync_seconds: float = Field(default=2.0, gt=0, le=300)
+    max_log_age_seconds: int = Field(default=600, ge=1, le=86400)
     stop_grace_seconds: float = Field(default=60.0, ge=0, le=86400)
     unsafe_http: bool = False
     ca_file: str | None = None

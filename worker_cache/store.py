@@ -4,6 +4,7 @@
     incoming/       .tmp-* files of fetches under way
     sha512/ab/<hex> whole, verified blobs, mode 0600
     quarantine/     what no longer has its name's digest, kept for whoever looks into it
+    log/            the server's log, as far as it is known (`worker_cache.logstore`)
 
 The folder is 0700 and this account's: a task never gets a path into it. A name appears only by rename, after the bytes
 were hashed; it is hashed again on every open, on the descriptor that is handed on. Wrong bytes are never named: they are
@@ -24,7 +25,7 @@ from integrity.digests import Digest
 from integrity.errors import DigestMismatchError, NotFoundError, SettingsError
 
 READ_BYTES = 1024 * 1024
-INCOMING, BLOBS, QUARANTINE, LOCK = "incoming", "sha512", "quarantine", "lock"
+INCOMING, BLOBS, QUARANTINE, LOCK, LOG = "incoming", "sha512", "quarantine", "lock", "log"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -96,6 +97,11 @@ class Store:
     def close(self) -> None:
         for fd in (self._quarantine, self._blobs, self._incoming, self._lock, self._root):
             os.close(fd)
+
+    def log_folder(self) -> int:
+        """A descriptor of `log/`, made where it is not there. The caller closes it."""
+        durable.make_folder(self._root, LOG)
+        return os.open(LOG, _FOLDER, dir_fd=self._root)
 
     def open_verified(self, digest: Digest) -> int:
         """A read-only descriptor whose bytes, all of them, were just hashed.

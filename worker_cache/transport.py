@@ -85,9 +85,7 @@ class Transport:
     ) -> None:
         self._base = check_url(server, unsafe_http=unsafe_http)
         self._signer = signer
-        self._headers = {"Accept-Encoding": "identity"}
-        if token is not None:
-            self._headers["Authorization"] = f"Bearer {token}"
+        self._bearer = {"Authorization": f"Bearer {token}"} if token is not None else {}
         try:
             self._tls = ssl.create_default_context(cafile=ca_file) if self._base.startswith("https:") else None
         except OSError as error:
@@ -97,7 +95,10 @@ class Transport:
     async def __aenter__(self) -> Transport:
         connector = aiohttp.TCPConnector(limit=0, ssl=self._tls if self._tls is not None else True)
         self._session = aiohttp.ClientSession(
-            headers=self._headers, auto_decompress=False, connector=connector, cookie_jar=aiohttp.DummyCookieJar()
+            headers={"Accept-Encoding": "identity"},
+            auto_decompress=False,
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
         )
         return self
 
@@ -118,12 +119,15 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         wait_seconds: float = 0.0,
         max_bytes: int = MAX_ANSWER_BYTES,
+        public: bool = False,
     ) -> Answer:
-        """The whole answer. `wait_seconds` is how long the server was asked to hold the request."""
+        """The whole answer. `wait_seconds`: how long the server was asked to hold it; `public`: do not say who asks."""
         if json_body is not None:
             body = json.dumps(json_body).encode()
             headers = {"Content-Type": "application/json", **(headers or {})}
-        async with self._answered(method, path, query=query, body=body, headers=headers, wait=wait_seconds) as response:
+        async with self._answered(
+            method, path, query=query, body=body, headers=headers, wait=wait_seconds, public=public
+        ) as response:
             data = await _read_limited(response, max_bytes, f"{method} {path}")
             return Answer(response.status, response.headers, data)
 
@@ -150,12 +154,13 @@ class Transport:
         body: Body,
         headers: Mapping[str, str] | None,
         wait: float,
+        public: bool = False,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._session is None:
             raise RuntimeError("a Transport is used inside `async with`")
         url = URL(self._base + path).update_query(query or {})
         try:
-            if self._signer is not None and not self._signer.ready:
+            if self._signer is not None and not self._signer.ready and not public:
                 async with self._session.get(
                     self._base + "/healthz", timeout=_limits(0.0), allow_redirects=False
                 ) as answer:
@@ -164,11 +169,11 @@ class Transport:
                     raise FetchError(f"{self._base} does not say its epoch: is this the address of a dagseal server?")
             for again in (True, False):
                 signed_with = self._signer.state if self._signer is not None else None
-                signed = self._sign(method, url, body, headers or {})
+                signed = headers or {} if public else self._sign(method, url, body, headers or {})
                 async with self._session.request(
                     method, url, data=body, headers=signed, timeout=_limits(wait), allow_redirects=False
                 ) as response:
-                    if again and response.status == 401 and self._signs_otherwise(signed_with, response):
+                    if again and response.status == 401 and not public and self._signs_otherwise(signed_with, response):
                         continue
                     if not 200 <= response.status < 300:
                         data = await _read_limited(response, MAX_PROBLEM_BYTES, f"{method} {path}")
@@ -185,10 +190,10 @@ class Transport:
             raise FetchError(f"{self._base} cannot be reached ({_say(error)}): try again") from None
 
     def _sign(self, method: str, url: URL, body: Body, headers: Mapping[str, str]) -> Mapping[str, str]:
-        """The header fields, with those of a signature where there is somebody to sign. What is signed is the path that the API
-        is asked for: a proxy that serves it below a path of its own takes that off."""
+        """The header fields, with those that say who asks: a token, or a signature. What is signed is the path that the API is
+        asked for: a proxy that serves it below a path of its own takes that off."""
         if self._signer is None:
-            return headers
+            return {**headers, **self._bearer}
         if body is not None and not isinstance(body, bytes):
             raise RuntimeError("a signed request has its whole body at hand")
         path = url.raw_path.removeprefix(URL(self._base).raw_path.rstrip("/"))

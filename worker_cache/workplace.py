@@ -1,4 +1,4 @@
-"""What every launch of this agent shares: the API, the cache, the spool, the launcher, time and chance."""
+"""What every launch of this agent shares: the API, the cache, the log, the spool, the launcher, time and chance."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from integrity.keys import KeyRing
 from worker_cache import backoff
 from worker_cache.cache import Cache
 from worker_cache.client import Client
+from worker_cache.following import Follower
 from worker_cache.launchers import Launcher
 from worker_cache.spool import Spool
 
@@ -22,12 +23,14 @@ class Workplace:
 
     api: Client
     cache: Cache
+    follower: Follower
     spool: Spool
     launcher: Launcher
     worker: str
     queues: tuple[str, ...]
     ring: KeyRing
     heartbeat_seconds: float
+    log_sync_seconds: float
     now: Callable[[], float]
     sleep: Callable[[float], Awaitable[None]]
     jitter: backoff.Jitter

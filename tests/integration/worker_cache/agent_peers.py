@@ -20,8 +20,10 @@ from integrity.claims import Claim, Result
 from integrity.digests import Digest
 from integrity.fields import to_base64
 from integrity.keys import KeyRing, SealingKey, SigningKey
+from integrity.leaves import Released
 from integrity.manifest import DagEntry, Manifest, Member, TaskEntry
 from integrity.tickets import Ticket
+from tests.logsim import Log, LogServer
 
 ARCHIVE = b"from airflow.sdk import DAG\n" * 40
 NAME = "etl.py"
@@ -222,6 +224,9 @@ class ApiSim:
     def __init__(self, now: Any) -> None:
         self.key = SigningKey.generate()
         self.ring = KeyRing([self.key.public])
+        self.log = LogServer(Log(key=self.key))
+        self.logged = True
+        self._released = False
         self._now = now
         self.blobs: dict[str, bytes] = {Digest.of(ARCHIVE).hex: ARCHIVE}
         self.queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -243,6 +248,7 @@ class ApiSim:
 
     async def __aenter__(self) -> ApiSim:
         app = web.Application(middlewares=[self._faults])
+        app.add_routes(self.log.routes())
         app.router.add_post("/v1/workers/{name}/take", self._take)
         app.router.add_get("/v1/blobs/sha512/{hex}", self._blob)
         app.router.add_post("/v1/launches/{id}/claim", self._claim)
@@ -294,6 +300,8 @@ class ApiSim:
             ),
         )
         envelope = manifest.sign(stated, self.key)
+        if self.logged and not self._released:
+            self.record(stated)
         now = self._now()
         fields: dict[str, Any] = {
             "ticket_id": "a" * 32,
@@ -329,11 +337,30 @@ class ApiSim:
             "manifest": to_base64(envelope),
         }
 
+    def record(self, stated: Manifest, **changes: Any) -> Released:
+        """The release, in the log; `changes` go into its leaf."""
+        given: dict[str, Any] = {
+            "at": 1,
+            "by": "ann",
+            "archive": stated.archive,
+            "number": stated.number,
+            "digest": stated.digest,
+            "size": stated.size,
+            "manifest": Digest.of(stated.to_bytes()),
+            "owner": stated.owner,
+            "group": stated.group,
+            "waits": False,
+        }
+        leaf = Released(**{**given, **changes})
+        self.log.log.add(leaf)
+        self._released = True
+        return leaf
+
     @web.middleware
     async def _faults(self, request: web.Request, handler: Any) -> web.StreamResponse:
         operation = "blob" if "/blobs/" in request.path else request.path.rpartition("/")[2]
         self.calls[operation] = self.calls.get(operation, 0) + 1
-        if request.headers.get("Authorization") not in self.tokens:
+        if request.headers.get("Authorization") not in self.tokens and operation != "checkpoint":
             return problem(401, "unauthenticated", "the token is not valid here")
         if self.fail.get(operation, 0) > 0:
             self.fail[operation] -= 1

@@ -18,7 +18,9 @@ from integrity.keys import SigningKey
 from worker_cache import agent
 from worker_cache.cache import Cache
 from worker_cache.client import Client
+from worker_cache.following import Follower
 from worker_cache.launchers import AtSocket
+from worker_cache.logstore import LogStore
 from worker_cache.spool import Spool
 from worker_cache.store import Store
 from worker_cache.transport import Transport
@@ -50,6 +52,7 @@ class Host:
         self, *, slots: int = 1, grace_seconds: float = 5.0, url: str | None = None
     ) -> AsyncIterator[Workplace]:
         store, spool = Store.open(str(self.folder / "cache")), Spool(str(self.folder / "spool"))
+        kept, pinned = LogStore(store.log_folder()), self.api.log.log.key.public
         try:
             async with Transport(url or self.api.url, "tok") as transport:
                 client = Client(transport)
@@ -57,12 +60,16 @@ class Host:
                 place = Workplace(
                     api=client,
                     cache=cache,
+                    follower=Follower(
+                        client, kept, kept.load(pinned), pinned=pinned, max_age_seconds=600, now=now, log=self.log
+                    ),
                     spool=spool,
                     launcher=AtSocket(self.launcher.path),
                     worker="host-1",
                     queues=("default",),
                     ring=self.api.ring,
                     heartbeat_seconds=10.0,
+                    log_sync_seconds=2.0,
                     now=now,
                     sleep=tick,
                     jitter=lambda: 0.0,
@@ -79,6 +86,7 @@ class Host:
                     await cache.close()
         finally:
             spool.close()
+            kept.close()
             store.close()
 
     def spooled(self) -> list[str]:

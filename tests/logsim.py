@@ -1,0 +1,201 @@
+"""A transparency log and its server in this process, for tests of those who follow it. It keeps any rule that it is not told to
+break: `bend` changes an answer on its way."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from integrity import checkpoints, leaves, merkle, tiles
+from integrity.checkpoints import Checkpoint
+from integrity.digests import Digest
+from integrity.keys import SigningKey
+from integrity.leaves import Activated, Approved, Keyed, Leaf, Owned, Released, Retired, Revoked
+from integrity.merkle import Tree
+
+PROBLEM = "application/problem+json"
+
+
+def released(
+    archive: str, number: int, *, data: bytes | None = None, waits: bool = False, **changes: object
+) -> Released:
+    raw = data if data is not None else f"{archive}@{number}".encode()
+    given: dict[str, object] = {
+        "at": 1,
+        "by": "ann",
+        "archive": archive,
+        "number": number,
+        "digest": Digest.of(raw),
+        "size": len(raw),
+        "manifest": Digest.of(b"manifest of " + raw),
+        "owner": "ann",
+        "group": "team",
+        "waits": waits,
+    }
+    return Released(**{**given, **changes})  # type: ignore[arg-type]
+
+
+def activated(archive: str, number: int) -> Activated:
+    return Activated(at=1, by="ann", archive=archive, number=number)
+
+
+def approved(release: Released, *, enough: bool = True) -> Approved:
+    return Approved(
+        at=1, by="bob", archive=release.archive, number=release.number, digest=release.digest, enough=enough
+    )
+
+
+def revoked(release: Released) -> Revoked:
+    return Revoked(at=1, by="ann", archive=release.archive, number=release.number, digest=release.digest)
+
+
+def retired(release: Released) -> Retired:
+    return Retired(at=1, by="dagseal", archive=release.archive, number=release.number, digest=release.digest)
+
+
+def owned(archive: str) -> Owned:
+    return Owned(at=1, by="ann", archive=archive, owner="ann", group="team", mode=0o770)
+
+
+@dataclass
+class Log:
+    """`key` signs; `entries` are what it says, from its first key on."""
+
+    key: SigningKey = field(default_factory=SigningKey.generate)
+    entries: list[bytes] = field(default_factory=list)
+    origin: str = ""
+
+    def __post_init__(self) -> None:
+        self.origin = self.origin or checkpoints.origin_of(self.key.public)
+        if not self.entries:
+            self.add(Keyed(at=1, key=self.key.public, signature=None))
+
+    def add(self, *found: Leaf) -> Log:
+        self.entries += [leaves.to_bytes(leaf) for leaf in found]
+        return self
+
+    def push(self, archive: str, number: int) -> Released:
+        """A release that becomes active."""
+        release = released(archive, number)
+        self.add(release, activated(archive, number))
+        return release
+
+    def hand_on(self, key: SigningKey | None = None, *, by: SigningKey | None = None) -> SigningKey:
+        """The log has another key from here on."""
+        new = key or SigningKey.generate()
+        self.add(Keyed.handed_on(self.origin, new.public, by=by or self.key, at=1))
+        self.key = new
+        return new
+
+    def copy(self, size: int | None = None) -> Log:
+        """One that begins as this one does."""
+        return Log(key=self.key, entries=self.entries[:size], origin=self.origin)
+
+    def tree(self, size: int | None = None) -> Tree:
+        return Tree().extended(map(merkle.leaf_hash, self.entries[:size]))
+
+    def stated(self, size: int | None = None, *, at: float | None = None) -> Checkpoint:
+        tree = self.tree(size)
+        return Checkpoint(
+            origin=self.origin, size=tree.size, root=tree.root, time=int(time.time() if at is None else at)
+        )
+
+    def note(self, size: int | None = None, *, at: float | None = None, key: SigningKey | None = None) -> bytes:
+        return checkpoints.sign(self.stated(size, at=at), key or self.key)
+
+    def bundle(self, start: int, end: int) -> bytes:
+        return tiles.bundle(self.entries[start:end])
+
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class LogServer:
+    """What the API serves of a log. `checkpoint` and `entries` may be replaced by who lies; `asked` are the calls."""
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+        self.page = 4096
+        self.asked: list[str] = []
+        self.checkpoint: Answer = self.true_checkpoint
+        self.entries: Answer = self.true_entries
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        """Whatever stands in the two attributes when it is asked."""
+
+        async def checkpoint(request: web.Request) -> web.StreamResponse:
+            self.asked.append("checkpoint")
+            assert "Authorization" not in request.headers, "the checkpoint is for everybody: the token stays at home"
+            return await self.checkpoint(request)
+
+        async def entries(request: web.Request) -> web.StreamResponse:
+            self.asked.append(f"entries {request.query['start']}-{request.query['end']}")
+            return await self.entries(request)
+
+        return [web.get("/v1/log/checkpoint", checkpoint), web.get("/v1/log/entries", entries)]
+
+    async def true_checkpoint(self, request: web.Request) -> web.StreamResponse:
+        return note(self.log.note())
+
+    async def true_entries(self, request: web.Request) -> web.StreamResponse:
+        start, end = int(request.query["start"]), int(request.query["end"])
+        if start >= len(self.log.entries):
+            return web.json_response({"status": 404, "detail": "no such leaf"}, status=404, content_type=PROBLEM)
+        return binary(self.log.bundle(start, min(end, start + self.page)))
+
+    def say(self, data: bytes) -> None:
+        """This note from now on."""
+
+        async def checkpoint(request: web.Request) -> web.StreamResponse:
+            return note(data)
+
+        self.checkpoint = checkpoint
+
+    def give(self, data: bytes) -> None:
+        """These entries, whatever is asked for."""
+
+        async def entries(request: web.Request) -> web.StreamResponse:
+            return binary(data)
+
+        self.entries = entries
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[str]:
+        """Its address."""
+        app = web.Application()
+        app.add_routes(self.routes())
+        runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        finally:
+            await runner.cleanup()
+
+
+def note(data: bytes) -> web.Response:
+    return web.Response(body=data, content_type="text/plain", charset="utf-8")
+
+
+def binary(data: bytes) -> web.Response:
+    return web.Response(body=data, content_type="application/octet-stream")
+
+
+async def endless(request: web.Request) -> web.StreamResponse:
+    """An answer that goes on for as long as somebody reads."""
+    answer = web.StreamResponse()
+    await answer.prepare(request)
+    while True:
+        await answer.write(b"\x00\x40" + b"a" * 64)
+        await asyncio.sleep(0)
+
+
+async def silent(request: web.Request) -> web.StreamResponse:
+    """One that never comes."""
+    await asyncio.Event().wait()
+    raise AssertionError

@@ -1,0 +1,203 @@
+"""The agent follows the server's log, and launches what it says may be launched.
+
+Promise: an update is known when it was checked whole (`worker_cache.logrules`) and is on disk; a refused one changes nothing.
+What is known is good for launches while the newest checkpoint is fresh: who keeps the log from this agent stops its launches,
+he does not turn back time. Of a fork both checkpoints are kept, and nothing is launched until somebody has decided.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+
+import structlog
+
+from integrity import checkpoints, tiles
+from integrity.digests import Digest
+from integrity.errors import (
+    DagsealError,
+    FetchError,
+    MalformedError,
+    NotFoundError,
+    SecurityError,
+    StaleError,
+)
+from integrity.keys import VerifyKey
+from integrity.logview import RevokedError
+from integrity.manifest import VerifiedManifest
+from worker_cache import logrules
+from worker_cache.client import Client
+from worker_cache.logrules import Announced, Followed, ForkError
+from worker_cache.logstore import LogStore
+
+CHECKPOINT_SECONDS = 10.0
+SYNC_SECONDS = 600.0
+LAUNCH_SECONDS = 20.0
+RENEW_SECONDS = 60
+INLINE_LEAVES = 64  # to check this many takes about as long as a hop to a thread and back
+
+Wanted = Callable[[Mapping[Digest, int]], None]
+Pause = Callable[[float], Awaitable[bool]]
+
+
+class Follower:
+    """Of one server's log, for one event loop. `wanted` is told what newly active releases need: digest and size in bytes."""
+
+    def __init__(
+        self,
+        api: Client,
+        store: LogStore,
+        known: Followed,
+        *,
+        pinned: VerifyKey,
+        max_age_seconds: int,
+        now: Callable[[], float],
+        log: structlog.typing.FilteringBoundLogger,
+        wanted: Wanted = lambda found: None,
+    ) -> None:
+        self._api = api
+        self._store = store
+        self._known = known
+        self._kept_time = known.newest.checkpoint.time if known.newest is not None else 0
+        self._unsure = False
+        self._pinned = pinned
+        self._max_age_seconds = max_age_seconds
+        self._now = now
+        self._log = log
+        self._wanted = wanted
+        self._fork = store.fork()
+        self._syncing = asyncio.Lock()
+
+    @property
+    def known(self) -> Followed:
+        return self._known
+
+    async def follow(self, pause: Pause, delays: Callable[[], Iterator[float]], *, seconds: float) -> None:
+        """Ask every so many seconds, less often while it fails, until `pause` says that the agent is to stop."""
+        self._wanted(self._known.view.wanted())
+        waits, told = delays(), ""
+        going_on = True
+        while going_on:
+            try:
+                await self.sync()
+            except DagsealError as error:
+                if error.slug != told:
+                    self._say(error)
+                told = error.slug
+                going_on = await pause(max(seconds, next(waits)))
+            else:
+                waits, told = delays(), ""
+                going_on = await pause(seconds)
+
+    def _say(self, error: DagsealError) -> None:
+        say = self._log.error if isinstance(error, SecurityError) else self._log.warning
+        say("log not followed", slug=error.slug, error=str(error))
+
+    async def sync(self) -> None:
+        """Know what the server says now. Raises `FetchError`, or another error that says why it is refused."""
+        async with self._syncing, _within(SYNC_SECONDS, "the log was not fetched"):
+            try:
+                await self._sync()
+            except OSError as error:
+                self._unsure = True
+                raise FetchError(f"the log cannot be kept: {error}; make room or repair the disk") from None
+
+    async def _sync(self) -> None:
+        self._require_no_fork()
+        if self._unsure:
+            self._known, self._unsure = self._store.load(self._pinned), False
+        known = self._known
+        async with _within(CHECKPOINT_SECONDS, "the log's checkpoint did not come"):
+            note = await self._api.log_checkpoint()
+        try:
+            found = logrules.announced(known, note, pinned=self._pinned)
+            entries = await self._fetch(found)
+            if len(entries) <= INLINE_LEAVES:
+                update = logrules.grown(known, found, entries, pinned=self._pinned)
+            else:
+                update = await asyncio.to_thread(logrules.grown, known, found, entries, pinned=self._pinned)
+        except ForkError as error:
+            raise self._forked(note, error) from None
+        self._require_fresh(found.checkpoint)
+        # From here on nothing is awaited: nobody who goes away leaves the disk and what is known apart.
+        if entries or found.checkpoint.time >= self._kept_time + RENEW_SECONDS:
+            self._store.keep(update)
+            self._kept_time = found.checkpoint.time
+        self._known = update.followed
+        if entries:
+            self._log.info("log followed", size=found.checkpoint.size, leaves=len(entries))
+            self._wanted(update.wanted)
+
+    async def _fetch(self, found: Announced) -> list[bytes]:
+        """The entries after those that are known. Raises `FetchError`, `MalformedError`, `SignatureError`."""
+        start, end, left = self._known.tree.size, found.checkpoint.size, 0
+        if start < end:
+            left = found.max_bytes(self._known)
+        entries: list[bytes] = []
+        while start + len(entries) < end:
+            data = await self._api.log_entries(start + len(entries), end)
+            left -= len(data)
+            more = tiles.entries_of(data)
+            if not more or left < 0 or start + len(entries) + len(more) > end:
+                raise MalformedError(
+                    f"asked for the log's leaves from {start + len(entries)} to {end}, the server sent none, or too much"
+                )
+            entries += more
+        return entries
+
+    def _forked(self, note: bytes, error: ForkError) -> ForkError:
+        known = self._known.newest
+        self._fork = "log/evidence"
+        if known is not None:
+            self._fork = self._store.keep_evidence(known.note, note)
+        self._log.error("the log forked", error=str(error), evidence=self._fork)
+        return ForkError(f"{error}; both checkpoints are in {self._fork} of the cache")
+
+    def _require_no_fork(self) -> None:
+        if self._fork is not None:
+            raise ForkError(
+                f"the server showed two logs, see {self._fork} of the cache: nothing is launched here until somebody found out "
+                "why and moved the folder log away"
+            )
+
+    def _require_fresh(self, found: checkpoints.Checkpoint) -> None:
+        checkpoints.require_fresh(found, now=int(self._now()), max_age_seconds=self._max_age_seconds)
+
+    async def require_launchable(self, found: VerifiedManifest) -> None:
+        """Whether the log has exactly this release, and says that it may be launched. Who was not told yet asks once.
+
+        Raises `NotFoundError`, `DigestMismatchError`, `RevokedError`; `StaleError` where what is known is too old to tell,
+        `ForkError`; or why it could not be asked."""
+        try:
+            self._decide(found)
+        except (StaleError, NotFoundError, RevokedError) as error:
+            refusal = error
+        else:
+            return
+        try:
+            async with _within(LAUNCH_SECONDS, "the log was not fetched"):
+                await self.sync()
+        except FetchError as error:
+            if isinstance(refusal, NotFoundError):
+                raise
+            raise type(refusal)(f"{refusal}; asked again: {error}") from None
+        self._decide(found)
+
+    def _decide(self, found: VerifiedManifest) -> None:
+        self._require_no_fork()
+        newest = self._known.newest
+        if newest is None:
+            raise StaleError("nothing is known of the server's log yet: it says what may be launched")
+        self._require_fresh(newest.checkpoint)
+        stated = found.manifest
+        self._known.view.require_launchable(stated.archive, stated.number, digest=stated.digest, manifest=found.digest)
+
+
+@asynccontextmanager
+async def _within(seconds: float, what: str) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise FetchError(f"{what} within {seconds:g} s: try again, or look at the server") from None
