@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field, field_validator
 from pydantic.fields import FieldInfo
 
-from integrity import names
+from integrity import blobframes, names
 from integrity.errors import MalformedError
 from submit_api import modes, scopes
 
@@ -97,6 +97,19 @@ class LaunchRequest(In):
     queue: Queue | None = None
     release: int | None = Field(default=None, ge=1)
     timeout_seconds: int | None = Field(default=None, ge=1, le=30 * 86400)
+
+
+class BlobsRequest(In):
+    digests: list[Annotated[str, Field(pattern=r"^sha512:[0-9a-f]{128}$")]] = Field(
+        min_length=1, max_length=blobframes.MAX_DIGESTS, json_schema_extra={"uniqueItems": True}
+    )
+
+    @field_validator("digests")
+    @classmethod
+    def _once(cls, value: list[str]) -> list[str]:
+        if len(set(value)) < len(value):
+            raise ValueError("each digest is to be named once")
+        return value
 
 
 class TakeRequest(In):

@@ -13,17 +13,18 @@ import random
 import signal
 import sys
 import time
+from contextlib import AsyncExitStack
 
 import structlog
 
 from integrity.errors import DagsealError, FetchError
-from worker_cache import agent, settings
+from worker_cache import agent, mirrors, serving, settings
 from worker_cache.cache import Cache
 from worker_cache.client import Client
 from worker_cache.following import Follower
 from worker_cache.launchers import Launcher
 from worker_cache.logstore import LogStore
-from worker_cache.settings import AgentSettings
+from worker_cache.settings import MIB, AgentSettings
 from worker_cache.spool import Spool
 from worker_cache.store import Store
 from worker_cache.transport import Transport
@@ -64,11 +65,24 @@ async def _run(found: AgentSettings) -> None:
         known, _ = await asyncio.gather(asyncio.to_thread(kept.load, found.server_key), _greet(launcher, log))
         signer = found.signer()
         token = found.token(os.environ) if signer is None else None
-        async with Transport(
-            found.server, token, signer=signer, unsafe_http=found.unsafe_http, ca_file=found.ca_file
-        ) as transport:
+        async with AsyncExitStack() as stack:
+            transport = await stack.enter_async_context(
+                Transport(found.server, token, signer=signer, unsafe_http=found.unsafe_http, ca_file=found.ca_file)
+            )
             api = Client(transport)
-            cache = Cache(store, api.blob, max_blob_bytes=found.max_blob_mib * 1024 * 1024)
+            cache = Cache(
+                store,
+                api.blob,
+                max_blob_bytes=found.max_blob_mib * MIB,
+                batch=api.blobs,
+                mirrors=await mirrors.open_all(found.mirrors, stack),
+                mirrors_first=found.mirrors.first,
+                limits=found.cache_limits,
+            )
+            stack.push_async_callback(cache.close)
+            cache.start()
+            if address := found.mirrors.serve_at():
+                await stack.enter_async_context(serving.serving(cache, *address))
             place = Workplace(
                 api=api,
                 cache=cache,
@@ -95,7 +109,6 @@ async def _run(found: AgentSettings) -> None:
             )
             _stop_on_signals(place)
             await agent.run(place, slots=found.slots, grace_seconds=found.stop_grace_seconds)
-            await cache.close()
     finally:
         await launcher.close()
         spool.close()

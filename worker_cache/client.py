@@ -5,7 +5,7 @@ Bodies and answers are as in docs/protocol.md; what is signed stays bytes until 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -87,9 +87,13 @@ class Client:
         path = f"/v1/archives/{segment(name)}/releases/{number}/manifest"
         return (await self._transport.request("GET", path, max_bytes=envelopes.MAX_ENVELOPE_BYTES)).body
 
-    def blob(self, digest: Digest) -> AsyncGenerator[bytes, None]:
-        """The bytes as they arrive, unverified: the caller hashes and caps them."""
-        return self._transport.stream(f"/v1/blobs/sha512/{digest.hex}")
+    def blob(self, digest: Digest, start: int = 0) -> AsyncGenerator[bytes, None]:
+        """The bytes from `start` on as they arrive, unverified: the caller hashes and caps them."""
+        return self._transport.stream(f"/v1/blobs/sha512/{digest.hex}", start=start)
+
+    def blobs(self, digests: Sequence[Digest]) -> AsyncGenerator[bytes, None]:
+        """Frames of many (`integrity.blobframes`) as they arrive, unverified."""
+        return self._transport.stream_of_json("/v1/blobs/batch", {"digests": [str(digest) for digest in digests]})
 
     def audit_lines(self, media_type: str, query: Mapping[str, str]) -> AsyncGenerator[bytes, None]:
         """The audit log as lines of this form, as they arrive, cut anywhere."""

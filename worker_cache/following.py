@@ -8,13 +8,12 @@ he does not turn back time. Of a fork both checkpoints are kept, and nothing is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import structlog
 
 from integrity import checkpoints, tiles
-from integrity.digests import Digest
 from integrity.errors import (
     DagsealError,
     FetchError,
@@ -24,7 +23,7 @@ from integrity.errors import (
     StaleError,
 )
 from integrity.keys import VerifyKey
-from integrity.logview import RevokedError
+from integrity.logview import LogView, RevokedError
 from integrity.manifest import VerifiedManifest
 from worker_cache import logrules
 from worker_cache.client import Client
@@ -37,12 +36,12 @@ LAUNCH_SECONDS = 20.0
 RENEW_SECONDS = 60
 INLINE_LEAVES = 64  # to check this many takes about as long as a hop to a thread and back
 
-Wanted = Callable[[Mapping[Digest, int]], None]
+Changed = Callable[[LogView], None]
 Pause = Callable[[float], Awaitable[bool]]
 
 
 class Follower:
-    """Of one server's log, for one event loop. `wanted` is told what newly active releases need: digest and size in bytes."""
+    """Of one server's log, for one event loop. `changed` is told what the log says, when it says more than before."""
 
     def __init__(
         self,
@@ -54,7 +53,7 @@ class Follower:
         max_age_seconds: int,
         now: Callable[[], float],
         log: structlog.typing.FilteringBoundLogger,
-        wanted: Wanted = lambda found: None,
+        changed: Changed = lambda view: None,
     ) -> None:
         self._api = api
         self._store = store
@@ -65,7 +64,7 @@ class Follower:
         self._max_age_seconds = max_age_seconds
         self._now = now
         self._log = log
-        self._wanted = wanted
+        self._changed = changed
         self._fork = store.fork()
         self._syncing = asyncio.Lock()
 
@@ -75,7 +74,7 @@ class Follower:
 
     async def follow(self, pause: Pause, delays: Callable[[], Iterator[float]], *, seconds: float) -> None:
         """Ask every so many seconds, less often while it fails, until `pause` says that the agent is to stop."""
-        self._wanted(self._known.view.wanted())
+        self._changed(self._known.view)
         waits, told = delays(), ""
         going_on = True
         while going_on:
@@ -127,7 +126,7 @@ class Follower:
         self._known = update.followed
         if entries:
             self._log.info("log followed", size=found.checkpoint.size, leaves=len(entries))
-            self._wanted(update.wanted)
+            self._changed(update.followed.view)
 
     async def _fetch(self, found: Announced) -> list[bytes]:
         """The entries after those that are known. Raises `FetchError`, `MalformedError`, `SignatureError`."""

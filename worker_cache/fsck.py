@@ -148,7 +148,7 @@ class _Check:
 
     def _leftover(self, path: str) -> None:
         folder, _, name = path.rpartition("/")
-        if not name.startswith(durable.TEMPORARY_PREFIX):
+        if not name.startswith(durable.TEMPORARY_PREFIX) and not store.is_part(name):
             self._aside("unexpected", path, "not the name of a fetch under way")
             return
         if self._repair:

@@ -49,6 +49,11 @@ async def carry_out(place: Workplace, offered: Any, *, audience: str) -> bool:
 
 
 async def _run(place: Workplace, offer: VerifiedOffer) -> None:
+    with place.cache.pin(offer.offer.digest):
+        await _run_pinned(place, offer)
+
+
+async def _run_pinned(place: Workplace, offer: VerifiedOffer) -> None:
     launch_id = offer.offer.launch_id
     archive = await place.cache.open(offer.offer.digest, size=offer.manifest.manifest.size)
     try:

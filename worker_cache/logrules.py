@@ -8,15 +8,13 @@ for yet can make its reader fetch so much and no more: it is only the leaves tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from integrity import checkpoints, leaves, merkle
 from integrity.checkpoints import Checkpoint, VerifiedCheckpoint
-from integrity.digests import Digest
 from integrity.errors import MalformedError, RollbackError, SecurityError, SignatureError
 from integrity.keys import VerifyKey
-from integrity.leaves import Activated, Leaf
 from integrity.logview import LogView
 from integrity.merkle import Tree
 from integrity.notes import Note
@@ -64,11 +62,10 @@ class Announced:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
-    """What is known from now on, the entries that are new in it, and what the releases need that became active by them."""
+    """What is known from now on, and the entries that are new in it."""
 
     followed: Followed
     entries: Sequence[bytes] = ()
-    wanted: Mapping[Digest, int]
 
 
 def announced(known: Followed, note: bytes, *, pinned: VerifyKey | None) -> Announced:
@@ -156,12 +153,4 @@ def grown(known: Followed, found: Announced, entries: Sequence[bytes], *, pinned
     verified = checkpoints.verify(found.note, [view.keys[-1]], origin=view.origin)
     if known.newest is not None:
         _require_later(known.newest.checkpoint, stated)
-    return Update(
-        followed=Followed(tree=tree, view=view, newest=verified), entries=entries, wanted=_newly_active(view, read)
-    )
-
-
-def _newly_active(view: LogView, found: Iterable[Leaf]) -> dict[Digest, int]:
-    """What the releases need that these leaves made active, and that are so at their end."""
-    names = {leaf.archive for leaf in found if isinstance(leaf, Activated)}
-    return LogView(archives={name: view.archives[name] for name in names}).wanted()
+    return Update(followed=Followed(tree=tree, view=view, newest=verified), entries=entries)

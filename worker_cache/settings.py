@@ -13,6 +13,9 @@
     launcher_command = ["sudo", "-n", "…", "--on-stdin", "--config", "/etc/dagseal/launcher.toml"]
     slots = 4
     max_blob_mib = 64
+    max_cache_mib = 10240                        # 0: no quota
+    max_fetch_mib_per_second = 0                 # 0: no limit
+    scrub_mib_per_second = 4                     # 0: nothing is hashed but what is used
     heartbeat_seconds = 10.0
     log_sync_seconds = 2.0                       # how often the server is asked for its log's newest checkpoint
     max_log_age_seconds = 600                    # nothing is launched while the newest one is older
@@ -20,7 +23,7 @@
     unsafe_http = false                          # true sends the token in clear text to another host
     ca_file = "/etc/dagseal/ca.pem"              # optional
 
-Unknown keys are refused, in the file and in the environment.
+`[mirrors]` is a table of its own: `worker_cache/mirrors.py`. Unknown keys are refused, in the file and in the environment.
 """
 
 from __future__ import annotations
@@ -40,11 +43,14 @@ from integrity.errors import DagsealError, SettingsError
 from integrity.fields import from_base64
 from integrity.keys import KEY_BYTES, KeyRing, VerifyKey
 from worker_cache import requestkey, transport
+from worker_cache.cache import Limits
 from worker_cache.launchers import AtSocket, Launcher, OnDemand
+from worker_cache.mirrors import MirrorsSection
 from worker_cache.signing import Signer
 
 PREFIX = "DAGSEAL__AGENT__"
 MAX_TOKEN_BYTES = 4096
+MIB = 1024 * 1024
 DEFAULT_SOCKET = "/run/dagseal/launcher.sock"
 
 
@@ -65,12 +71,16 @@ class AgentSettings(BaseSettings):
     launcher_command: list[str] | None = Field(default=None, min_length=1)
     slots: int = Field(default=4, ge=1, le=1000)
     max_blob_mib: int = Field(default=64, ge=1, le=4096)
+    max_cache_mib: int = Field(default=10240, ge=0, le=2**30)
+    max_fetch_mib_per_second: float = Field(default=0.0, ge=0, le=1e6)
+    scrub_mib_per_second: float = Field(default=4.0, ge=0, le=1e6)
     heartbeat_seconds: float = Field(default=10.0, gt=0, le=30)
     log_sync_seconds: float = Field(default=2.0, gt=0, le=300)
     max_log_age_seconds: int = Field(default=600, ge=1, le=86400)
     stop_grace_seconds: float = Field(default=60.0, ge=0, le=86400)
     unsafe_http: bool = False
     ca_file: str | None = None
+    mirrors: MirrorsSection = MirrorsSection()
 
     @classmethod
     def settings_customise_sources(
@@ -97,6 +107,14 @@ class AgentSettings(BaseSettings):
         """Of the agent's own key; None where it has a token instead. Raises `SettingsError` for a key that cannot be used."""
         path = self.key_file
         return Signer(lambda: requestkey.load(path), self.server_key, time.time) if path is not None else None
+
+    @property
+    def cache_limits(self) -> Limits:
+        return Limits(
+            max_cache_bytes=self.max_cache_mib * MIB,
+            max_fetch_bytes_per_second=int(self.max_fetch_mib_per_second * MIB),
+            scrub_bytes_per_second=int(self.scrub_mib_per_second * MIB),
+        )
 
     def launcher(self) -> Launcher:
         """The one of the two that is set; by default the usual socket."""
@@ -132,6 +150,9 @@ def load(path: str, environ: Mapping[str, str]) -> AgentSettings:
         _ = settings.ring
         if settings.key_file is not None and settings.token_file is not None:
             raise SettingsError("key_file and token_file are both set: give the one that is meant")
+        settings.mirrors.check()
+        if 0 < settings.max_cache_mib < settings.max_blob_mib:
+            raise SettingsError("max_cache_mib is less than max_blob_mib: the largest archive would not fit")
         if settings.launcher_command is not None:
             _check_command(settings)
     except DagsealError as error:
@@ -173,14 +194,16 @@ def _table(path: str) -> dict[str, Any]:
         raise SettingsError(f"the configuration {path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: {error}") from None
-    table = document.pop("agent", None)
+    table, mirrors = document.pop("agent", None), document.pop("mirrors", None)
     if document:
         raise SettingsError(
-            f"{path} has unknown tables or keys: {', '.join(sorted(document))}; the agent reads [agent]"
+            f"{path} has unknown tables or keys: {', '.join(sorted(document))}; the agent reads [agent] and [mirrors]"
         )
     if not isinstance(table, dict):
         raise SettingsError(f"{path} has no [agent] table")
-    return table
+    if "mirrors" in table:
+        raise SettingsError(f"{path}: [mirrors] is a table of its own")
+    return table if mirrors is None else {**table, "mirrors": mirrors}
 
 
 def _refuse_unknown(environ: Mapping[str, str]) -> None:

@@ -137,11 +137,29 @@ class Transport:
         *,
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
+        start: int = 0,
         chunk_bytes: int = 256 * 1024,
     ) -> AsyncGenerator[bytes, None]:
-        """The answer's body, piece by piece. An answer shorter than announced is a `FetchError`."""
+        """The answer's body, piece by piece, from this byte on. An answer shorter than announced is a `FetchError`."""
+        if start:
+            headers = {**(headers or {}), "Range": f"bytes={start}-"}
         async with self._answered("GET", path, query=query, body=None, headers=headers, wait=0.0) as response:
+            if start and response.status == 206:
+                if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+                    raise FetchError(f"GET {path}: the answer is another range than the one that was asked for")
+                start = 0
             async for chunk in response.content.iter_chunked(chunk_bytes):
+                if start:  # a server that knows no ranges sends the whole
+                    start, chunk = max(0, start - len(chunk)), chunk[start:]
+                if chunk:
+                    yield chunk
+
+    async def stream_of_json(self, path: str, json_body: object) -> AsyncGenerator[bytes, None]:
+        """The body of the answer to a POST, piece by piece."""
+        body = json.dumps(json_body).encode()
+        headers = {"Content-Type": "application/json"}
+        async with self._answered("POST", path, query=None, body=body, headers=headers, wait=0.0) as response:
+            async for chunk in response.content.iter_chunked(256 * 1024):
                 yield chunk
 
     @asynccontextmanager

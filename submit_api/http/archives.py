@@ -1,30 +1,20 @@
-"""Archives, releases, manifests and blobs over HTTP."""
+"""Archives, releases and manifests over HTTP."""
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import re
-from contextlib import aclosing
-
-import structlog
 from aiohttp import web
 
 from integrity import names
 from integrity.digests import Digest
-from integrity.errors import DagsealError, NotFoundError
-from submit_api import accepting, audit, bodies, modes, permissions, releasing, scopes, submissions, views
-from submit_api.http.routes import BYTES, DSSE, Call, answer
-from submit_api.identity import WORKER, Caller
+from submit_api import accepting, bodies, modes, releasing, scopes, submissions, views
+from submit_api.http.routes import DSSE, Call, answer
+from submit_api.identity import WORKER
 from submit_api.models import ArchiveDetail, ArchiveList, ArchiveView, ReleaseList, ReleaseView
-from submit_api.refusals import RangeError
 from submit_api.registry import archives
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Archive, Release
 
 DEFAULT_LISTED, MAX_LISTED = 100, 1000
-_RANGE = re.compile(r"bytes=([0-9]{0,16})-([0-9]{0,16})")
-_log = structlog.get_logger("submit_api")
 
 
 async def submit(call: Call) -> web.Response:
@@ -98,96 +88,6 @@ async def manifest(call: Call) -> web.Response:
             archive = await releasing.held(tx, call.caller, name, modes.READ)
         found = await releasing.numbered(tx, archive, int(call.part("number")))
     return web.Response(body=found.manifest, content_type=DSSE, headers={"ETag": f'"{found.manifest_digest}"'})
-
-
-async def blob(call: Call) -> web.StreamResponse:
-    """The bytes by their digest. Only who has a release of them finds them; workers fetch any release's."""
-    digest = Digest(call.part("hex"))
-    async with call.service.database.read() as tx:
-        found = await archives.releases_of_digest(tx, str(digest))
-        archived = await archives.named(tx, {release.archive for release in found})
-    seen = [one for one in found if _may_fetch(call.caller, archived[one.archive])]
-    if not seen:
-        missing = NotFoundError(f"there is no blob {digest}")
-        if found:
-            missing.add_note(audit.HIDES)
-        raise missing
-    if all(release.retired_at is not None for release in seen):
-        raise NotFoundError(f"there is no blob {digest} any more: {seen[0].archive}@{seen[0].number} was retired")
-    headers = {
-        "ETag": f'"{digest}"',
-        "Cache-Control": "private, max-age=31536000, immutable",
-        "Accept-Ranges": "bytes",
-        "Repr-Digest": digest.repr_digest,
-        "Content-Type": BYTES,
-    }
-    matches = [tag.strip() for tag in call.request.headers.get("If-None-Match", "").split(",")]
-    if headers["ETag"] in matches or "*" in matches:
-        del headers["Content-Type"]
-        return web.Response(status=304, headers=headers)
-    size = found[0].size
-    first, last = _range(call.request, size)
-    status = 200 if (first, last) == (0, size - 1) and "Range" not in call.request.headers else 206
-    if status == 206:
-        headers["Content-Range"] = f"bytes {first}-{last}/{size}"
-    data = await call.service.blobs.small(digest, size)
-    if data is not None:
-        return web.Response(status=status, body=data[first : last + 1], headers=headers)
-    return await _stream(call, digest, first, last, status, headers)
-
-
-def _may_fetch(caller: Caller, archive: Archive) -> bool:
-    if caller.kind == WORKER:
-        return True
-    return scopes.cover(caller.scopes, scopes.ARCHIVE, archive.name) and permissions.may(caller, modes.READ, archive)
-
-
-async def _stream(
-    call: Call, digest: Digest, first: int, last: int, status: int, headers: dict[str, str]
-) -> web.StreamResponse:
-    """The last piece of a whole blob is held back until the digest agrees, so that no wrong one ever ends well. Who asks for
-    a part hashes what the parts make."""
-    made = web.StreamResponse(status=status, headers=headers)
-    made.content_length = last - first + 1
-    hashed = hashlib.sha512() if status == 200 else None
-    async with aclosing(call.service.blobs.read(digest, first, last)) as pieces:
-        ahead = await anext(pieces)  # what is missing, or away, is an answer of its own
-        await made.prepare(call.request)
-        try:
-            await _hash(hashed, ahead)
-            async for piece in pieces:
-                await made.write(ahead)
-                await _hash(hashed, piece)
-                ahead = piece
-            if hashed is not None:
-                digest.require(Digest(hashed.hexdigest()), "the stored blob")
-        except DagsealError as error:
-            _log.error("blob_broken_off", digest=str(digest), slug=error.slug)
-            raise ConnectionResetError(str(error)) from None
-        await made.write(ahead)
-    return made
-
-
-async def _hash(hashed: hashlib._Hash | None, piece: bytes) -> None:
-    if hashed is not None:
-        await asyncio.to_thread(hashed.update, piece)
-
-
-def _range(request: web.Request, size: int) -> tuple[int, int]:
-    """First and last byte that are wanted: one range, or everything."""
-    header = request.headers.get("Range")
-    if header is None:
-        return 0, size - 1
-    found = _RANGE.fullmatch(header.strip())
-    if not found or not (found[1] or found[2]):
-        raise RangeError("Range is to be one range of bytes, as bytes=0-99")
-    if not found[1]:
-        first, last = max(size - int(found[2]), 0), size - 1
-    else:
-        first, last = int(found[1]), min(int(found[2] or size), size - 1)
-    if first > last:
-        raise RangeError(f"the blob has {size} bytes")
-    return first, last
 
 
 async def _summaries(tx: Transaction, found: list[Archive]) -> list[ArchiveView]:

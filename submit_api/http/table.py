@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from integrity import blobframes
 from integrity.logrecords import MEDIA_TYPE
 from submit_api import models as m
 from submit_api.http import (
     administration,
     archives,
     audit_log,
+    blobs,
     keys,
     launches,
     log,
@@ -115,7 +117,7 @@ ROUTES: tuple[Route, ...] = (
         about="archive:{name}", summary="The signed manifest's envelope", answers={200: DSSE}, refusals=(404,),
     ),
     Route(
-        method="GET", path="/v1/blobs/sha512/{hex:[0-9a-f]{128}}", handler=archives.blob, action="blob.read",
+        method="GET", path="/v1/blobs/sha512/{hex:[0-9a-f]{128}}", handler=blobs.one, action="blob.read",
         about="blob:{hex}", summary="Bytes by their digest; immutable", headers=("Range", "If-None-Match"),
         answers={200: BYTES, 206: BYTES, 304: None}, refusals=(404, 416, 422),
     ),
@@ -146,6 +148,10 @@ ROUTES: tuple[Route, ...] = (
         method="GET", path=_RELEASE + "/proof", handler=log.inclusion, action="release.read", about="archive:{name}",
         summary="What proves this release without the server: manifest, leaf, path, checkpoint",
         answers={200: m.InclusionView}, refusals=(404,),
+    ),
+    Route(
+        method="POST", path="/v1/blobs/batch", handler=blobs.batch, action="blob.read", about="blobs",
+        summary="Many blobs in one answer, each in a frame", body=(m.BlobsRequest,), answers={200: blobframes.MEDIA_TYPE},
     ),
     Route(
         method="POST", path="/v1/launches", handler=launches.create, action="launch.create", about="launch",

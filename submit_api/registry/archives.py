@@ -11,7 +11,7 @@ from integrity.manifest import Manifest
 from submit_api.registry import leaves, logged
 from submit_api.registry.database import Transaction
 from submit_api.registry.ownership import readable
-from submit_api.registry.records import Activation, Archive, Release, columns, columns_of, record
+from submit_api.registry.records import Activation, Archive, Release, Stored, columns, columns_of, record
 from submit_api.registry.tables import ActivationRow, ArchiveRow, DagRow, ReleaseRow, TaskRow, table
 
 _AT_ONCE = 200  # of parts of one query: SQLite takes 500
@@ -34,6 +34,7 @@ _REVOKED = select(*columns_of(Release, ReleaseRow)).where(
     ReleaseRow.digest.in_(bindparam("digests", expanding=True)),
     ReleaseRow.revoked_at.is_not(None),
 )
+_STORED = select(*columns_of(Stored, ReleaseRow)).where(ReleaseRow.digest.in_(bindparam("digests", expanding=True)))
 _OWNERS_OF_DAGS = select(DagRow.dag_id, DagRow.archive).where(DagRow.dag_id.in_(bindparam("dags", expanding=True)))
 
 
@@ -175,10 +176,12 @@ async def launchable_after(tx: Transaction, archive: str, number: int) -> int | 
     return await tx.session.scalar(query.order_by(ReleaseRow.number.desc()).limit(1))
 
 
-async def releases_of_digest(tx: Transaction, digest: str) -> list[Release]:
-    """Every release with exactly these bytes."""
-    rows = await tx.session.scalars(select(ReleaseRow).where(ReleaseRow.digest == digest))
-    return [record(Release, row) for row in rows]
+async def stored(tx: Transaction, digests: Iterable[str]) -> dict[str, list[Stored]]:
+    """Of each of these digests that there are, every release with exactly these bytes."""
+    found: dict[str, list[Stored]] = {}
+    for row in await tx.session.execute(_STORED, {"digests": list(digests)}):
+        found.setdefault(row.digest, []).append(record(Stored, row))
+    return found
 
 
 async def digests(tx: Transaction) -> set[str]:

@@ -70,6 +70,17 @@ class Activation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """Of a release what it takes to send its bytes."""
+
+    archive: str
+    number: int
+    digest: str
+    size: int
+    retired_at: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
     archive: str
     number: int

@@ -151,7 +151,7 @@ def test_a_folder_that_others_may_enter_is_refused(folder: Path) -> None:
         fsck.check(str(folder))
 
 
-STEPS = ("open", "mkdir", "write", "fsync", "rename")
+STEPS = ("open", "mkdir", "write", "rename")
 
 
 @pytest.mark.parametrize("step", STEPS)
