@@ -18,16 +18,19 @@ from contextlib import AsyncExitStack
 import structlog
 
 from integrity.errors import DagsealError, FetchError
-from worker_cache import agent, mirrors, serving, settings
+from worker_cache import agent, mirrors, readers, serving, settings
 from worker_cache.cache import Cache
 from worker_cache.client import Client
 from worker_cache.following import Follower
+from worker_cache.keeping import Keeper
 from worker_cache.launchers import Launcher
 from worker_cache.logstore import LogStore
+from worker_cache.releasesocket import ReleaseSocket
 from worker_cache.settings import MIB, AgentSettings
 from worker_cache.spool import Spool
 from worker_cache.store import Store
 from worker_cache.transport import Transport
+from worker_cache.trees import Trees
 from worker_cache.workplace import Workplace
 
 USAGE = 2
@@ -83,23 +86,35 @@ async def _run(found: AgentSettings) -> None:
             cache.start()
             if address := found.mirrors.serve_at():
                 await stack.enter_async_context(serving.serving(cache, *address))
+            keeper = Keeper(
+                cache=cache,
+                api=api,
+                worker=found.worker,
+                queues=frozenset(found.queues),
+                report_seconds=found.report_seconds,
+                log=log,
+            )
+            follower = Follower(
+                api,
+                kept,
+                known,
+                pinned=found.server_key,
+                max_age_seconds=found.max_log_age_seconds,
+                now=time.time,
+                log=log,
+                changed=keeper.changed,
+            )
+            if found.releases_socket is not None:
+                stack.push_async_callback(_hand_out(found, found.releases_socket, cache, follower, log).close)
             place = Workplace(
                 api=api,
                 cache=cache,
-                follower=Follower(
-                    api,
-                    kept,
-                    known,
-                    pinned=found.server_key,
-                    max_age_seconds=found.max_log_age_seconds,
-                    now=time.time,
-                    log=log,
-                ),
+                follower=follower,
+                keeper=keeper,
                 spool=spool,
                 launcher=launcher,
                 worker=found.worker,
                 queues=tuple(found.queues),
-                ring=found.ring,
                 heartbeat_seconds=found.heartbeat_seconds,
                 log_sync_seconds=found.log_sync_seconds,
                 now=time.time,
@@ -115,6 +130,20 @@ async def _run(found: AgentSettings) -> None:
         kept.close()
         store.close()
     log.info("agent stopped")
+
+
+def _hand_out(
+    found: AgentSettings, path: str, cache: Cache, follower: Follower, log: structlog.typing.FilteringBoundLogger
+) -> ReleaseSocket:
+    """Verified releases for local processes."""
+    return ReleaseSocket(
+        path,
+        readers=readers.load(found.readers_file) if found.readers_file is not None else {},
+        view=lambda: follower.view,
+        open_cached=lambda release: cache.open_held(release.digest),
+        trees=Trees(found.trees_dir, max_bytes=found.max_trees_mib * MIB) if found.trees_dir is not None else None,
+        log=log,
+    )
 
 
 async def _greet(launcher: Launcher, log: structlog.typing.FilteringBoundLogger) -> None:

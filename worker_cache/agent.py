@@ -1,4 +1,5 @@
-"""The agent's loop: some slots that each take a launch, carry it out, and take the next; beside them the log is followed.
+"""The agent's loop: some slots that each take a launch, carry it out, and take the next; beside them the log is followed, what
+it makes active is fetched, and what is held is reported.
 
 Promise: nothing is taken while the launcher is away, for it would keep the launch from a host that could run it. When told
 to stop, the agent takes nothing more, lets what runs end for a while, cancels the rest, and leaves in the spool what the
@@ -26,7 +27,11 @@ async def run(place: Workplace, *, slots: int, grace_seconds: float) -> None:
     async with asyncio.TaskGroup() as group:
         for launch_id in place.spool.pending():
             group.create_task(delivery.deliver_kept(place, launch_id))
-        following = group.create_task(place.follower.follow(place.pause, place.delays, seconds=place.log_sync_seconds))
+        beside = [
+            group.create_task(place.follower.follow(place.pause, place.delays, seconds=place.log_sync_seconds)),
+            group.create_task(place.keeper.keep(place.delays)),
+            group.create_task(place.keeper.report(place.follower)),
+        ]
         # One long poll for all free slots: several would all wake for one launch, and but one would get it.
         taking = asyncio.Lock()
         working = [group.create_task(_slot(place, taking)) for _ in range(slots)]
@@ -38,8 +43,7 @@ async def run(place: Workplace, *, slots: int, grace_seconds: float) -> None:
             place.log.warning("cancelling what still runs", launches=len(running))
             place.cancelling.set()
             _, running = await asyncio.wait(running, timeout=CANCEL_SECONDS)
-        following.cancel()
-        for task in running:  # the launcher did not answer: closing its connections kills the tasks
+        for task in (*beside, *running):  # the launcher did not answer: closing its connections kills the tasks
             task.cancel()
 
 

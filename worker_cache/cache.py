@@ -134,6 +134,11 @@ class Cache:
     def holdings(self) -> Holdings:
         return self._record.holdings()
 
+    def held(self, digests: Iterable[Digest]) -> frozenset[Digest]:
+        """Those that are there and were found right since this process began."""
+        entries = self._record.entries
+        return frozenset(one for one in digests if (entry := entries.get(one)) is not None and entry.verified_at)
+
     async def open_held(self, digest: Digest) -> int:
         """As `open`, for who is to cause no fetch. Raises `NotFoundError`."""
         return await self._open_cached(digest, INLINE_BYTES + 1)

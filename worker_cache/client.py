@@ -31,6 +31,19 @@ class LogPart:
     state: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What an agent says of itself (docs/protocol.md, *What workers hold*)."""
+
+    log_size: int
+    log_root: bytes
+    held_root: bytes
+    missing: Sequence[Digest]
+    missing_count: int
+    damaged: Sequence[Digest]
+    alarm: str
+
+
 def segment(text: str) -> str:
     """One path segment: a name with a slash in it stays one name."""
     return quote(text, safe="")
@@ -150,6 +163,19 @@ class Client:
         if not isinstance(value, dict) or value.get("request_key_id") != request_key.key_id:
             raise FetchError("the server's answer is not of this worker with this key: is it a dagseal server?")
         return value
+
+    async def report(self, worker: str, said: Report) -> str:
+        """The state that the server sees this worker in."""
+        body = {
+            "log_size": said.log_size,
+            "log_root": to_base64(said.log_root),
+            "held_root": to_base64(said.held_root),
+            "missing": [str(digest) for digest in said.missing],
+            "missing_count": said.missing_count,
+            "damaged": [str(digest) for digest in said.damaged],
+            "alarm": said.alarm,
+        }
+        return str((await self.send("POST", f"/v1/workers/{segment(worker)}/report", body)).get("state"))
 
     async def claim(self, launch_id: str, envelope: bytes) -> bytes:
         """Claim envelope in, grant envelope out."""

@@ -66,11 +66,27 @@ class Follower:
         self._log = log
         self._changed = changed
         self._fork = store.fork()
+        self.alarm = ""  # why the server's word was not believed the last time, if so
         self._syncing = asyncio.Lock()
 
     @property
     def known(self) -> Followed:
         return self._known
+
+    @property
+    def view(self) -> LogView:
+        """What the log says, for whoever decides by it. Raises `StaleError`, `ForkError`."""
+        self._require_no_fork()
+        newest = self._known.newest
+        if newest is None:
+            raise StaleError("nothing is known of the server's log yet: it says what may be launched")
+        self._require_fresh(newest.checkpoint)
+        return self._known.view
+
+    @property
+    def keys(self) -> tuple[VerifyKey, ...]:
+        """The server's, in order; the last one signs now."""
+        return self._known.view.keys or (self._pinned,)
 
     async def follow(self, pause: Pause, delays: Callable[[], Iterator[float]], *, seconds: float) -> None:
         """Ask every so many seconds, less often while it fails, until `pause` says that the agent is to stop."""
@@ -81,12 +97,13 @@ class Follower:
             try:
                 await self.sync()
             except DagsealError as error:
+                self.alarm = str(error) if isinstance(error, SecurityError) else self.alarm
                 if error.slug != told:
                     self._say(error)
                 told = error.slug
                 going_on = await pause(max(seconds, next(waits)))
             else:
-                waits, told = delays(), ""
+                waits, told, self.alarm = delays(), "", ""
                 going_on = await pause(seconds)
 
     def _say(self, error: DagsealError) -> None:
@@ -184,13 +201,8 @@ class Follower:
         self._decide(found)
 
     def _decide(self, found: VerifiedManifest) -> None:
-        self._require_no_fork()
-        newest = self._known.newest
-        if newest is None:
-            raise StaleError("nothing is known of the server's log yet: it says what may be launched")
-        self._require_fresh(newest.checkpoint)
         stated = found.manifest
-        self._known.view.require_launchable(stated.archive, stated.number, digest=stated.digest, manifest=found.digest)
+        self.view.require_launchable(stated.archive, stated.number, digest=stated.digest, manifest=found.digest)
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ import asyncio
 import os
 from typing import Any
 
-from integrity.errors import DagsealError, FetchError
+from integrity.errors import DagsealError, FetchError, SignatureError
 from worker_cache import delivery, launcher_link, trust
 from worker_cache.launcher_link import ClaimMade, Ended, Link, Log, Refused
 from worker_cache.log_relay import LogRelay
@@ -28,13 +28,7 @@ async def carry_out(place: Workplace, offered: Any, *, audience: str) -> bool:
         place.log.error("the API offered a launch without an id")
         return False
     try:
-        offer = trust.verify(
-            Offer.from_json(offered),
-            place.ring,
-            audience=audience,
-            queues=frozenset(place.queues),
-            now=int(place.now()),
-        )
+        offer = await _verified(place, Offer.from_json(offered), audience)
         await place.follower.require_launchable(offer.manifest)
         await _run(place, offer)
     except FetchError as error:
@@ -46,6 +40,20 @@ async def carry_out(place: Workplace, offered: Any, *, audience: str) -> bool:
         place.log.error("this host cannot keep the launch's log or result", launch_id=launch_id, error=str(error))
         return False
     return True
+
+
+async def _verified(place: Workplace, offer: Offer, audience: str) -> VerifiedOffer:
+    """Where the API's key was handed on a moment ago, the log says so, if it is asked."""
+
+    def verify() -> VerifiedOffer:
+        keys, queues = place.follower.keys, frozenset(place.queues)
+        return trust.verify(offer, keys, audience=audience, queues=queues, now=int(place.now()))
+
+    try:
+        return verify()
+    except SignatureError:
+        await place.follower.sync()
+        return verify()
 
 
 async def _run(place: Workplace, offer: VerifiedOffer) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import structlog
 
 from integrity import messages, names
-from integrity.errors import DagsealError, MalformedError, NotFoundError, NotOwnerError
+from integrity.errors import DagsealError, MalformedError, NotFoundError, NotOwnerError, SettingsError
 from integrity.logview import LoggedRelease, LogView
 from integrity.messages import Message
 from worker_cache.readers import NOBODY, Reader
@@ -149,8 +149,16 @@ class ReleaseSocket:
 
 
 def _listen(path: str) -> socket.socket:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)  # the cache's lock says that no other agent of this configuration is there
+    """Raises `SettingsError`."""
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)  # the cache's lock says that no other agent of this configuration is there
+        return _bound(path)
+    except OSError as error:
+        raise SettingsError(f"releases_socket {path} cannot be made: {error.strerror}") from None
+
+
+def _bound(path: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         sock.bind(path)

@@ -18,6 +18,11 @@
     scrub_mib_per_second = 4                     # 0: nothing is hashed but what is used
     heartbeat_seconds = 10.0
     log_sync_seconds = 2.0                       # how often the server is asked for its log's newest checkpoint
+    report_seconds = 15.0                        # how often the server is told what is held here, at least
+    releases_socket = "/run/dagseal/releases.sock"   # optional: hands verified releases to local processes
+    readers_file = "/etc/dagseal/readers.toml"   # who these are: `worker_cache/readers.py`
+    trees_dir = "/var/lib/dagseal/trees"         # optional: releases as folders of files, for who asks for a path
+    max_trees_mib = 1024
     max_log_age_seconds = 600                    # nothing is launched while the newest one is older
     stop_grace_seconds = 60.0
     unsafe_http = false                          # true sends the token in clear text to another host
@@ -76,6 +81,11 @@ class AgentSettings(BaseSettings):
     scrub_mib_per_second: float = Field(default=4.0, ge=0, le=1e6)
     heartbeat_seconds: float = Field(default=10.0, gt=0, le=30)
     log_sync_seconds: float = Field(default=2.0, gt=0, le=300)
+    report_seconds: float = Field(default=15.0, gt=0, le=300)
+    releases_socket: str | None = None
+    readers_file: str | None = None
+    trees_dir: str | None = None
+    max_trees_mib: int = Field(default=1024, ge=1, le=2**20)
     max_log_age_seconds: int = Field(default=600, ge=1, le=86400)
     stop_grace_seconds: float = Field(default=60.0, ge=0, le=86400)
     unsafe_http: bool = False

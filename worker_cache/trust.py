@@ -6,6 +6,7 @@ forged offer is refused by the first process that sees it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from integrity import envelopes, manifest, names, tickets
 from integrity.digests import Digest
 from integrity.errors import DigestMismatchError, MalformedError, OutOfScopeError
 from integrity.fields import Fields
-from integrity.keys import KeyRing
+from integrity.keys import KeyRing, VerifyKey
 from integrity.manifest import VerifiedManifest
 from integrity.tickets import VerifiedTicket
 
@@ -61,12 +62,14 @@ def launch_id_of(value: Any) -> str | None:
         return None
 
 
-def verify(offer: Offer, ring: KeyRing, *, audience: str, queues: frozenset[str], now: int) -> VerifiedOffer:
-    """The checks, in this order:
+def verify(
+    offer: Offer, keys: Sequence[VerifyKey], *, audience: str, queues: frozenset[str], now: int
+) -> VerifiedOffer:
+    """The checks, in this order; `keys` are the API's, of which the last one signs now:
 
-    1 the ticket is signed by the pinned API key, for this launcher, and in time (a forged or re-addressed ticket);
+    1 the ticket is signed by the API's newest key, for this launcher, and in time (a forged or re-addressed ticket);
     2 it is for the launch that was offered, and for a queue that this agent serves (a mixed-up answer);
-    3 the manifest is signed by the pinned API key;
+    3 the manifest is signed by a key of the API;
     4 it is the one manifest that the ticket names (an older or other release's manifest);
     5 archive, release and bytes are the same in both and in the offer (mix and match);
     6 the manifest knows the task, with the digest of the ticket and the task check that it declares.
@@ -74,13 +77,13 @@ def verify(offer: Offer, ring: KeyRing, *, audience: str, queues: frozenset[str]
     Not checked here: that the ticket was not used before and that its unix user may be impersonated. Both are the
     launcher's, who keeps the replay store and the policy.
     """
-    ticket = tickets.verify(offer.ticket, ring, audience=audience, now=now)
+    ticket = tickets.verify(offer.ticket, KeyRing([keys[-1]]), audience=audience, now=now)
     body = ticket.ticket
     if body.launch_id != offer.launch_id:
         raise OutOfScopeError(f"the ticket is for launch {body.launch_id}, offered was {offer.launch_id}")
     if body.queue not in queues:
         raise OutOfScopeError(f"the ticket is for queue {body.queue!r}, which this agent does not serve")
-    found = manifest.verify(offer.manifest, ring)
+    found = manifest.verify(offer.manifest, KeyRing(list(keys)))
     body.manifest_digest.require(found.digest, f"the manifest of {body.archive}@{body.release}")
     stated = found.manifest
     if (stated.archive, stated.number, offer.archive) != (body.archive, body.release, body.archive):

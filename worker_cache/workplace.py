@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from integrity.keys import KeyRing
 from worker_cache import backoff
 from worker_cache.cache import Cache
 from worker_cache.client import Client
 from worker_cache.following import Follower
+from worker_cache.keeping import Keeper
 from worker_cache.launchers import Launcher
 from worker_cache.spool import Spool
 
@@ -24,11 +24,11 @@ class Workplace:
     api: Client
     cache: Cache
     follower: Follower
+    keeper: Keeper
     spool: Spool
     launcher: Launcher
     worker: str
     queues: tuple[str, ...]
-    ring: KeyRing
     heartbeat_seconds: float
     log_sync_seconds: float
     now: Callable[[], float]

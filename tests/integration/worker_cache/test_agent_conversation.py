@@ -19,6 +19,7 @@ from worker_cache import agent
 from worker_cache.cache import Cache
 from worker_cache.client import Client
 from worker_cache.following import Follower
+from worker_cache.keeping import Keeper
 from worker_cache.launchers import AtSocket
 from worker_cache.logstore import LogStore
 from worker_cache.spool import Spool
@@ -63,11 +64,19 @@ class Host:
                     follower=Follower(
                         client, kept, kept.load(pinned), pinned=pinned, max_age_seconds=600, now=now, log=self.log
                     ),
+                    # not told of the log: what is fetched here, a launch has asked for
+                    keeper=Keeper(
+                        cache=cache,
+                        api=client,
+                        worker="host-1",
+                        queues=frozenset(["default"]),
+                        report_seconds=15.0,
+                        log=self.log,
+                    ),
                     spool=spool,
                     launcher=AtSocket(self.launcher.path),
                     worker="host-1",
                     queues=("default",),
-                    ring=self.api.ring,
                     heartbeat_seconds=10.0,
                     log_sync_seconds=2.0,
                     now=now,
