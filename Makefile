@@ -1,4 +1,4 @@
-# make setup | quickstart | test | lint | bench | bench-launch | bench-scale | bench-submit | soak. Every target builds .venv first when it is missing or out of date.
+# make setup | quickstart | test | lint | bench | bench-distribution | bench-launch | bench-scale | bench-submit | soak. Every target builds .venv first when it is missing or out of date.
 
 # Not the first python3 of the PATH: one that every account of the host can read, since tasks run as other users.
 PYTHON ?= /usr/bin/python3
@@ -7,7 +7,7 @@ BIN    := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
 
-.PHONY: setup quickstart test lint unit bench bench-launch bench-scale bench-submit soak lock clean
+.PHONY: setup quickstart test lint unit bench bench-distribution bench-launch bench-scale bench-submit soak lock clean
 
 setup: .venv/.ready
 
@@ -49,6 +49,9 @@ bench: setup
 
 bench-launch: setup
 	$(BIN)/python -m tests.bench.launching
+
+bench-distribution: setup
+	$(BIN)/python -m tests.bench.distributing
 
 bench-scale: setup
 	$(BIN)/python -m tests.bench.scale

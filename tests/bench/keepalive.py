@@ -4,37 +4,39 @@ from __future__ import annotations
 
 import http.client
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from tests.live import Live
 
 
-@dataclass(slots=True)
 class Http:
-    """The administrator's connection to the API."""
+    """An administrator's connection to the API."""
 
-    live: Live
-    connection: http.client.HTTPConnection
+    def __init__(self, port: int, token: str) -> None:
+        self._token = token
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
 
     @classmethod
     def to(cls, live: Live) -> Http:
-        return cls(live, http.client.HTTPConnection("127.0.0.1", live.stack.port, timeout=120))
+        return cls(live.stack.port, live.token)
 
     def fresh(self) -> None:
         """Connect anew, before the clock starts: the server closes what was idle for long."""
-        self.connection.close()
+        self._connection.close()
         self.call("GET", "/healthz", expect=200)
 
-    def call(self, method: str, path: str, body: bytes | None = None, *, expect: int, kind: str = "json") -> Any:
+    def call(
+        self, method: str, path: str, body: bytes | dict[str, Any] | None = None, *, expect: int, kind: str = "json"
+    ) -> Any:
         """The answer's JSON. Raises `RuntimeError` for any other status."""
-        headers = {"Authorization": f"Bearer {self.live.token}", "Content-Type": f"application/{kind}"}
-        self.connection.request(method, path, body=body, headers=headers)
-        with self.connection.getresponse() as answer:
-            data = answer.read()
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": f"application/{kind}"}
+        data = json.dumps(body).encode() if isinstance(body, dict) else body
+        self._connection.request(method, path, body=data, headers=headers)
+        with self._connection.getresponse() as answer:
+            said = answer.read()
         if answer.status != expect:
-            raise RuntimeError(f"{method} {path} answered {answer.status}: {data[:500]!r}")
-        return json.loads(data)
+            raise RuntimeError(f"{method} {path} answered {answer.status}: {said[:500]!r}")
+        return json.loads(said)
 
     def post(self, path: str, value: Any) -> Any:
         return self.call("POST", path, json.dumps(value).encode(), expect=201)

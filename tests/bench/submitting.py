@@ -65,8 +65,8 @@ def main() -> int:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dagseal-bench-", dir="/var/tmp")))
         folder.chmod(0o755)
-        ours = stack.enter_context(_server(folder / "ours", "tests.bench.submit_server"))
-        bare = stack.enter_context(_server(folder / "bare", "tests.bench.bare_server"))
+        ours = stack.enter_context(server(folder / "ours", "tests.bench.submit_server"))
+        bare = stack.enter_context(server(folder / "bare", "tests.bench.bare_server"))
         nginx = stack.enter_context(_nginx(folder / "nginx"))
         live = stack.enter_context(running())
         whole = (live.stack.port, live.token)
@@ -172,7 +172,7 @@ def _append(folder: Path, count: int) -> Series:
 
 
 @contextmanager
-def _server(folder: Path, module: str) -> Iterator[tuple[int, str]]:
+def server(folder: Path, module: str) -> Iterator[tuple[int, str]]:
     """A server of ours in a process of its own, which prints its port and a token for it."""
     folder.mkdir()
     command = [sys.executable, "-s", "-m", module, str(folder)]
