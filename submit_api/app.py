@@ -184,6 +184,8 @@ async def _outermost(
         response.headers[signed.EPOCH_FIELD] = service.epoch
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)
+    if route is not None and route.quiet and response.status == 200:
+        return response
     _log.info(
         "request",
         request_id=request_id,

@@ -51,7 +51,8 @@ Answer: TypeAlias = Content | tuple[Content, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """`body` and the values of `answers` are a model, media types, or None; `refusals` are statuses besides the usual."""
+    """`body` and the values of `answers` are a model, media types, or None; `refusals` are statuses besides the usual;
+    of a `quiet` one what went well is not logged: it is asked too often."""
 
     method: str
     path: str
@@ -64,6 +65,7 @@ class Route:
     query: tuple[str, ...] = ()
     headers: tuple[str, ...] = ()
     refusals: tuple[int, ...] = ()
+    quiet: bool = False
 
 
 def answer(view: BaseModel, *, status: int = 200) -> web.Response:

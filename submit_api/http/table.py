@@ -123,7 +123,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="GET", path="/v1/log/checkpoint", handler=log.checkpoint, action="log.checkpoint",
-        summary="The log's newest checkpoint, a signed note", answers={200: _PLAIN}, refusals=(404, 503),
+        summary="The log's newest checkpoint, a signed note", answers={200: _PLAIN}, refusals=(404, 503), quiet=True,
     ),
     Route(
         method="GET", path="/v1/log/keys", handler=log.keys, action="log.checkpoint",

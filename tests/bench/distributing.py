@@ -1,5 +1,5 @@
-"""`make bench-distribution`: one changed DAG of a thousand, no change, and a cold start, beside git and rsync, in one run and in
-turn; the check at a launch; SHA-512 beside `openssl speed` and `sha512sum`; and five hundred agents. About six minutes."""
+"""`make bench-distribution`: one changed DAG of a thousand, no change, and a cold start, beside git and rsync, in one run and
+in turn; the check at a launch; SHA-512 beside `openssl speed` and `sha512sum`; and five hundred agents. About six minutes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Five hundred agents and five thousand releases on one machine: how long until a changed DAG is verified on all, and what a poll
-without change costs the API. Part of `make bench-distribution`.
+"""Five hundred agents and five thousand releases on one machine: how long until a changed DAG is verified on all, and what a
+poll without change costs the API. Part of `make bench-distribution`.
 
 The agents are the real follower and cache, each with folders of its own, in one process; they begin with what one of them
 learned of the log, since to parse ten thousand leaves five hundred times would measure that. The server is the real one but for
