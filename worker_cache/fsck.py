@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import re
-import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from integrity import durable
 from integrity.digests import Digest
 from integrity.errors import SecurityError
 from worker_cache import logstore, store
+from worker_cache.hashing import Hashed, hash_files
 
 _PREFIX = re.compile(r"[0-9a-f]{2}")
 _HEX = re.compile(r"[0-9a-f]{128}")
@@ -77,12 +78,8 @@ class _Check:
         if idle:
             for name in self._names(store.INCOMING):
                 self._leftover(f"{store.INCOMING}/{name}")
-        for prefix in self._names(store.BLOBS):
-            if not _PREFIX.fullmatch(prefix):
-                self._aside("unexpected", f"{store.BLOBS}/{prefix}", "not two hexadecimal characters")
-                continue
-            for name in self._names(f"{store.BLOBS}/{prefix}"):
-                self._blob(prefix, name)
+        for found in hash_files(self._root, list(self._named())):
+            self._blob(found)
         self._log(idle=idle)
         return Report(
             blobs=self._blobs,
@@ -100,32 +97,28 @@ class _Check:
             self._aside("unexpected", folder, "not a folder")
             return []
 
-    def _blob(self, prefix: str, name: str) -> None:
-        path = f"{store.BLOBS}/{prefix}/{name}"
-        if not _HEX.fullmatch(name) or not name.startswith(prefix):
-            self._aside("unexpected", path, "not the name of a blob in this folder")
+    def _named(self) -> Iterator[str]:
+        """What has a blob's name, in the folder where it belongs."""
+        for prefix in self._names(store.BLOBS):
+            if not _PREFIX.fullmatch(prefix):
+                self._aside("unexpected", f"{store.BLOBS}/{prefix}", "not two hexadecimal characters")
+                continue
+            for name in self._names(f"{store.BLOBS}/{prefix}"):
+                path = f"{store.BLOBS}/{prefix}/{name}"
+                if _HEX.fullmatch(name) and name.startswith(prefix):
+                    yield path
+                else:
+                    self._aside("unexpected", path, "not the name of a blob in this folder")
+
+    def _blob(self, found: Hashed) -> None:
+        if found.digest is None:
+            if found.trouble:  # else it was put aside by the agent in the meantime
+                self._aside("unreadable" if found.is_file else "unexpected", found.path, found.trouble)
             return
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._root)
-        except FileNotFoundError:
-            return  # put aside by the agent in the meantime
-        except OSError as error:
-            self._aside("unreadable", path, str(error.strerror))
-            return
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                self._aside("unexpected", path, "not a file")
-                return
-            actual, size = store.hash_fd(fd)
-        except OSError as error:
-            self._aside("unreadable", path, str(error.strerror))
-            return
-        finally:
-            os.close(fd)
         self._blobs += 1
-        self._size += size
-        if actual != Digest(name):
-            self._aside("wrong-bytes", path, f"its {size} bytes are {actual}")
+        self._size += found.size
+        if found.digest != Digest(found.path.rpartition("/")[2]):
+            self._aside("wrong-bytes", found.path, f"its {found.size} bytes are {found.digest}")
 
     def _log(self, *, idle: bool) -> None:
         for name in self._names(store.LOG):
