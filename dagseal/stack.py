@@ -40,6 +40,8 @@ class Stack:
     more_api_toml: str = ""
     more_launcher_toml: str = ""
     more_agent_toml: str = ""
+    slots: int = 4
+    more_users: tuple[str, ...] = ()
     profile: str = "standard"
     describe: str = "strict"
     writable: tuple[Path, ...] = ()
@@ -53,6 +55,10 @@ class Stack:
     @property
     def admin_token(self) -> Path:
         return self.folder / "admin.token"
+
+    @property
+    def releases_socket(self) -> Path:
+        return self.folder / "handed-out" / "releases.sock"
 
     @property
     def cache(self) -> Path:
@@ -104,6 +110,7 @@ class Stack:
         self._make_folder("launcher", 0o700, self.accounts.notary)
         self._make_folder("api", 0o700, self.accounts.api)
         self._make_folder("agent", 0o700, self.accounts.agent)
+        self._make_folder("handed-out", 0o755, self.accounts.agent)
         self._write("api.toml", self._api_toml(), owner=self.accounts.api)
         bootstrap = self._python("-m", "submit_api", "--config", str(self.folder / "api.toml"), "--bootstrap")
         token = self._as(self.accounts.api, bootstrap)
@@ -192,7 +199,8 @@ class Stack:
         return (
             f'[trust]\napi_keys = ["{self._api_key()}"]\n'
             f'[peers]\nrun = ["{accounts.agent}"]\ndescribe = ["{accounts.api}"]\n'
-            f'[users]\nallowed = ["{self.task_user}"]\nbanned = ["root"]\nparser = "{accounts.parser}"\n'
+            f'[users]\nallowed = {json.dumps([self.task_user, *self.more_users])}\nbanned = ["root"]\n'
+            f'{"min_uid = 1" if self.more_users else ""}\nparser = "{accounts.parser}"\n'
             f'notary = "{accounts.notary}"\n'
             f'[paths]\nsocket = "{self.launcher_socket}"\nstate_dir = "{self.folder}/launcher"\n'
             f'[isolation]\nprofile = "{self.profile}"\ndescribe = "{self.describe}"\n'
@@ -204,7 +212,8 @@ class Stack:
         return (
             f'[agent]\nserver = "{self.url}"\nkey_file = "{self.folder}/agent/request.key"\nworker = "{WORKER}"\n'
             f'queues = ["default"]\napi_key = "{self._api_key()}"\ncache_dir = "{self.cache}"\n'
-            f'spool_dir = "{self.folder}/agent/spool"\nlauncher_socket = "{self.launcher_socket}"\nslots = 4\n'
+            f'spool_dir = "{self.folder}/agent/spool"\nlauncher_socket = "{self.launcher_socket}"\nslots = {self.slots}\n'
+            f'releases_socket = "{self.releases_socket}"\ntrees_dir = "{self.folder}/handed-out/trees"\n'
             f"{self.more_agent_toml}"
         )
 
