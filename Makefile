@@ -7,7 +7,7 @@ BIN    := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
 
-.PHONY: setup quickstart test lint unit bench bench-distribution bench-launch bench-scale bench-submit soak lock clean
+.PHONY: setup quickstart test test-host test-beside lint bench bench-distribution bench-launch bench-scale bench-submit soak lock clean
 
 setup: .venv/.ready
 
@@ -35,13 +35,19 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# One after the other, each with a stack of its own: what an attack or a fault leaves behind is not the next suite's. Only what
-# needs nothing of the host for itself runs side by side.
+# Two lanes side by side; each line's output is shown whole when it ends, and a lane that fails lets the other go on. What an attack
+# or a fault leaves behind is not the next suite's, so what looks at the host is one after the other, each with a stack of its own.
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/integration
+	@$(MAKE) --no-print-directory --keep-going --output-sync=line --jobs=2 test-host test-beside
+
+test-host:
 	$(BIN)/python -m pytest tests/root
 	$(BIN)/python -m pytest tests/attacks
 	$(BIN)/python -m pytest tests/faults
+
+# It needs nothing of the host for itself.
+test-beside:
+	$(BIN)/python -m pytest tests/unit tests/integration
 	$(BIN)/python -m pytest tests/e2e
 
 bench: setup

@@ -119,13 +119,13 @@ class Live:
     def log(self, launch_id: str) -> str:
         return self.http("GET", f"/v1/launches/{launch_id}/log").body.decode("utf-8", "replace")
 
-    def audit(self, **query: str) -> list[dict[str, Any]]:
-        """All events, oldest first."""
+    def audit(self, *, after: int = 0, **query: str) -> list[dict[str, Any]]:
+        """All events, oldest first, from the one after this number on."""
         more = "".join(f"&{key}={value}" for key, value in query.items())
         events: list[dict[str, Any]] = []
-        while page := self.http("GET", f"/v1/audit?limit=1000&after={events[-1]['seq'] if events else 0}{more}").json[
-            "events"
-        ]:
+        while page := self.http(
+            "GET", f"/v1/audit?limit=1000&after={events[-1]['seq'] if events else after}{more}"
+        ).json["events"]:
             events += page
         return events
 

@@ -20,7 +20,7 @@ from tests.live import Live, running
 DESCRIBE = {"standard": "strict", "minimal": "minimal", "strict": "standard"}
 # Where processes are killed: little of everything, and the agent asks every second, not every ten.
 LIMITS = {
-    "describe_timeout_seconds": 4,
+    "describe_timeout_seconds": 3,
     "task_pids": 64,
     "task_memory_bytes": 256 << 20,
     "task_tmp_bytes": 8 << 20,

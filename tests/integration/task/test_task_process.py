@@ -13,7 +13,7 @@ from task_rig import ENVIRONMENT, NOBODY, SEALS, Grant, Task, Warm, gone, receiv
 from launcher.task.environment import SETTINGS
 
 DAG = b"""
-import os, signal
+import gc, os, signal
 def fds():
     found = {}
     for fd in range(256):
@@ -33,6 +33,7 @@ with DAG("d", schedule=None):
         inherited = os.popen("ls /proc/self/fd").read().split()
         return {
             "at_import": AT_IMPORT, "in_task": in_task, "inherited": inherited, "environ": dict(os.environ),
+            "collects": gc.isenabled(), "frozen": gc.get_freeze_count(),
             "sid": os.getsid(0) == os.getpid(), "ids": [UID_AT_IMPORT, os.getuid(), os.getgid()],
             "cwd": os.getcwd(), "sigchld": signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL,
         }
@@ -68,6 +69,11 @@ def test_the_environment_is_the_launchers_and_the_table(runner: Warm) -> None:
     }
     assert set(found["environ"]) <= known | by_airflow | {"LC_CTYPE"}
     assert set(ENVIRONMENT) <= set(found["environ"])
+
+
+def test_a_task_collects_its_own_garbage_and_leaves_what_was_warm(runner: Warm) -> None:
+    found = runner.run("d.py", DAG, "d", "look").xcom()
+    assert found["collects"] and found["frozen"] > 100_000
 
 
 def test_a_task_whose_run_as_user_is_another_does_not_reach_for_sudo(runner: Warm) -> None:
