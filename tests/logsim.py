@@ -8,15 +8,27 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import repeat
+from pathlib import Path
 
+import structlog
 from aiohttp import web
 
 from integrity import checkpoints, leaves, merkle, tiles
 from integrity.checkpoints import Checkpoint
 from integrity.digests import Digest
-from integrity.keys import SigningKey
+from integrity.keys import SigningKey, VerifyKey
 from integrity.leaves import Activated, Approved, Keyed, Leaf, Owned, Released, Retired, Revoked
+from integrity.logview import LogView
+from integrity.manifest import Manifest, Member, VerifiedManifest
 from integrity.merkle import Tree
+from worker_cache.client import Client
+from worker_cache.following import Follower
+from worker_cache.logstore import LogStore
+from worker_cache.store import Store
+from worker_cache.transport import Transport
+
+QUEUES = frozenset({"default"})  # of an agent here
 
 PROBLEM = "application/problem+json"
 
@@ -199,3 +211,77 @@ async def silent(request: web.Request) -> web.StreamResponse:
     """One that never comes."""
     await asyncio.Event().wait()
     raise AssertionError
+
+
+class Following:
+    """A follower with its folder, against a server in this process, or any other."""
+
+    def __init__(self, follower: Follower, folder: Path, log: structlog.testing.CapturingLogger) -> None:
+        self.follower, self.folder, self._log = follower, folder, log
+        self.at = 0.0  # by how much this host's clock is ahead
+        self.views: list[LogView] = []
+
+    @property
+    def wanted(self) -> list[dict[Digest, int]]:
+        """What it was told to have, each time that it was told of a view."""
+        return [view.wanted(QUEUES) for view in self.views]
+
+    def files(self) -> dict[str, bytes]:
+        """All that is on disk below the cache."""
+        return {str(p.relative_to(self.folder)): p.read_bytes() for p in self.folder.rglob("*") if p.is_file()}
+
+    def events(self, name: str) -> list[dict[str, object]]:
+        return [dict(call.kwargs) for call in self._log.calls if call.args == (name,)]
+
+    async def once(self) -> None:
+        """As the agent asks, once: what is refused is in its log."""
+
+        async def pause(seconds: float) -> bool:
+            return False
+
+        await self.follower.follow(pause, lambda: repeat(1.0), seconds=1.0)
+
+
+@asynccontextmanager
+async def following(
+    folder: Path, url: str, pinned: VerifyKey, *, max_age_seconds: int = 600, token: str = "tok"
+) -> AsyncIterator[Following]:
+    store = Store.open(str(folder))
+    kept, log = LogStore(store.log_folder()), structlog.testing.CapturingLogger()
+    try:
+        async with Transport(url, token) as transport:
+            made: Following
+            follower = Follower(
+                Client(transport),
+                kept,
+                kept.load(pinned),
+                pinned=pinned,
+                max_age_seconds=max_age_seconds,
+                now=lambda: time.time() + made.at,
+                log=log,  # type: ignore[arg-type]
+                changed=lambda view: made.views.append(view),
+            )
+            made = Following(follower, folder, log)
+            yield made
+    finally:
+        kept.close()
+        store.close()
+
+
+def stated(release: Released, *, digest: Digest | None = None, manifest: Digest | None = None) -> VerifiedManifest:
+    """A release as a verified manifest names it; these may be others than its own."""
+    named = Manifest(
+        archive=release.archive,
+        number=release.number,
+        digest=digest or release.digest,
+        size=release.size,
+        members=(Member(name="etl.py", size=release.size, digest=digest or release.digest),),
+        owner="ann",
+        group="team",
+        submitted_by="ann",
+        created_at=1,
+        task_check="archive",
+        airflow_version="3.3.2",
+        dags=(),
+    )
+    return VerifiedManifest(manifest=named, digest=manifest or release.manifest, key_id="f" * 64)

@@ -110,11 +110,13 @@ class Follower:
         say = self._log.error if isinstance(error, SecurityError) else self._log.warning
         say("log not followed", slug=error.slug, error=str(error))
 
-    async def sync(self) -> None:
-        """Know what the server says now. Raises `FetchError`, or another error that says why it is refused."""
+    async def sync(self, *, unless: Callable[[], bool] = lambda: False) -> None:
+        """Know what the server says now, `unless` that is not needed any more when it is this one's turn. Raises `FetchError`,
+        or another error that says why it is refused."""
         async with self._syncing, _within(SYNC_SECONDS, "the log was not fetched"):
             try:
-                await self._sync()
+                if not unless():
+                    await self._sync()
             except OSError as error:
                 self._unsure = True
                 raise FetchError(f"the log cannot be kept: {error}; make room or repair the disk") from None
@@ -193,12 +195,19 @@ class Follower:
             return
         try:
             async with _within(LAUNCH_SECONDS, "the log was not fetched"):
-                await self.sync()
+                await self.sync(unless=lambda: self._is_launchable(found))
         except FetchError as error:
             if isinstance(refusal, NotFoundError):
                 raise
             raise type(refusal)(f"{refusal}; asked again: {error}") from None
         self._decide(found)
+
+    def _is_launchable(self, found: VerifiedManifest) -> bool:
+        try:
+            self._decide(found)
+        except DagsealError:
+            return False
+        return True
 
     def _decide(self, found: VerifiedManifest) -> None:
         stated = found.manifest
