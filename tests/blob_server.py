@@ -52,7 +52,8 @@ class Endless:
         self.piece = piece
 
 
-Script = Callable[[Asked], Iterable["bytes | Hold | Endless"]]
+Piece = bytes | Hold | Endless
+Script = Callable[[Asked], Iterable[Piece]]
 
 
 def status(line: str, *headers: str, body: bytes = b"") -> bytes:
@@ -84,7 +85,7 @@ class Blobs:
     def __init__(self, *bodies: bytes) -> None:
         self.held = {Digest.of(body).hex: body for body in bodies}
 
-    def __call__(self, asked: Asked) -> Iterable[bytes | Hold | Endless]:
+    def __call__(self, asked: Asked) -> Iterable[Piece]:
         if asked.path == "/v1/blobs/batch":
             return [sized(b"".join(self.frame(digest) for digest in asked.digests))]
         data = self.held.get(asked.hex)
@@ -122,7 +123,7 @@ class Server:
         return [asked.path for asked in self.asked]
 
 
-async def _play(writer: asyncio.StreamWriter, piece: bytes | Hold | Endless) -> None:
+async def _play(writer: asyncio.StreamWriter, piece: Piece) -> None:
     if isinstance(piece, Hold):
         piece.reached.set()
         await piece.go.wait()
@@ -162,4 +163,17 @@ async def until(true: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
-__all__ = ["MISSING", "Asked", "Blobs", "Endless", "Hold", "Server", "part", "running", "sized", "status", "until"]
+__all__ = [
+    "MISSING",
+    "Asked",
+    "Blobs",
+    "Endless",
+    "Hold",
+    "Piece",
+    "Server",
+    "part",
+    "running",
+    "sized",
+    "status",
+    "until",
+]

@@ -21,7 +21,7 @@ from tests import blob_server
 from tests.blob_server import Asked, Blobs, Hold, sized, status
 from tests.cache_rig import MIB, rig
 from worker_cache import batch, prefetching
-from worker_cache.cache import Limits
+from worker_cache.limits import Limits
 
 BODIES = [random.Random(i).randbytes(500 + i) for i in range(600)]
 LARGE = [random.Random(1000 + i).randbytes(batch.BLOB_BYTES + 1 + i) for i in range(4)]
