@@ -159,6 +159,27 @@ async def test_who_is_cancelled_leaves_a_part_and_no_descriptor(tmp_path: Path) 
         assert os.listdir(its.folder / "incoming") == [part_of.name]
 
 
+async def test_a_part_is_hashed_anew_within_one_fetch_too(tmp_path: Path) -> None:
+    """What was hashed as it came is not what is on disk by the time that the answer breaks off."""
+    hold = blob_server.Hold()
+
+    def script(asked: Asked) -> Iterable[blob_server.Piece]:
+        if asked.start:
+            return [part(DATA, asked.start)]
+        return [sized(DATA[:300_000], of=len(DATA)), hold] if len(server.asked) == 1 else [sized(DATA)]
+
+    async with blob_server.running(script) as server, rig(tmp_path, server.url) as its:
+        opening = asyncio.create_task(its.read(DATA))
+        kept = its.folder / "incoming" / f"{DIGEST.hex}.part"
+        await blob_server.until(lambda: kept.exists() and kept.stat().st_size == 300_000)
+        with kept.open("r+b") as file:
+            file.write(bytes([DATA[0] ^ 1]))
+        hold.go.set()
+        await opening
+        assert [asked.start for asked in server.asked] == [0, 300_000, 0]
+        assert its.damage == []
+
+
 async def test_no_more_than_a_few_parts_are_kept(tmp_path: Path) -> None:
     bodies = [DATA + bytes([i]) for i in range(fetching.MOST_PARTS + 3)]
 
