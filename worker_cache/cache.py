@@ -14,8 +14,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, suppress
 
 import structlog
 
@@ -25,24 +24,17 @@ from worker_cache.bandwidth import Bandwidth
 from worker_cache.evicting import Room
 from worker_cache.fetching import Fetcher
 from worker_cache.holdings import Holdings, Record
+from worker_cache.limits import Limits
 from worker_cache.prefetching import Batch, Prefetcher
 from worker_cache.receiving import INLINE_BYTES
-from worker_cache.scrubbing import Scrubber
+from worker_cache.scrubbing import PAUSE_SECONDS, Scrubber
 from worker_cache.sources import Fetch, Source, Sources, api_source
 from worker_cache.store import LostError, Store
 from worker_cache.urgency import Job, Urgency
 
+USED_SECONDS = 3600.0
 OnDamage = Callable[[Digest, str], None]
 _log = structlog.get_logger("worker_cache")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """0 is no quota, no limit, and no scrubbing."""
-
-    max_cache_bytes: int = 0
-    max_fetch_bytes_per_second: int = 0
-    scrub_bytes_per_second: int = 0
 
 
 def log_damage(digest: Digest, detail: str) -> None:
@@ -74,7 +66,7 @@ class Cache:
     ) -> None:
         limits = limits or Limits()
         self._store, self._max_blob_bytes = store, max_blob_bytes
-        self._on_damage, self._clock = on_damage, clock
+        self._on_damage, self._clock, self._sleep = on_damage, clock, sleep
         self._record, self._urgency = Record(), Urgency()
         self._room = Room(store, self._record, limits.max_cache_bytes)
         bandwidth = Bandwidth(limits.max_fetch_bytes_per_second, clock=clock, sleep=sleep)
@@ -85,7 +77,7 @@ class Cache:
             self._record,
             self._room,
             ask=batch,
-            alone=self._fetch_ahead,
+            alone=lambda digest, size: self._fetch_once(digest, size, urgent=False),
             named=self._named,
             bandwidth=bandwidth,
             urgency=self._urgency,
@@ -156,6 +148,7 @@ class Cache:
                 fd = self._store.open_verified(digest)
             else:
                 fd = await self._open_in_thread(digest)
+            self._record.verified(digest, _used(fd), self._clock())
         except OSError as error:
             raise FetchError(f"the cache cannot be read: {error}") from None
         except (DigestMismatchError, LostError) as error:
@@ -164,7 +157,6 @@ class Cache:
         except NotFoundError:
             self._record.removed(digest)
             raise
-        self._record.verified(digest, os.fstat(fd).st_size, self._clock())
         return fd
 
     async def _open_in_thread(self, digest: Digest) -> int:
@@ -174,9 +166,6 @@ class Cache:
         except asyncio.CancelledError:
             opening.add_done_callback(_close_opened)  # a thread is not cancelled, and opens it all the same
             raise
-
-    async def _fetch_ahead(self, digest: Digest, size: int) -> None:
-        await self._fetch_once(digest, size, urgent=False)
 
     async def _fetch_once(self, digest: Digest, size: int, *, urgent: bool) -> None:
         found = self._under_way.get(digest)
@@ -218,12 +207,18 @@ class Cache:
 
     async def _repair(self, digest: Digest, size: int) -> None:
         try:
-            await self._fetch_ahead(digest, size)
+            await self._fetch_once(digest, size, urgent=False)
         except DagsealError as error:
             _log.warning("not repaired yet", digest=str(digest), error=str(error))
 
     async def _tend(self) -> None:
-        await self._room.ready()
+        while True:
+            try:
+                await self._room.ready()
+                break
+            except OSError as error:
+                _log.warning("the cache cannot be listed", error=str(error))
+                await self._sleep(PAUSE_SECONDS)
         if self._scrubs:
             await self.scrubber.run()
 
@@ -239,6 +234,19 @@ class Cache:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._room.close()
+
+
+def _used(fd: int) -> int:
+    """The length of an entry. That it was used, its file says to the next agent: to the hour, so that few uses write."""
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        os.close(fd)
+        raise
+    if time.time() - found.st_mtime > USED_SECONDS:
+        with suppress(OSError):
+            os.utime(fd)
+    return found.st_size
 
 
 def _close_opened(opening: asyncio.Future[int]) -> None:

@@ -25,8 +25,8 @@ class Room:
         self._filling: asyncio.Task[None] | None = None
 
     async def ready(self) -> None:
-        """Returns when the record has what the folder held at the start."""
-        if self._filling is None:
+        """Returns when the record has what the folder held at the start. Raises `OSError`, and is to be tried again then."""
+        if self._filling is None or (self._filling.done() and self._filling.exception() is not None):
             self._filling = asyncio.create_task(self._fill())
         await asyncio.shield(self._filling)
 

@@ -95,12 +95,12 @@ class Fetcher:
             async for chunk in chunks:
                 if receiver.size + len(chunk) > size:
                     raise TooLongError(f"the server sent more than the {size} bytes of {digest}: nothing was kept")
+                await self._urgency.let_pass(job)
+                await self._bandwidth.take(len(chunk))
                 if len(chunk) <= INLINE_BYTES:
                     receiver.write(chunk)
                 else:
                     await asyncio.to_thread(receiver.write, chunk)
-                await self._urgency.let_pass(job)
-                await self._bandwidth.take(len(chunk))
         if receiver.size < size:
             raise FetchError(f"the server sent {receiver.size} of the {size} bytes of {digest}: try again")
         receiver.finish(digest)

@@ -98,9 +98,9 @@ class Prefetcher:
         async with aclosing(chunks):
             await self._urgency.let_pass(job)
             async for chunk in chunks:
+                await self._urgency.let_pass(job)
                 await self._bandwidth.take(len(chunk))
                 yield chunk
-                await self._urgency.let_pass(job)
 
 
 def _batches(small: Iterable[Wanted]) -> Iterator[list[Wanted]]:

@@ -7,9 +7,12 @@ use or by this. What is wrong is put aside and told; a good one that took its pl
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 from collections.abc import Awaitable, Callable
+
+import structlog
 
 from integrity.digests import Digest
 from integrity.errors import DigestMismatchError, NotFoundError
@@ -18,7 +21,9 @@ from worker_cache.holdings import Record
 from worker_cache.store import LostError, Store
 
 EVERY_SECONDS = 3600.0
+PAUSE_SECONDS = 60.0
 PIECE_BYTES = 1024 * 1024
+_log = structlog.get_logger("worker_cache")
 
 
 class Scrubber:
@@ -42,7 +47,7 @@ class Scrubber:
         """For ever. The record has what the folder held."""
         while True:
             due = await self.round()
-            await self._sleep(max(1.0, due))
+            await self._sleep(max(PAUSE_SECONDS, due))
 
     async def round(self) -> float:
         """Every entry that is due now, the longest unverified first; seconds until the next one is."""
@@ -62,6 +67,8 @@ class Scrubber:
             size = await self._hash(digest)
         except (DigestMismatchError, LostError) as error:
             self._spoilt(digest, entry.size, str(error))
+        except OSError as error:
+            _log.warning("not scrubbed", digest=str(digest), error=str(error))
         except NotFoundError:
             if self._record.entries.get(digest) is entry:
                 self._record.removed(digest)
@@ -86,7 +93,9 @@ class Scrubber:
             if (actual := Digest(hasher.hexdigest())) != digest:
                 raise self._store.set_aside(digest, fd, f"has the bytes of {actual}")
             return size
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
             raise self._store.set_aside(digest, None, "cannot be read from the disk") from None
         finally:
             os.close(fd)

@@ -48,8 +48,8 @@ from integrity.errors import DagsealError, SettingsError
 from integrity.fields import from_base64
 from integrity.keys import KEY_BYTES, KeyRing, VerifyKey
 from worker_cache import requestkey, transport
-from worker_cache.cache import Limits
 from worker_cache.launchers import AtSocket, Launcher, OnDemand
+from worker_cache.limits import Limits
 from worker_cache.mirrors import MirrorsSection
 from worker_cache.signing import Signer
 

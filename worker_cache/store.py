@@ -150,9 +150,12 @@ class Store:
             if error.errno not in (errno.ELOOP, errno.EIO):
                 raise
             raise self.set_aside(digest, None, "is a symbolic link, or cannot be read") from None
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise self.set_aside(digest, None, "is not a file")
+        except BaseException:
             os.close(fd)
-            raise self.set_aside(digest, None, "is not a file")
+            raise
         return fd
 
     def set_aside(self, digest: Digest, fd: int | None, how: str) -> DigestMismatchError | LostError:
@@ -163,9 +166,7 @@ class Store:
             if fd is None or os.path.samestat(there, os.fstat(fd)):
                 quarantine(self._root, f"{BLOBS}/{_path(digest)}")
         if lost:
-            return LostError(
-                f"the cached entry of {digest} {how}, and nobody changed it since this host was started: it was lost then"
-            )
+            return LostError(f"the cached entry of {digest} {how}: it was lost when the host went down")
         return DigestMismatchError(
             f"the cached entry of {digest} {how}: it was moved to {QUARANTINE}/ and this use is refused; "
             "launch again to fetch it anew, and look into who could write to the cache"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from integrity.digests import Digest
-from integrity.errors import DagsealError, ReplayError
+from integrity.errors import DagsealError, NotFoundError, ReplayError
 from integrity.tickets import Ticket, VerifiedTicket
 from launcher.notary import journal
 from launcher.notary.journal import Journal
@@ -20,6 +21,7 @@ from submit_api.registry import archives, ledger
 from submit_api.running import opened
 from worker_cache import fsck as cache_fsck
 from worker_cache.spool import Spool
+from worker_cache.store import Store, hash_fd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,29 @@ def cache_damage(folder: Path) -> list[str]:
         for finding in cache_fsck.check(str(folder)).findings
         if finding.is_damage
     ]
+
+
+def used_cache(folder: Path, *, host_was_down: bool) -> list[str]:
+    """What is wrong when an agent uses every entry of what a power loss left, and after that. What the host lost is not."""
+    if not folder.exists():
+        return []
+    wrong: list[str] = []
+    store = Store.open(str(folder), booted_at=time.time() + 3600 if host_was_down else 0.0)
+    try:
+        for digest, _, _ in list(store.entries()):
+            try:
+                fd = store.open_verified(digest)
+            except NotFoundError:
+                continue
+            except DagsealError as error:
+                wrong.append(f"{error.slug} {digest}")
+            else:
+                if hash_fd(fd)[0] != digest:
+                    wrong.append(f"handed out wrong: {digest}")
+                os.close(fd)
+    finally:
+        store.close()
+    return wrong + cache_damage(folder)
 
 
 def spooled_result(folder: Path, launch_id: str) -> bytes | None:

@@ -10,6 +10,7 @@ from integrity.errors import SettingsError
 from integrity.fields import to_base64
 from integrity.keys import SigningKey
 from worker_cache import settings, transport
+from worker_cache.limits import Limits
 
 PUBLIC = SigningKey.generate().public
 KEY = to_base64(PUBLIC.raw)
@@ -26,6 +27,18 @@ def test_defaults(tmp_path: Path) -> None:
     found = load(tmp_path, GOOD, DAGSEAL__AGENT__TOKEN_FILE="/x")
     assert (found.queues, found.slots, found.token_file) == (["default"], 4, None)
     assert found.ring.find(PUBLIC.key_id) == PUBLIC
+
+
+def test_the_cache_s_limits_and_mirrors(tmp_path: Path) -> None:
+    found = load(tmp_path, GOOD)
+    assert found.cache_limits == Limits(max_cache_bytes=10 * 2**30, scrub_bytes_per_second=4 * 2**20)
+    assert (found.mirrors.urls, found.mirrors.serve_at()) == ([], None)
+    text = '[mirrors]\nurls = ["http://10.0.0.7:8421"]\nfirst = false\nunsafe_serve_address = "[::1]:0"\n'
+    found = load(
+        tmp_path, GOOD + "max_cache_mib = 0\nmax_fetch_mib_per_second = 0.5\nscrub_mib_per_second = 0\n" + text
+    )
+    assert found.cache_limits == Limits(max_fetch_bytes_per_second=2**19)
+    assert (found.mirrors.first, found.mirrors.serve_at()) == (False, ("::1", 0))
 
 
 def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,6 +64,17 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         (GOOD.replace("http://127.0.0.1:1", "http://example.com"), "clear text"),
         (GOOD.replace("http://127.0.0.1:1", "ftp://127.0.0.1"), "address of a server"),
         (GOOD + 'token_file = "/t"\nkey_file = "/k"\n', "both set"),
+        (GOOD + "max_cache_mib = 63\n", "would not fit"),
+        (GOOD + "max_cache_mib = 10\nmax_blob_mib = 11\n", "would not fit"),
+        (GOOD + "scrub_mib_per_second = -1\n", "scrub_mib_per_second"),
+        (GOOD + "max_fetch_mib_per_second = inf\n", "max_fetch_mib_per_second"),
+        (GOOD + '[mirrors]\nurl = "https://m"\n', "mirrors.url"),
+        (GOOD + '[mirrors]\nurls = ["ftp://m"]\n', "address of a server"),
+        (GOOD + '[mirrors]\nurls = ["https://u:p@m"]\n', "address of a server"),
+        (GOOD + '[mirrors]\nurls = ["https://m", "https://m"]\n', "twice"),
+        (GOOD + '[mirrors]\nunsafe_serve_address = "8421"\n', "HOST:PORT"),
+        (GOOD + '[mirrors]\nunsafe_serve_address = "h:65536"\n', "HOST:PORT"),
+        (GOOD + "[agent.mirrors]\nfirst = false\n", "table of its own"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: str) -> None:
