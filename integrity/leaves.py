@@ -27,6 +27,7 @@ from integrity.tiles import MAX_ENTRY_BYTES
 
 _HANDED_ON = b"dagseal/log-key/v1\n"
 _ALL_MODES = 0o777
+_SIGNATURE_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +134,7 @@ _READ: dict[str, Callable[[Fields], Any]] = {
     "enough": lambda found: found.boolean("enough"),
     "mode": lambda found: _mode(found.integer("mode")),
     "key": lambda found: VerifyKey(found.binary("key", max_bytes=KEY_BYTES)),
-    "signature": lambda found: found.optional("signature", partial(found.binary, max_bytes=64)),
+    "signature": lambda found: found.optional("signature", partial(_signature, found)),
 }
 
 
@@ -155,6 +156,13 @@ def from_bytes(entry: bytes) -> Leaf:
 
 def _handing_on(origin: str, key: VerifyKey) -> bytes:
     return _HANDED_ON + origin.encode() + b"\n" + key.raw
+
+
+def _signature(found: Fields, key: str) -> bytes:
+    raw = found.binary(key, max_bytes=_SIGNATURE_BYTES)
+    if len(raw) != _SIGNATURE_BYTES:
+        raise MalformedError(f"log entry: a signature is {_SIGNATURE_BYTES} bytes, not {len(raw)}")
+    return raw
 
 
 def _mode(mode: int) -> int:
