@@ -322,6 +322,8 @@ def test_what_may_be_launched() -> None:
         LogView().extended(WAITING).require_launchable("etl.py", 1, digest=ONE, manifest=TWO)
     with pytest.raises(NotFoundError):
         _ = LogView().origin
+    assert view.wanted() == {ONE: 3}
+    assert view.extended([retired()]).wanted() == view.extended([revoked()]).wanted() == {}
 
 
 @settings(max_examples=60)

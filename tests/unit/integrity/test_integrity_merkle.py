@@ -198,6 +198,32 @@ def test_whatever_is_bent_of_a_consistency_proof_it_is_refused(new: int, data: s
             merkle.verify_consistency(*case)
 
 
+def taken(check: Any, *case: Any) -> bool:
+    try:
+        check(*case)
+    except SignatureError:
+        return False
+    return True
+
+
+def test_a_proof_told_of_another_size_is_taken_only_where_the_definitions_take_it() -> None:
+    """Of a subtree that is a proof's one hash nobody sees how large it is: a size is to be signed beside the root."""
+    seen = set()
+    for new in range(1, 25):
+        for old in range(1, new + 1):
+            path, roots = LOG.proof(old, new), (LOG.root(0, old), LOG.root(0, new))
+            for said in range(old, 34):
+                ours = taken(merkle.verify_consistency, old, said, *roots, path)
+                assert ours == (roots_by_proof(old, said, roots[0], path) == roots), (old, new, said)
+                seen.add((ours, said == new))
+        for index in range(new):
+            path, leaf = LOG.path(index, 0, new), HASHES[index]
+            for said in range(index + 1, 34):
+                ours = taken(merkle.verify_inclusion, leaf, index, said, path, LOG.root(0, new))
+                assert ours == (root_by_path(leaf, index, said, path) == LOG.root(0, new)), (index, new, said)
+    assert seen == {(True, True), (True, False), (False, False)}
+
+
 @given(st.integers(0, 70), st.integers(0, 70), st.lists(st.binary(min_size=32, max_size=32), max_size=8))
 def test_random_hashes_prove_nothing(one: int, two: int, path: list[bytes]) -> None:
     with pytest.raises(SecurityError):
