@@ -118,10 +118,10 @@ async def test_each_decision_is_a_leaf_and_nothing_else_is(api: Api) -> None:
     for _ in range(2):  # the second says nothing
         assert (await post(api, "/releases/1/revoke", token=alice)).status == 200
     await new("revocation etl.py@1 by alice")
-    change = {"mode": "g-x", "group": "team"}
+    change = {"mode": "g-x"}
     assert (await api.call("PATCH", "/v1/ownership/archive/etl.py", token=alice, json=change)).status == 200
-    await new("ownership etl.py alice:team 760 by alice")
-    change = {"owner": "bob"}
+    await new("ownership etl.py alice:second 760 by alice")
+    change = {"owner": "bob", "group": "team"}
     assert (await api.call("PATCH", "/v1/ownership/archive/etl.py", token=api.admin, json=change)).status == 200
     await new("ownership etl.py bob:team 760 by admin")
 
