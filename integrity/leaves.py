@@ -30,6 +30,7 @@ _HANDED_ON = b"dagseal/log-key/v1\n"
 _ALL_MODES = 0o777
 MAX_QUEUES = 100
 MAX_QUEUE_CHARS = 250
+_SIGNATURE_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +143,7 @@ _READ: dict[str, Callable[[Fields], Any]] = {
     "enough": lambda found: found.boolean("enough"),
     "mode": lambda found: _mode(found.integer("mode")),
     "key": lambda found: VerifyKey(found.binary("key", max_bytes=KEY_BYTES)),
-    "signature": lambda found: found.optional("signature", partial(found.binary, max_bytes=64)),
+    "signature": lambda found: found.optional("signature", partial(_signature, found)),
 }
 _NAMES: dict[str, tuple[str, ...]] = {
     kind: tuple(field.name for field in fields(made)) for kind, made in _KINDS.items()
@@ -173,6 +174,13 @@ def _queue(value: object) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= MAX_QUEUE_CHARS:
         raise MalformedError(f"log entry: a queue's name is text of 1 to {MAX_QUEUE_CHARS} characters")
     return value
+
+
+def _signature(found: Fields, key: str) -> bytes:
+    raw = found.binary(key, max_bytes=_SIGNATURE_BYTES)
+    if len(raw) != _SIGNATURE_BYTES:
+        raise MalformedError(f"log entry: a signature is {_SIGNATURE_BYTES} bytes, not {len(raw)}")
+    return raw
 
 
 def _mode(mode: int) -> int:

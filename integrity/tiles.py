@@ -38,7 +38,7 @@ class TilePath:
         if found:
             number = int(found[2].replace("x", "").replace("/", ""))
             made = cls(None if found[1] == ENTRIES else int(found[1]), number, int(found[3] or WIDTH))
-            if str(made) == path:
+            if made.width <= WIDTH and str(made) == path:
                 return made
         raise MalformedError(f"{path[:80]!r} is not the path of a tile")
 

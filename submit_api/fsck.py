@@ -12,7 +12,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,8 +21,9 @@ from integrity.digests import Digest
 from integrity.errors import DigestMismatchError, MalformedError, NotFoundError, SecurityError, SettingsError
 from integrity.keys import SealTo, VerifyKey, fingerprint
 from integrity.manifest import VerifiedManifest
-from submit_api import connections, launches
+from submit_api import connections, fsck_log, launches
 from submit_api.audit_numbers import MAX_FINDINGS, REMOVE, Numbers
+from submit_api.findings import Finding, damage, warning
 from submit_api.registry import archives, events, ledger, people, secrets
 from submit_api.registry.database import SQLITE, Transaction
 from submit_api.registry.records import Release
@@ -30,31 +31,14 @@ from submit_api.running import RESTORE_AGAIN, opened, restore_unfinished, state_
 from submit_api.service import Service
 from submit_api.settings import Settings
 
-DAMAGE, WARNING = "damage", "warning"
 _HEX = re.compile(r"[0-9a-f]{128}")
 _LAUNCH_ID = re.compile(r"[0-9a-f]{32}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """`rule` is a stable slug, `subject` what it is about."""
-
-    level: str
-    rule: str
-    subject: str
-    detail: str
-    repaired: bool = False
-
-
-def damaged(findings: list[Finding]) -> bool:
-    """Whether anything is there that no crash explains."""
-    return any(finding.level == DAMAGE for finding in findings)
 
 
 async def fsck(settings: Settings, *, repair: bool = False) -> list[Finding]:
     """Every finding; empty means clean. Raises `SettingsError` when there is nothing to check, or it is in use."""
     if restore_unfinished(settings):
-        return [_damage("restore-unfinished", settings.api.state_folder, RESTORE_AGAIN)]
+        return [damage("restore-unfinished", settings.api.state_folder, RESTORE_AGAIN)]
     with state_lock(settings) if repair else nullcontext():
         async with opened(settings, migrating=False, sole=repair) as service:
             try:
@@ -86,6 +70,8 @@ async def _everything(service: Service, tx: Transaction) -> AsyncIterator[Findin
         yield finding
     for finding in await _audit(tx):
         yield finding
+    async for finding in fsck_log.examined(tx, service.keys.signing.public):
+        yield finding
     async for finding in _files(service, await archives.digests(tx)):
         yield finding
 
@@ -98,7 +84,7 @@ async def _database(service: Service, tx: Transaction) -> list[Finding]:
     for pragma in ("integrity_check", "foreign_key_check"):
         rows = (await tx.session.execute(text(f"PRAGMA {pragma}"))).all()
         if rows and rows[0][0] != "ok":
-            found.append(_damage(f"sqlite-{pragma.replace('_', '-')}", "database", str(rows[0])[:500]))
+            found.append(damage(f"sqlite-{pragma.replace('_', '-')}", "database", str(rows[0])[:500]))
     return found
 
 
@@ -109,26 +95,26 @@ async def _release(service: Service, tx: Transaction, release: Release) -> list[
         if release.retired_at is None:  # else its bytes are gone, or, after a crash, on their way
             await service.blobs.verify(Digest.parse(release.digest))
     except NotFoundError as error:
-        found.append(_damage("blob-missing", name, str(error)))
+        found.append(damage("blob-missing", name, str(error)))
     except DigestMismatchError as error:
-        found.append(_damage("blob-damaged", name, str(error)))
+        found.append(damage("blob-damaged", name, str(error)))
     except MalformedError as error:
-        found.append(_damage("release-digest", name, str(error)))
+        found.append(damage("release-digest", name, str(error)))
     try:
         verified = await service.manifest_of(release)
     except SecurityError as error:
-        return [*found, _damage("manifest-signature", name, str(error))]
+        return [*found, damage("manifest-signature", name, str(error))]
     wrong = _disagreements(release, verified)
     if wrong:
-        found.append(_damage("manifest-disagrees", name, f"the row differs from the manifest in {', '.join(wrong)}"))
+        found.append(damage("manifest-disagrees", name, f"the row differs from the manifest in {', '.join(wrong)}"))
     told = {(dag.dag_id, task.task_id): str(task.digest) for dag in verified.manifest.dags for task in dag.tasks}
     if told != await archives.task_digests(tx, release.archive, release.number):
-        found.append(_damage("tasks-disagree", name, "the tasks on record are not those of the manifest"))
+        found.append(damage("tasks-disagree", name, "the tasks on record are not those of the manifest"))
     dag_ids = [dag.dag_id for dag in verified.manifest.dags]
     owners, transferred = await archives.archives_of_dags(tx, dag_ids), await archives.transferred(tx, dag_ids)
     for dag in verified.manifest.dags:
         if owners.get(dag.dag_id) != release.archive and dag.dag_id not in transferred:
-            found.append(_damage("dag-owner", name, f"dag {dag.dag_id} is on record for {owners.get(dag.dag_id)}"))
+            found.append(damage("dag-owner", name, f"dag {dag.dag_id} is on record for {owners.get(dag.dag_id)}"))
     return found
 
 
@@ -155,13 +141,13 @@ async def _archives(tx: Transaction) -> list[Finding]:
         numbers = [release.number for release in listed]
         unfit = {release.number for release in listed if launches.unlaunchable(release)}
         if numbers != list(range(1, archive.latest + 1)):
-            found.append(_damage("release-numbers", archive.name, f"latest is {archive.latest}, on record {numbers}"))
+            found.append(damage("release-numbers", archive.name, f"latest is {archive.latest}, on record {numbers}"))
         if archive.active is not None and (archive.active not in numbers or archive.active in unfit):
-            found.append(_damage("active-release", archive.name, f"release {archive.active} cannot be active"))
+            found.append(damage("active-release", archive.name, f"release {archive.active} cannot be active"))
         record = await archives.activations(tx, archive.name)
         last = record[-1].number if record else None
         if archive.active not in (None, last) or archive.activation != len(record):
-            found.append(_damage("activation-record", archive.name, f"the record ends with release {last}"))
+            found.append(damage("activation-record", archive.name, f"the record ends with release {last}"))
     return found
 
 
@@ -171,13 +157,13 @@ async def _secrets(service: Service, tx: Transaction) -> list[Finding]:
         try:
             connections.open_secret(service.keys.rows, secret)
         except SecurityError as error:
-            found.append(_damage("secret-unreadable", f"{secret.kind}:{secret.name}", str(error)))
+            found.append(damage("secret-unreadable", f"{secret.kind}:{secret.name}", str(error)))
     for xcom in await ledger.all_xcoms(tx):
         try:
             connections.open_xcom(service.keys.rows, xcom)
         except SecurityError as error:
             subject = f"xcom:{xcom.dag_id}/{xcom.run_id}/{xcom.task_id}/{xcom.map_index}/{xcom.key}"
-            found.append(_damage("xcom-unreadable", subject, str(error)))
+            found.append(damage("xcom-unreadable", subject, str(error)))
     return found
 
 
@@ -190,21 +176,19 @@ async def _people(tx: Transaction) -> list[Finding]:
         except SecurityError:
             agrees = False
         if not agrees:
-            found.append(_damage("worker-key", worker.name, "the key on record has another fingerprint"))
+            found.append(damage("worker-key", worker.name, "the key on record has another fingerprint"))
         if worker.request_key_id != (VerifyKey(worker.request_key).key_id if worker.request_key is not None else None):
-            found.append(_damage("worker-request-key", worker.name, "the request key on record has another id"))
+            found.append(damage("worker-request-key", worker.name, "the request key on record has another id"))
     for token in await people.tokens(tx):
         if token.kind not in ("user", "worker") or not _HEX.fullmatch(token.secret_hash):
-            found.append(_damage("token-row", token.token_id, "its kind or hash is not one"))
+            found.append(damage("token-row", token.token_id, "its kind or hash is not one"))
         elif token.kind == "worker" and (token.admin or token.principal not in workers):
-            found.append(
-                _damage("token-row", token.token_id, "a worker's token without a worker, or with admin rights")
-            )
+            found.append(damage("token-row", token.token_id, "a worker's token without a worker, or with admin rights"))
         elif token.kind == "worker" and token.revoked_at is None and workers[token.principal].request_key is not None:
-            found.append(_damage("worker-token", token.principal, f"token {token.token_id} is good beside its own key"))
+            found.append(damage("worker-token", token.principal, f"token {token.token_id} is good beside its own key"))
     for state in await ledger.counts_by_state(tx):
         if state not in launches.TRANSITIONS:
-            found.append(_damage("launch-state", state, "no launch can be in this state"))
+            found.append(damage("launch-state", state, "no launch can be in this state"))
     return found
 
 
@@ -215,7 +199,7 @@ async def _audit(tx: Transaction) -> list[Finding]:
         numbers.jump(before, seq)
     for about in await events.objects(tx, REMOVE):
         numbers.removed(about)
-    return [_damage("audit-gap", "audit", finding) for finding in numbers.findings()]
+    return [damage("audit-gap", "audit", finding) for finding in numbers.findings()]
 
 
 async def _logs(service: Service, tx: Transaction) -> list[Finding]:
@@ -224,21 +208,21 @@ async def _logs(service: Service, tx: Transaction) -> list[Finding]:
     found = []
     for launch_id, held in (await ledger.log_sizes(tx)).items():
         if sizes.get(launch_id, 0) < held:
-            found.append(_damage("log-short", launch_id, f"{sizes.get(launch_id, 0)} of {held} bytes are there"))
+            found.append(damage("log-short", launch_id, f"{sizes.get(launch_id, 0)} of {held} bytes are there"))
     for name in sizes:
         if not _LAUNCH_ID.fullmatch(name) or await ledger.find(tx, name) is None:
-            found.append(_warning("log-dangling", name, "a log of no launch"))
+            found.append(warning("log-dangling", name, "a log of no launch"))
     return found
 
 
 async def _files(service: Service, known: set[str]) -> AsyncIterator[Finding]:
     for name in await service.blobs.leftovers():
-        yield _warning("temporary-file", name, "an upload that did not end")
+        yield warning("temporary-file", name, "an upload that did not end")
     async for folder, name in service.blobs.names():
         if not _HEX.fullmatch(name) or folder != name[:2]:
-            yield _damage("foreign-file", f"{folder}/{name}", "this is not the name of a blob")
+            yield damage("foreign-file", f"{folder}/{name}", "this is not the name of a blob")
         elif f"sha512:{name}" not in known:
-            yield _warning("blob-dangling", f"sha512:{name}", "no release has these bytes")
+            yield warning("blob-dangling", f"sha512:{name}", "no release has these bytes")
 
 
 async def _repair(service: Service, finding: Finding) -> Finding:
@@ -252,11 +236,3 @@ async def _repair(service: Service, finding: Finding) -> Finding:
         case _:
             return finding
     return replace(finding, repaired=True)
-
-
-def _damage(rule: str, subject: str, detail: str) -> Finding:
-    return Finding(level=DAMAGE, rule=rule, subject=subject, detail=detail)
-
-
-def _warning(rule: str, subject: str, detail: str) -> Finding:
-    return Finding(level=WARNING, rule=rule, subject=subject, detail=detail)

@@ -29,7 +29,8 @@ from integrity.digests import Digest
 from integrity.errors import ConflictError, DigestMismatchError, MalformedError, SignatureError
 from submit_api import audit, keyfiles, launches, transparency
 from submit_api.backup_file import Part, Reader
-from submit_api.fsck import damaged, examined
+from submit_api.findings import damaged
+from submit_api.fsck import examined
 from submit_api.keyfiles import Keys
 from submit_api.refusals import UnavailableError
 from submit_api.registry import events, ledger, rows

@@ -16,6 +16,7 @@ _VALUES = {
     "dag_id": "x",
     "launch_id": "0" * 32,
     "id": "0" * 32,
+    "path": "0/000",
 }
 
 

@@ -25,6 +25,7 @@ from dagseal.cli.commands import (
     launches,
     ownership,
     people,
+    proving,
     publishers,
     quickstart,
     releases,
@@ -90,7 +91,7 @@ def build() -> typer.Typer:
         context_settings=_SETTINGS,
     )
     app.callback()(_globals)
-    code = (archives, releases, differing, approving, verifying)
+    code = (archives, releases, differing, approving, verifying, proving)
     access = (secrets, tokens, publishers, workers, people, ownership)
     for group in (quickstart, services, *code, launches, *access, audit, checks, backups):
         group.register(app)

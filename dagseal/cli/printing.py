@@ -75,6 +75,11 @@ def verdict(run: Run, ok: bool, text: str) -> None:
     _write(f"{word} {safe(text)}")
 
 
+def unmade(run: Run, text: str) -> None:
+    """One line that says neither."""
+    _write(f"-      {safe(text)}")
+
+
 class LogPrinter:
     """A launch's log as it comes: what the task wrote to stderr goes to stderr. With JSON the records as they are, whose
     SHA-512 is the launch's `log_digest`. On a terminal what is more than text and colours is shown, not obeyed."""

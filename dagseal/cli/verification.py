@@ -1,106 +1,186 @@
-"""The rules of `dagseal verify`: numbered checks over bytes, without any I/O.
+"""The rules of `dagseal verify` for an archive: numbered checks over bytes, without any I/O.
 
-| check | threat it answers                                                        |
-|-------|--------------------------------------------------------------------------|
-| 1     | the archive is one that two readers read differently                     |
-| 2     | bytes that were never submitted, or changed since                        |
-| 3     | a server or network that invents a manifest                              |
-| 4     | a genuine manifest of another archive, release or bytes                  |
-| 5     | members that are not the ones that were described                        |
-| 6     | a release that was withdrawn                                             |
+| check | threat it answers                                                                   |
+|-------|-------------------------------------------------------------------------------------|
+| 1     | the archive is one that two readers read differently                                |
+| 2     | a server that somebody else runs: another log, or keys that nobody handed on        |
+| 3     | a log that was invented, or, of a server, one that is shown no further than it suits |
+| 4     | a release that was never recorded                                                   |
+| 5     | a manifest that a server or network invents                                         |
+| 6     | bytes that were never submitted, or changed since; a genuine manifest of others     |
+| 7     | members that are not the ones that were described                                   |
+| 8     | somebody else's release under a name that one trusts                                |
+| 9     | a release that was withdrawn                                                        |
 
-Not checked: that the release is the active one (an older one may well be meant; it is said), and that the server hides
-no newer release. What the tasks do is for a reviewer.
+A check that cannot be made is said with its reason, and is never counted as one that holds: without a key 2 to 5, without the
+server 9. Not checked: that the release is the active one (an older one may well be meant; it is said), and that others see
+the same log (`dagseal verify --server-log`, and the agents do). What the tasks do is for a reviewer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
-from integrity import archives, manifest
+from dagseal.cli import report
+from dagseal.cli.report import Check, Difference, FailedError, Report, ok, unmade
+from integrity import archives, checkpoints, proofs
+from integrity.archives import Archive
+from integrity.checkpoints import Checkpoint
 from integrity.digests import Digest
 from integrity.errors import DagsealError
-from integrity.keys import KeyRing
-from integrity.manifest import Manifest
+from integrity.keys import VerifyKey
+from integrity.manifest import Manifest, Member
+from integrity.notes import Note
+from integrity.proofs import Proof, VerifiedProof
+
+MAX_AGE_SECONDS = 300
+CHECKS = {
+    1: "whether every reader reads the same archive",
+    2: "whether the log is one that is trusted",
+    3: "whether the log's checkpoint is genuine",
+    4: "whether the release is in the log",
+    5: "whether the manifest is the one that the log names",
+    6: "whether the bytes are those of the release",
+    7: "whether its members are those that were described",
+    8: "whether it belongs to who was expected",
+    9: "whether it was revoked",
+}
+_NO_KEY = "there is no key, this is the server's word only (--unsafe-trust-server)"
+_OFFLINE = "nobody is asked what happened after the checkpoint of {}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """`release` and `newest` are the server's words; `envelope` is that release's manifest as it came."""
+    """`release` is the server's word of the release that `data` is compared with, None offline; `proof` is that release's.
+    `missing`: why there is nothing to compare with. `now` in seconds: the checkpoint is to be fresh; None: of any age."""
 
     name: str
     data: bytes = field(repr=False)
-    release: Any
-    newest: Any
-    envelope: bytes | None
+    release: Any = None
+    proof: Proof | None = None
+    missing: str = ""
+    now: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One line of the report."""
+class _Said:
+    """What a release is. `members` None: that is not known."""
 
-    number: int
-    ok: bool
-    detail: str
-
-
-def judge(evidence: Evidence, ring: KeyRing | None) -> list[Check]:
-    """The checks in order, up to the first that fails. `ring` None leaves out check 3 and what only a manifest can say."""
-    checks: list[Check] = []
-    try:
-        for number, detail in _steps(evidence, ring):
-            checks.append(Check(number=number, ok=True, detail=detail))
-    except _FailedError as failed:
-        checks.append(Check(number=failed.number, ok=False, detail=failed.detail))
-    return checks
+    name: str
+    digest: Digest
+    size: int
+    owner: str
+    members: tuple[Member, ...] | None
 
 
-class _FailedError(Exception):
-    def __init__(self, number: int, detail: str) -> None:
-        super().__init__(detail)
-        self.number = number
-        self.detail = detail
+def judge(evidence: Evidence, trusted: Collection[VerifyKey] | None, *, owner: str | None = None) -> Report:
+    """The checks in order, up to the first that fails. `trusted` None leaves out 2 to 5, and what only a manifest can say."""
+    steps = _steps(evidence, trusted, owner)
+    return report.made("archive", evidence.name, CHECKS, steps, release=evidence.release)
 
 
-def _steps(evidence: Evidence, ring: KeyRing | None) -> Any:
-    """Yields (number, what holds); raises `_FailedError` at the first that does not."""
+def _steps(evidence: Evidence, trusted: Collection[VerifyKey] | None, owner: str | None) -> Iterator[Check]:
+    """Yields what holds and what was not made; raises `FailedError` at the first that does not hold."""
     try:
         archive = archives.read(evidence.name, evidence.data)
     except DagsealError as error:
-        raise _FailedError(1, f"the archive is refused: {error}") from None
-    yield 1, f"{evidence.name} is one {archive.kind} archive with {len(archive.members)} members"
-
-    actual, release = Digest.of(evidence.data), evidence.release
-    if release is None or release["digest"] != str(actual):
-        recorded = (release or evidence.newest or {}).get("digest", "nothing")
-        raise _FailedError(2, f"the bytes are {actual}, recorded is {recorded}")
-    yield 2, f"the bytes are {actual}, recorded as {evidence.name}@{release['number']}"
-
-    if ring is not None:
-        stated, key_id = _manifest(evidence, ring)
-        yield 3, f"the manifest is signed by key {key_id}"
-        expected = (stated.archive, stated.number, str(stated.digest), stated.size)
-        if expected != (evidence.name, release["number"], str(actual), len(evidence.data)):
-            raise _FailedError(4, f"the signed manifest is of {stated.archive}@{stated.number}, {stated.digest}")
-        yield (
-            4,
-            f"it states these bytes, submitted by {stated.submitted_by}, owner {stated.owner}, group {stated.group}",
-        )
-        if stated.members != archives.manifest_members(archive):
-            raise _FailedError(5, "the archive's members are not those of the signed manifest")
-        yield 5, f"it lists exactly these members, {len(stated.dags)} dags"
-
-    if release["state"] == "revoked":
-        raise _FailedError(6, f"{evidence.name}@{release['number']} is revoked: it is not launched any more")
-    yield 6, f"the release is {release['state']}, not revoked"
+        raise FailedError(1, f"the archive is refused: {error}") from None
+    yield ok(1, f"{evidence.name} is one {archive.kind} archive with {len(archive.members)} members")
+    if evidence.missing:
+        yield unmade(2, evidence.missing)
+        yield from (unmade(number, "for the same reason") for number in CHECKS if number > 2)
+        return
+    if trusted is None:
+        yield from (unmade(number, _NO_KEY, matters=False) for number in (2, 3, 4, 5))
+        said = _believed(evidence.release)
+    else:
+        said = _stated((yield from _proved(evidence, trusted)))
+    yield from _compared(evidence, archive, said)
+    if owner is None:
+        yield unmade(8, "nobody was named (--expect-owner)", matters=False)
+    elif said.owner != owner:
+        raise FailedError(8, f"{said.name} belongs to {said.owner}, expected is {owner}")
+    else:
+        yield ok(8, f"it belongs to {owner}")
+    yield _revoked(evidence, said)
 
 
-def _manifest(evidence: Evidence, ring: KeyRing) -> tuple[Manifest, str]:
-    if evidence.envelope is None:
-        raise _FailedError(3, "there is no manifest of these bytes")
+def _proved(evidence: Evidence, trusted: Collection[VerifyKey]) -> Generator[Check, None, Manifest]:
+    """Checks 2 to 5 are the four of a proof."""
+    proof, number = evidence.proof, 2
+    if proof is None:
+        raise RuntimeError("a proof, or why there is none")
     try:
-        verified = manifest.verify(evidence.envelope, ring)
+        for found in proofs.steps(proof, trusted):
+            if isinstance(found, VerifiedProof):
+                return found.manifest
+            if number == 3 and evidence.now is not None:
+                checkpoints.require_fresh(_point(proof), now=evidence.now, max_age_seconds=MAX_AGE_SECONDS)
+            yield ok(number, found)
+            number += 1
     except DagsealError as error:
-        raise _FailedError(3, f"the manifest is not to be believed: {error}") from None
-    return verified.manifest, verified.key_id
+        raise FailedError(number, str(error)) from None
+    raise RuntimeError("the last step is the result")
+
+
+def _stated(found: Manifest) -> _Said:
+    name = f"{found.archive}@{found.number}"
+    return _Said(name=name, digest=found.digest, size=found.size, owner=found.owner, members=found.members)
+
+
+def _believed(release: Any) -> _Said:
+    """By the server's word."""
+    return _Said(
+        name=f"{release['archive']}@{release['number']}",
+        digest=Digest.parse(release["digest"]),
+        size=release["size"],
+        owner=release["owner"],
+        members=None,
+    )
+
+
+def _point(proof: Proof) -> Checkpoint:
+    return Checkpoint.from_text(Note.from_bytes(proof.checkpoint).text)
+
+
+def _compared(evidence: Evidence, archive: Archive, said: _Said) -> Iterator[Check]:
+    actual, found = Digest.of(evidence.data), archives.manifest_members(archive)
+    if said.name.rpartition("@")[0] != evidence.name:
+        raise FailedError(6, f"what is proved is {said.name}, the bytes are said to be {evidence.name}")
+    if evidence.release is not None and said.name != f"{evidence.release['archive']}@{evidence.release['number']}":
+        raise FailedError(6, f"what is proved is {said.name}, the server was asked for {evidence.release['number']}")
+    if (said.digest, said.size) != (actual, len(evidence.data)):
+        raise FailedError(6, f"the bytes are {actual}, {said.name} is {said.digest}", differences(said.members, found))
+    yield ok(6, f"the bytes are {actual}, those of {said.name}")
+    if said.members is None:
+        yield unmade(7, _NO_KEY, matters=False)
+    elif said.members != found:
+        raise FailedError(7, f"the members are not those of {said.name}", differences(said.members, found))
+    else:
+        yield ok(7, f"the manifest lists exactly these {len(found)} members")
+
+
+def _revoked(evidence: Evidence, said: _Said) -> Check:
+    if evidence.release is not None:
+        state = evidence.release["state"]
+        if state == "revoked":
+            raise FailedError(9, f"{said.name} is revoked: it is not launched any more")
+        return ok(9, f"{said.name} is {state}, says the server: not revoked")
+    at = datetime.fromtimestamp(_point(evidence.proof).time, UTC).isoformat() if evidence.proof else ""
+    return unmade(9, _OFFLINE.format(at), matters=False)
+
+
+def differences(stated: tuple[Member, ...] | None, found: tuple[Member, ...]) -> tuple[Difference, ...]:
+    """Which files are not what the manifest says, by name."""
+    if stated is None:
+        return ()
+    before, after = ({one.name: (one.size, one.digest) for one in members} for members in (stated, found))
+    names = {
+        "changed": [name for name in before if name in after and before[name] != after[name]],
+        "missing": [name for name in before if name not in after],
+        "unexpected": [name for name in after if name not in before],
+    }
+    return tuple(Difference(change=change, name=name) for change in names for name in sorted(names[change]))

@@ -8,6 +8,7 @@ full tile the root of its 256 leaves; so to add, to say the root and to prove co
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import String, cast, func, insert, select
 
@@ -17,6 +18,17 @@ from integrity.leaves import Keyed, Leaf, Released
 from integrity.merkle import Tree
 from submit_api.registry.database import Transaction
 from submit_api.registry.tables import ArchiveRow, LeafRow, LogKeyRow, TileRow, table
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A row, as it is."""
+
+    seq: int
+    entry: bytes
+    release: str | None
+    peaks: bytes | None
+
 
 _LAST = select(LeafRow.seq, LeafRow.peaks).order_by(LeafRow.seq.desc()).limit(1)
 
@@ -84,6 +96,13 @@ async def entries(tx: Transaction, start: int, end: int) -> list[bytes]:
     return list(await tx.session.scalars(query))
 
 
+async def stored(tx: Transaction, after: int, limit: int) -> list[Stored]:
+    """The rows after leaf `after`, in order."""
+    columns = (LeafRow.seq, LeafRow.entry, LeafRow.release, LeafRow.peaks)
+    query = select(*columns).where(LeafRow.seq > after).order_by(LeafRow.seq).limit(limit)
+    return [Stored(*row) for row in await tx.session.execute(query)]
+
+
 async def of_release(tx: Transaction, archive: str, number: int) -> int:
     """Which leaf it is. Raises `NotFoundError`."""
     found = await tx.session.scalar(select(LeafRow.seq).where(LeafRow.release == f"{archive}@{number}"))
@@ -96,6 +115,11 @@ async def keys(tx: Transaction) -> list[bytes]:
     """The entries of the log's keys, in order."""
     query = select(LeafRow.entry).join(LogKeyRow, LogKeyRow.seq == LeafRow.seq).order_by(LeafRow.seq)
     return list(await tx.session.scalars(query))
+
+
+async def key_numbers(tx: Transaction) -> list[int]:
+    """Which leaves are on record as keys."""
+    return list(await tx.session.scalars(select(LogKeyRow.seq).order_by(LogKeyRow.seq)))
 
 
 async def tile_roots(tx: Transaction, start: int, end: int) -> list[bytes]:

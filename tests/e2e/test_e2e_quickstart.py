@@ -40,7 +40,7 @@ def test_the_story_is_told_and_ends_with_zero(folder: Path) -> None:
         r"\$ dagseal push",
         r"quickstart.py@1: submitted",
         r"\$ dagseal verify .*quickstart\.py",
-        r"ok +3\. the manifest is signed by key [0-9a-f]{64}",
+        r"ok +5\. its manifest is signed by key [0-9a-f]{64}",
         r"\$ dagseal launch quickstart hello --run-id first",
         r"connection warehouse: etl@db\.example\.com, password of 28 characters",
         r"flipped bit 0 of byte 100",

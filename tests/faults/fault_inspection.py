@@ -17,6 +17,7 @@ from launcher.notary import journal
 from launcher.notary.journal import Journal
 from submit_api import fsck as api_fsck
 from submit_api import settings as api_settings
+from submit_api.findings import DAMAGE
 from submit_api.registry import archives, ledger
 from submit_api.running import opened
 from worker_cache import fsck as cache_fsck
@@ -54,7 +55,7 @@ async def _api_state(folder: Path) -> Stored:
             uploads.add((release.archive, release.number, release.digest))
         found = await ledger.listed(tx, dag_id=None, state=None, limit=1000, seen_by=None)
     return Stored(
-        damage=tuple(f"{f.rule} {f.subject}: {f.detail}" for f in findings if f.level == api_fsck.DAMAGE),
+        damage=tuple(f"{f.rule} {f.subject}: {f.detail}" for f in findings if f.level == DAMAGE),
         uploads=frozenset(uploads),
         launches={launch.id: launch.state for launch in found},
     )

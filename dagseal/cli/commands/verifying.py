@@ -1,19 +1,25 @@
-"""verify: is this what was submitted? The numbered checks are printed; 0 all hold, 1 one fails, 3 it cannot be known."""
+"""verify: is this what was submitted? The numbered checks are printed; 0 all hold, 1 one fails, 3 it cannot be known.
+
+What is verified is one of: an archive (a file, a folder, stdin, or the server's copy), with the server or with a proof file; an
+agent's cache; the server's whole log.
+"""
 
 from __future__ import annotations
 
 import os
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from dagseal.cli import printing
+from dagseal.cli import printing, proving
 from dagseal.cli.context import Run, run_of
 from dagseal.cli.exits import NotVerifiedError, UsageError, VerificationFailedError
 
 if TYPE_CHECKING:
     from dagseal.cli.verification import Evidence
-    from integrity.keys import KeyRing
+    from integrity.keys import VerifyKey
     from worker_cache.client import Client
 
 
@@ -25,89 +31,119 @@ def verify(
     ctx: typer.Context,
     target: str | None = typer.Argument(None, metavar="[PATH|NAME[@N]|-]"),
     name: str | None = typer.Option(None, "--name", help="The archive that PATH or stdin is to be."),
+    proof: str | None = typer.Option(
+        None, "--proof", metavar="FILE", help="Verify PATH by this proof file, without the server: see dagseal proof."
+    ),
     cache: str | None = typer.Option(
         None, "--cache", metavar="DIR", help="Check every blob of an agent's cache instead."
+    ),
+    server_log: bool = typer.Option(
+        False, "--server-log", help="Check the server's whole log instead, and every release that you may read."
+    ),
+    expect_owner: str | None = typer.Option(None, "--expect-owner", metavar="NAME", help="Whose it is to be."),
+    trust_root: str | None = typer.Option(
+        None, "--trust-root", metavar="FILE", help="The API's public key or keys, base64 or hex, one a line."
     ),
     api_key: str | None = typer.Option(None, "--api-key", help="The API's public key, base64 (or api_key in [cli])."),
     unsafe_trust_server: bool = typer.Option(
         False, "--unsafe-trust-server", help="Do not check signatures: believe what the server says is recorded."
     ),
 ) -> None:
-    """Compare bytes with the recorded and signed manifest.
+    """Compare bytes with what was recorded, signed and logged; say each check that was made, and each that was not.
 
     PATH: a file or folder here. NAME: what the server would send to a worker. --cache: what a worker has.
     """
     run = run_of(ctx)
-    if (target is None) == (cache is None):
-        raise UsageError("say what to verify: PATH, NAME, - or --cache DIR")
+    if [target is not None, cache is not None, server_log].count(True) != 1:
+        raise UsageError("say what to verify: PATH, NAME, -, --cache DIR or --server-log")
+    if target is None and (name, proof, expect_owner) != (None, None, None):
+        raise UsageError("--name, --proof and --expect-owner go with PATH, NAME or -")
     if cache is not None:
         _cache(run, cache)
         return
-    assert target is not None
-    ring = _ring(run, api_key, unsafe_trust_server)
-    evidence = _evidence(run, target, name)
-    _report(run, evidence, ring)
+    keys = None
+    if not (unsafe_trust_server and (trust_root or api_key or run.settings.api_key) is None):
+        keys = proving.trusted(run, trust_root, api_key)
+    if target is None:
+        _server_log(run, keys)
+        return
+    if proof is not None and keys is None:
+        raise UsageError("a proof file is worth nothing without a key: use --trust-root FILE")
+    evidence = _offline(target, name, proof) if proof is not None else _online(run, target, name, keys)
+    _archive(run, evidence, keys, expect_owner)
 
 
-def _ring(run: Run, api_key: str | None, unsafe_trust_server: bool) -> KeyRing | None:
+def _archive(run: Run, evidence: Evidence, keys: list[VerifyKey] | None, owner: str | None) -> None:
+    from dagseal.cli import report
+    from dagseal.cli.verification import judge
+
+    report.tell(run, judge(evidence, keys, owner=owner))
+    if keys is None:
+        run.note("the signature was not checked (--unsafe-trust-server): this is the server's word only")
+
+
+def _offline(target: str, name: str | None, proof: str) -> Evidence:
+    from dagseal.cli import archive_input
+    from dagseal.cli.verification import Evidence
     from integrity.errors import MalformedError
-    from integrity.fields import from_base64
-    from integrity.keys import KEY_BYTES, KeyRing, VerifyKey
+    from integrity.proofs import MAX_PROOF_BYTES, Proof
 
-    text = api_key or run.settings.api_key
-    if text is None:
-        if unsafe_trust_server:
-            return None
-        raise NotVerifiedError(
-            "no key to check signatures with: set DAGSEAL_API_KEY (dagseal key show prints it on the server's host)"
-        )
+    named = archive_input.read(target, name)
     try:
-        return KeyRing([VerifyKey(from_base64(text, "the API's key", max_bytes=KEY_BYTES))])
+        with open(proof, "rb") as file:
+            found = Proof.from_bytes(file.read(MAX_PROOF_BYTES + 1))
+    except OSError as error:
+        raise NotVerifiedError(f"the proof file {proof} cannot be read: {error.strerror}") from None
     except MalformedError as error:
-        raise UsageError(str(error)) from None
+        raise VerificationFailedError(f"{proof} is no proof file: {error}") from None
+    return Evidence(name=named.name, data=named.data, proof=found)
 
 
-def _evidence(run: Run, target: str, name: str | None) -> Evidence:
+def _online(run: Run, target: str, name: str | None, keys: list[VerifyKey] | None) -> Evidence:
     """Everything that the rules need, gathered: nothing is judged here."""
     from dagseal.cli import archive_input
     from dagseal.cli.commands.archives import reference
-    from integrity.errors import ConflictError, DagsealError, NotFoundError
+    from dagseal.cli.verification import Evidence
+    from integrity.errors import DagsealError, NotFoundError
 
-    local = target == "-" or os.path.exists(target)
+    now, named = int(time.time()), None
     try:
-        if local:
+        if target == "-" or os.path.exists(target):
             named = archive_input.read(target, name)
-            return run.call(lambda client: _of_bytes(client, named.name, named.data))
-        archive, number = reference(target)
-        return run.call(lambda client: _of_server(client, archive, number))
+            read = named
+            found = run.call(lambda client: _of_bytes(client, read.name, read.data, proved=keys is not None))
+        else:
+            archive, number = reference(target)
+            found = run.call(lambda client: _of_server(client, archive, number, proved=keys is not None))
     except (UsageError, NotFoundError, VerificationFailedError):
         raise
-    except (ConflictError, DagsealError) as error:
-        raise NotVerifiedError(f"it could not be verified: {error}") from None
+    except DagsealError as error:
+        if named is None:
+            raise NotVerifiedError(f"it could not be verified: {error}") from None
+        return Evidence(name=named.name, data=named.data, missing=str(error))
+    return replace(found, now=now)
 
 
-async def _of_bytes(client: Client, name: str, data: bytes) -> Evidence:
+async def _of_bytes(client: Client, name: str, data: bytes, *, proved: bool) -> Evidence:
+    """Compared with the release of these bytes, else with the active one, else with the newest."""
     from dagseal.cli import pages
+    from dagseal.cli.commands.archives import find_release
     from dagseal.cli.verification import Evidence
     from integrity.digests import Digest
     from integrity.errors import NotFoundError
-    from worker_cache.client import segment
 
     digest = str(Digest.of(data))
     try:
-        newest = (await client.get(f"/v1/archives/{segment(name)}/releases", {"limit": "1"}))["releases"]
-        releases = await pages.releases(client, name, digest=digest)
+        same = [one for one in await pages.releases(client, name, digest=digest) if one["digest"] == digest]
+        release = max(same, key=_rank) if same else await find_release(client, name, None)
     except NotFoundError:
         raise VerificationFailedError(
             f"nothing is recorded under the name {name}: these bytes were never submitted"
         ) from None
-    same = [release for release in releases if release["digest"] == digest]
-    release = max(same, key=lambda found: _rank(found), default=None)
-    envelope = await client.manifest(name, release["number"]) if release else None
-    return Evidence(name=name, data=data, release=release, newest=newest[-1] if newest else None, envelope=envelope)
+    return await _with_proof(client, Evidence(name=name, data=data, release=release), proved=proved)
 
 
-async def _of_server(client: Client, name: str, number: int | None) -> Evidence:
+async def _of_server(client: Client, name: str, number: int | None, *, proved: bool) -> Evidence:
     from dagseal.cli.commands.archives import find_release
     from dagseal.cli.verification import Evidence
     from integrity.digests import Digest
@@ -118,8 +154,19 @@ async def _of_server(client: Client, name: str, number: int | None) -> Evidence:
         data += chunk
         if len(data) > release["size"]:
             break
-    envelope = await client.manifest(name, release["number"])
-    return Evidence(name=name, data=bytes(data), release=release, newest=release, envelope=envelope)
+    return await _with_proof(client, Evidence(name=name, data=bytes(data), release=release), proved=proved)
+
+
+async def _with_proof(client: Client, evidence: Evidence, *, proved: bool) -> Evidence:
+    from integrity.errors import NotFoundError
+
+    release = evidence.release
+    if not proved:
+        return evidence
+    try:
+        return replace(evidence, proof=await proving.fetched(client, evidence.name, release["number"]))
+    except NotFoundError as error:
+        return replace(evidence, missing=f"the server has no proof of {evidence.name}@{release['number']}: {error}")
 
 
 def _rank(release: Any) -> tuple[bool, bool, int]:
@@ -127,50 +174,48 @@ def _rank(release: Any) -> tuple[bool, bool, int]:
     return release["state"] == "active", release["state"] != "revoked", int(release["number"])
 
 
-def _report(run: Run, evidence: Evidence, ring: KeyRing | None) -> None:
-    from dagseal.cli.verification import judge
+def _server_log(run: Run, keys: list[VerifyKey] | None) -> None:
+    from dagseal.cli import logreading, logverification, report
+    from integrity.errors import DagsealError
 
-    checks = judge(evidence, ring)
-    failed = [check for check in checks if not check.ok]
-    if run.settings.output in ("json", "yaml"):
-        printing.item(
-            run,
-            {
-                "name": evidence.name,
-                "verified": not failed,
-                "signature_checked": ring is not None,
-                "release": evidence.release["number"] if evidence.release else None,
-                "checks": [{"number": c.number, "ok": c.ok, "detail": c.detail} for c in checks],
-            },
-        )
-    else:
-        for check in checks:
-            printing.verdict(run, check.ok, f"{check.number}. {check.detail}")
-    if ring is None:
-        run.note("the signature was not checked (--unsafe-trust-server): this is the server's word only")
-    if failed:
-        raise VerificationFailedError(f"{evidence.name}: verification FAILED: {failed[0].detail}")
-    run.note(f"{evidence.name}: verified")
+    if keys is None:
+        raise UsageError("a log is worth nothing without a key: use --trust-root FILE")
+    try:
+        told = run.call(logreading.everything)
+    except DagsealError as error:
+        raise NotVerifiedError(f"the server's log could not be read: {error}") from None
+    report.tell(run, logverification.judge(told, keys, server=run.settings.server, now=int(time.time())))
 
 
 def _cache(run: Run, folder: str) -> None:
+    from dagseal.cli import report
     from integrity.errors import DagsealError
     from worker_cache import fsck
 
     try:
-        report = fsck.check(folder)
+        found = fsck.check(folder)
     except (DagsealError, OSError) as error:
         raise NotVerifiedError(f"the cache could not be verified: {error}") from None
-    found = [{"kind": f.kind, "path": f.path, "detail": f.detail} for f in report.findings if f.is_damage]
+    wrong = [finding for finding in found.findings if finding.is_damage]
     if run.settings.output in ("json", "yaml"):
-        printing.item(run, {"verified": not found, "blobs": report.blobs, "bytes": report.size, "findings": found})
-    else:
-        for row in found:
-            printing.verdict(run, False, f"{row['kind']}: {row['path']}: {row['detail']}")
-        printing.verdict(run, not found, f"{report.blobs} cached blobs, {report.size} bytes, {len(found)} findings")
-    if any(f.kind == "unreadable" for f in report.findings):
-        raise NotVerifiedError("some of the cache could not be read")
-    if found:
-        raise VerificationFailedError(
-            f"the cache {folder}: verification FAILED: {found[0]['path']} {found[0]['detail']}"
+        printing.item(
+            run,
+            {
+                "schema": report.SCHEMA,
+                "kind": "cache",
+                "subject": folder,
+                "verdict": report.FAILED if wrong else report.VERIFIED,
+                "verified": not wrong,
+                "blobs": found.blobs,
+                "bytes": found.size,
+                "findings": [{"kind": one.kind, "path": one.path, "detail": one.detail} for one in wrong],
+            },
         )
+    else:
+        for one in wrong:
+            printing.verdict(run, False, f"{one.kind}: {one.path}: {one.detail}")
+        printing.verdict(run, not wrong, f"{found.blobs} cached blobs, {found.size} bytes, {len(wrong)} findings")
+    if any(one.kind == "unreadable" for one in found.findings):
+        raise NotVerifiedError("some of the cache could not be read")
+    if wrong:
+        raise VerificationFailedError(f"the cache {folder}: verification FAILED: {wrong[0].path} {wrong[0].detail}")

@@ -147,17 +147,51 @@ def test_verify_file_name_and_stdin(shell: Shell) -> None:
     for words in (["verify", str(path)], ["verify", "story.py"], ["verify", "story.py@1"]):
         said = shell(*words)
         assert said.code == 0, said
-        assert said.out.count("ok ") == 6
+        assert said.out.count("ok ") == 8 and said.out.count("not made") == 1
     text = path.read_text()
     assert shell("verify", "-", "--name", "story.py", stdin=text).code == 0
     changed = shell("verify", "-", "--name", "story.py", "-o", "json", stdin=text.replace("asked", "Asked"))
     assert changed.code == 1
     assert changed.json["verified"] is False
-    assert [check["ok"] for check in changed.json["checks"]] == [True, False]
+    assert [check["state"] for check in changed.json["checks"]] == ["ok"] * 5 + ["failed"]
+    assert changed.json["differences"] == [{"change": "changed", "name": "story.py"}]
     assert shell("verify", "-", "--name", "never.py", stdin=text).code == 1
     assert shell("verify", "never.py").code == 5
     other = to_base64(SigningKey.generate().public.raw)
     assert shell("verify", str(path), "--api-key", other).code == 1
+
+
+def test_a_proof_is_good_without_the_server(shell: Shell) -> None:
+    path, proof = shell.folder / "story.py", shell.folder / "story.proof"
+    made = shell("proof", "story.py@1")
+    assert made.code == 0, made
+    proof.write_text(made.out)
+    key = shell.folder / "log.pub"
+    key.write_text(shell.stack.environment()["DAGSEAL_API_KEY"] + "\n")
+    asked = ("--proof", str(proof), "--trust-root", str(key), "--server", "http://127.0.0.1:9")
+    said = shell("verify", str(path), *asked, "--expect-owner", "admin")
+    assert said.code == 0 and "not made, whether it was revoked" in said.out, said
+    assert shell("verify", str(path), *asked, "--expect-owner", "bob").code == 1
+    assert shell("verify", "-", "--name", "story.py", *asked, stdin=path.read_text() + "#").code == 1
+    alone = Path(__file__).parents[3] / "docs" / "verify_standalone.py"
+    command = [sys.executable, "-I", str(alone), "--trust-root", str(key), "--proof", str(proof), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.count("ok ")) == (0, 7), done
+    for words, code in ((["proof", "story.py"], 2), (["proof", "story.py@9"], 5), (["proof", "never.py@1"], 5)):
+        assert shell(*words).code == code
+    assert shell("verify", str(path), "--proof", str(path), "--trust-root", str(key)).code == 1
+
+
+def test_the_servers_whole_log_is_verified(shell: Shell, bob: Path) -> None:
+    said = shell("verify", "--server-log")
+    assert said.code == 0 and said.out.count("ok ") == 6, said
+    assert shell("verify", "--server-log", "-o", "json").json["kind"] == "log"
+    limited = shell("verify", "--server-log", token=bob)
+    assert limited.code == 0 and "that you may not read" in limited.out, limited
+    assert shell("verify", "--server-log", "--api-key", to_base64(SigningKey.generate().public.raw)).code == 1
+    assert shell("verify", "--server-log", "--server", "http://127.0.0.1:9").code == 3
+    for words in (["verify"], ["verify", "story.py", "--server-log"], ["verify", "--server-log", "--name", "story.py"]):
+        assert shell(*words).code == 2
 
 
 def test_list_show_history_cat(shell: Shell) -> None:

@@ -20,7 +20,8 @@ from integrity.keys import KeyRing, SealingKey, SigningKey, fingerprint
 from integrity.manifest import DagEntry, TaskEntry
 from submit_api import audit, identity, keyfiles
 from submit_api.administering import issue
-from submit_api.fsck import Finding, fsck
+from submit_api.findings import Finding
+from submit_api.fsck import fsck
 from submit_api.registry import rows
 from submit_api.running import opened, serving
 from submit_api.service import Service

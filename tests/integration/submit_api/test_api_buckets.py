@@ -25,7 +25,8 @@ from submit_api import restoring, retiring
 from submit_api.backups import backup
 from submit_api.blobs.local import path_of
 from submit_api.bootstrap import bootstrap
-from submit_api.fsck import damaged, fsck
+from submit_api.findings import damaged
+from submit_api.fsck import fsck
 from submit_api.refusals import UnavailableError
 from submit_api.restoring import restore
 from submit_api.running import opened

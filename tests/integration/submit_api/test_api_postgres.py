@@ -13,7 +13,7 @@ from api_rig import SOURCE, Api
 from sqlalchemy import text
 
 from integrity.errors import SettingsError
-from submit_api.fsck import WARNING
+from submit_api.findings import WARNING
 from submit_api.refusals import UnavailableError
 from submit_api.registry import people
 from submit_api.registry.database import Database

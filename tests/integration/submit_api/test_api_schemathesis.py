@@ -61,6 +61,8 @@ EXCEPT: tuple[tuple[str, str, dict[str, Any], str], ...] = (
     ("GET", "/v1/ownership/{kind}/{secret}", accepts("400"), _SEMANTICS + "the name is one of the kind that `kind` says"),
     ("PATCH", "/v1/ownership/{kind}/{secret}", accepts("400", "422"),
      _SEMANTICS + "the name is one of the kind that `kind` says, and something is to be changed"),
+    ("GET", "/v1/log/entries", accepts("422"), _SEMANTICS + "the end is more than the start"),
+    ("GET", "/v1/log/tile/{path}", accepts("400"), _SEMANTICS + "the path is the one spelling of a tile"),
     ("GET", "/v1/blobs/sha512/{hex}", accepts("416"), _SEMANTICS + "the range is within the blob"),
 )  # fmt: skip
 

@@ -15,7 +15,8 @@ from integrity.claims import Xcom
 from integrity.errors import SettingsError
 from submit_api import keyfiles
 from submit_api.bootstrap import bootstrap
-from submit_api.fsck import DAMAGE, WARNING, damaged, fsck
+from submit_api.findings import DAMAGE, WARNING, damaged
+from submit_api.fsck import fsck
 from submit_api.running import opened, state_lock
 from submit_api.settings import Settings, load
 

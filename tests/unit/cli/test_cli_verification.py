@@ -1,76 +1,101 @@
-"""The rules of `dagseal verify`: each check refuses what it is there for."""
+"""The rules of `dagseal verify`: each check refuses what it is there for, and what was not checked is not said to be.
+
+Seen to fail when weakened: `_steps` that returns where something is missing, without saying so; `_compared` that does not look
+which release was asked for; `require_fresh` left out; `_disagreements` without each of its pairs; `_manifests` of any key.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from dagseal.cli import logverification, report
+from dagseal.cli.logreading import Told
+from dagseal.cli.report import FAILED, NOT_MADE, NOT_VERIFIED, OK, VERIFIED, Report
 from dagseal.cli.verification import Evidence, judge
-from integrity import archives, manifest
+from integrity import checkpoints, leaves, manifest, merkle, zipwriter
+from integrity.checkpoints import Checkpoint
 from integrity.digests import Digest
-from integrity.keys import KeyRing, SigningKey
-from integrity.manifest import Manifest, Member
+from integrity.keys import SigningKey, VerifyKey
+from integrity.leaves import Activated, Approved, Leaf, Owned, Revoked
+from integrity.manifest import Member
+from submit_api import modes
+from tests.golden_verify import (
+    AT,
+    FILES,
+    FIRST,
+    LEAVES,
+    MALLORY,
+    ONE,
+    ORIGIN,
+    SECOND,
+    TWO,
+    history,
+    proof_of,
+    released,
+    stated,
+)
 
-KEY = SigningKey.generate()
-RING = KeyRing([KEY.public])
-DATA = b"x = 1\n"
-
-
-def stated(**changes: Any) -> Manifest:
-    fields: dict[str, Any] = {
-        "archive": "etl.py",
-        "number": 3,
-        "digest": Digest.of(DATA),
-        "size": len(DATA),
-        "members": archives.manifest_members(archives.read("etl.py", DATA)),
-        "owner": "ann",
-        "group": "data",
-        "submitted_by": "ann",
-        "created_at": 1,
-        "task_check": "task",
-        "airflow_version": "3.3.2",
-        "dags": (),
-    }
-    return Manifest(**{**fields, **changes})
+DATA, NOW = zipwriter.pack(FILES), AT + 3600
+TRUSTED = [FIRST.public]
 
 
-def evidence(document: Manifest | None = None, key: SigningKey = KEY, **changes: Any) -> Evidence:
-    release = {"number": 3, "digest": str(Digest.of(DATA)), "state": "active"}
-    found = Evidence(
-        name="etl.py", data=DATA, release=release, newest=release, envelope=manifest.sign(document or stated(), key)
-    )
+def release(state: str = "active", **changes: Any) -> dict[str, Any]:
+    said = {"archive": "etl.zip", "number": 2, "digest": str(TWO.digest), "size": TWO.size, "owner": "ann"}
+    return {**said, "state": state, **changes}
+
+
+def evidence(**changes: Any) -> Evidence:
+    found = Evidence(name="etl.zip", data=DATA, release=release(), proof=proof_of(TWO, LEAVES), now=NOW)
     return replace(found, **changes)
 
 
-def failed(found: Evidence, ring: KeyRing | None = RING) -> int | None:
+def failed(found: Evidence, trusted: Sequence[VerifyKey] | None = TRUSTED, **options: Any) -> int | None:
     """The number of the check that failed."""
-    checks = judge(found, ring)
-    assert all(check.ok for check in checks[:-1])
-    assert [check.number for check in checks] == sorted(check.number for check in checks)
-    return None if checks[-1].ok else checks[-1].number
+    told = judge(found, trusted, **options)
+    numbers = [check.number for check in told.checks]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert all(check.state != FAILED for check in told.checks[:-1])
+    assert told.verdict == (FAILED if told.checks[-1].state == FAILED else VERIFIED)
+    return numbers[-1] if told.verdict == FAILED else None
 
 
-def test_what_was_submitted_is_verified_by_six_checks() -> None:
-    assert [check.number for check in judge(evidence(), RING)] == [1, 2, 3, 4, 5, 6]
+def states(told: Report) -> dict[str, list[int]]:
+    return {
+        state: [one.number for one in told.checks if one.state == state]
+        for state in (OK, FAILED, NOT_MADE)
+        if any(one.state == state for one in told.checks)
+    }
+
+
+def test_what_was_submitted_is_verified_by_nine_checks() -> None:
+    assert states(judge(evidence(), TRUSTED, owner="ann")) == {OK: [1, 2, 3, 4, 5, 6, 7, 8, 9]}
     assert failed(evidence()) is None
 
 
-def test_without_a_key_the_signature_is_not_claimed_to_be_checked() -> None:
-    assert [check.number for check in judge(evidence(), None)] == [1, 2, 6]
+def test_what_was_not_made_is_said() -> None:
+    assert states(judge(evidence(), TRUSTED)) == {OK: [1, 2, 3, 4, 5, 6, 7, 9], NOT_MADE: [8]}
+    assert states(judge(evidence(release=None, now=None), TRUSTED)) == {OK: [1, 2, 3, 4, 5, 6, 7], NOT_MADE: [8, 9]}
+    assert states(judge(evidence(), None)) == {OK: [1, 6, 9], NOT_MADE: [2, 3, 4, 5, 7, 8]}
 
 
-@pytest.mark.parametrize("position", range(len(DATA)))
-def test_every_flipped_byte_fails(position: int) -> None:
+def test_nothing_to_compare_with_is_never_verified() -> None:
+    told = judge(evidence(proof=None, missing="no network"), TRUSTED)
+    assert told.verdict == NOT_VERIFIED
+    assert states(told) == {OK: [1], NOT_MADE: [2, 3, 4, 5, 6, 7, 8, 9]}
+    assert Report(kind="archive", subject="x", titles={}, checks=()).verdict == NOT_VERIFIED
+    assert judge(evidence(missing="no network", data=b"PK"), TRUSTED).verdict == FAILED
+
+
+@pytest.mark.parametrize("position", range(0, len(DATA), 7))
+def test_a_flipped_byte_fails(position: int) -> None:
     changed = bytearray(DATA)
     changed[position] ^= 1
-    assert failed(evidence(data=bytes(changed))) in (1, 2)
-
-
-def test_bytes_that_nobody_submitted() -> None:
-    assert failed(evidence(release=None)) == 2
-    assert failed(evidence(release=None, newest=None)) == 2
+    assert failed(evidence(data=bytes(changed))) in (1, 6)
+    assert failed(evidence(data=bytes(changed)), None) in (1, 6)
 
 
 def test_a_refused_archive_fails_first() -> None:
@@ -78,32 +103,184 @@ def test_a_refused_archive_fails_first() -> None:
     assert failed(evidence(data=b"")) == 1
 
 
-def test_a_manifest_that_somebody_else_signed() -> None:
-    assert failed(evidence(key=SigningKey.generate())) == 3
-    assert failed(evidence(envelope=None)) == 3
-    assert failed(evidence(envelope=b"{}")) == 3
+def test_another_log() -> None:
+    assert failed(evidence(), [MALLORY.public]) == 2
+    assert failed(evidence(), []) == 2
+    good = proof_of(TWO, LEAVES)
+    assert failed(evidence(proof=replace(good, keys=()))) == 2
+    assert failed(evidence(proof=replace(good, keys=good.keys[1:]))) == 2
+    assert failed(evidence(proof=replace(good, keys=(good.keys[0], good.entry)))) == 2
 
 
-def test_every_flipped_byte_of_the_manifest_fails() -> None:
-    envelope = evidence().envelope
-    assert envelope is not None
-    for position in range(len(envelope)):
-        changed = bytearray(envelope)
-        changed[position] ^= 1
-        assert failed(evidence(envelope=bytes(changed))) in (3, 4)
+def test_a_checkpoint_that_is_not_genuine_or_old() -> None:
+    assert failed(evidence(proof=proof_of(TWO, LEAVES, signed_by=MALLORY))) == 3
+    assert failed(evidence(proof=replace(proof_of(TWO, LEAVES), keys=proof_of(TWO, LEAVES).keys[:1]))) == 3
+    assert failed(evidence(now=NOW + 301)) == 3
+    assert failed(evidence(now=NOW - 61)) == 3
+    assert failed(evidence(now=NOW + 300)) is None
+
+
+def test_a_release_that_is_not_in_the_log() -> None:
+    good = proof_of(TWO, LEAVES)
+    other = proof_of(stated(FILES, 2, owner="bob"), history(ONE, stated(FILES, 2, owner="bob")))
+    assert failed(evidence(proof=replace(other, checkpoint=good.checkpoint))) == 4
+    assert failed(evidence(proof=replace(good, index=good.index + 1))) == 4
+    assert failed(evidence(proof=replace(good, path=good.path[:-1]))) == 4
+    assert failed(evidence(proof=replace(good, entry=leaves.to_bytes(LEAVES[1])))) == 4
+
+
+def test_a_manifest_that_somebody_else_signed_or_of_another_release() -> None:
+    good = proof_of(TWO, LEAVES)
+    assert failed(evidence(proof=proof_of(TWO, LEAVES, manifest_by=MALLORY))) == 5
+    assert failed(evidence(proof=replace(good, manifest=b"{}"))) == 5
+    for said in (ONE, stated(FILES, 2, owner="bob"), stated(FILES, 3)):
+        assert failed(evidence(proof=replace(good, manifest=manifest.sign(said, FIRST)))) == 5
 
 
 @pytest.mark.parametrize(
-    "changes", [{"archive": "other.py"}, {"number": 2}, {"digest": Digest.of(b"y")}, {"size": len(DATA) + 1}]
+    "change", [{"by": "bob"}, {"owner": "bob"}, {"group": "g"}, {"size": 9}, {"digest": ONE.digest}]
 )
-def test_a_genuine_manifest_of_something_else(changes: dict[str, Any]) -> None:
-    assert failed(evidence(stated(**changes))) == 4
+def test_a_log_that_says_something_else_than_the_manifest_it_names(change: dict[str, Any]) -> None:
+    listed = [replace(leaf, **change) if leaf == released(TWO) else leaf for leaf in LEAVES]
+    hashes = [merkle.leaf_hash(leaves.to_bytes(leaf)) for leaf in listed]
+    index = LEAVES.index(released(TWO))
+    point = Checkpoint(origin=ORIGIN, size=len(listed), root=merkle.root_of(hashes), time=NOW)
+    proof = replace(
+        proof_of(TWO, LEAVES),
+        entry=leaves.to_bytes(listed[index]),
+        path=tuple(merkle.inclusion_proof(index, len(listed), lambda a, b: merkle.root_of(hashes[a:b]))),
+        checkpoint=checkpoints.sign(point, SECOND),
+    )
+    assert failed(evidence(proof=proof)) == 5
 
 
-def test_other_members() -> None:
-    assert failed(evidence(stated(members=(Member(name="etl.py", size=1, digest=Digest.of(b"x")),)))) == 5
+def test_a_genuine_proof_of_something_else() -> None:
+    """Of another name, of an older release with other bytes, of another number than the server was asked for."""
+    assert failed(evidence(name="other.zip")) == 6
+    assert failed(evidence(proof=proof_of(ONE, LEAVES), release=release(number=1))) == 6
+    assert failed(evidence(release=release(number=3))) == 6
+    assert failed(evidence(release=release(digest=str(ONE.digest))), None) == 6
+
+
+def test_which_files_differ_is_said() -> None:
+    told = judge(evidence(data=zipwriter.pack({"flow.py": b"", "new.py": b""})), TRUSTED)
+    assert [(one.change, one.name) for one in told.differences] == [
+        ("changed", "flow.py"),
+        ("missing", "words.py"),
+        ("unexpected", "new.py"),
+    ]
+
+
+def test_other_members_than_were_described() -> None:
+    said = stated(FILES, 2, members=(Member(name="flow.py", size=1, digest=Digest.of(b"x")),))
+    assert failed(evidence(proof=proof_of(said, history(ONE, said)))) == 7
+
+
+def test_a_wrong_owner() -> None:
+    assert failed(evidence(), owner="bob") == 8
+    assert failed(evidence(), None, owner="bob") is not None
 
 
 def test_a_revoked_release() -> None:
-    release = {"number": 3, "digest": str(Digest.of(DATA)), "state": "revoked"}
-    assert failed(evidence(release=release)) == 6
+    assert failed(evidence(release=release("revoked"))) == 9
+    for state in ("active", "inactive", "pending", "retired"):
+        assert failed(evidence(release=release(state))) is None
+
+
+# --server-log
+
+
+def archive_said(**changes: Any) -> dict[str, Any]:
+    said = {"name": "etl.zip", "owner": "ann", "group": "data", "mode": "rwxr-x---", "active": 2, "latest": 2}
+    return {**said, **changes}
+
+
+def release_said(number: int, state: str, **changes: Any) -> dict[str, Any]:
+    said = {1: ONE, 2: TWO}[number]
+    found = release(state, number=number, digest=str(said.digest), size=said.size, approved_by=[])
+    return {**found, "manifest_digest": str(Digest.of(said.to_bytes())), **changes}
+
+
+def told(listed: list[Leaf] = LEAVES, *, key: SigningKey = SECOND, **changes: Any) -> Told:
+    entries = [leaves.to_bytes(leaf) for leaf in listed]
+    root = merkle.root_of([merkle.leaf_hash(entry) for entry in entries])
+    found = Told(
+        checkpoint=checkpoints.sign(Checkpoint(origin=ORIGIN, size=len(entries), root=root, time=NOW), key),
+        entries=entries,
+        archives=[archive_said()],
+        releases=[release_said(1, "inactive"), release_said(2, "active")],
+        manifests={("etl.zip", 1): manifest.sign(ONE, FIRST), ("etl.zip", 2): manifest.sign(TWO, SECOND)},
+    )
+    return replace(found, **changes)
+
+
+def log_failed(found: Told, trusted: Sequence[VerifyKey] = TRUSTED, now: int = NOW) -> int | None:
+    judged = logverification.judge(found, trusted, server="here", now=now)
+    assert judged.verdict == (FAILED if judged.checks[-1].state == FAILED else VERIFIED)
+    return judged.checks[-1].number if judged.verdict == FAILED else None
+
+
+def test_a_log_that_is_whole() -> None:
+    judged = logverification.judge(told(), TRUSTED, server="here", now=NOW)
+    assert states(judged) == {OK: [1, 2, 3, 4, 5, 6]} and judged.kind == "log"
+    assert judged.to_json()["schema"] == report.SCHEMA
+    unseen = told(archives=[], releases=[], manifests={})
+    assert logverification.judge(unseen, TRUSTED, server="here", now=NOW).checks[-1].state == NOT_MADE
+
+
+def test_a_log_that_is_not() -> None:
+    again = [*LEAVES, released(ONE)]
+    assert log_failed(told(again)) == 1
+    assert log_failed(told(entries=[*told().entries, b"{}"])) == 1
+    assert log_failed(told(), [MALLORY.public]) == 2
+    assert log_failed(told(key=MALLORY)) == 3
+    assert log_failed(told(), now=NOW + 301) == 3
+    assert log_failed(told(LEAVES[:-1], checkpoint=told().checkpoint)) == 4
+    other = [replace(leaf, at=leaf.at + 1) if isinstance(leaf, Activated) else leaf for leaf in LEAVES]
+    assert log_failed(told(other, checkpoint=told().checkpoint)) == 4
+
+
+ABOUT = {"at": AT, "by": "bob", "archive": "etl.zip", "number": 2, "digest": TWO.digest}
+OTHERWISE: dict[str, dict[str, Any]] = {
+    "an archive's owner": {"archives": [archive_said(owner="bob")]},
+    "an archive's group": {"archives": [archive_said(group="bob")]},
+    "an archive's mode": {"archives": [archive_said(mode="rwxrwx---")]},
+    "an active release": {"archives": [archive_said(active=1)]},
+    "no active release": {"archives": [archive_said(active=None)]},
+    "more releases": {"archives": [archive_said(latest=3)]},
+    "an archive that is not logged": {"archives": [archive_said(), archive_said(name="x.py")]},
+    "a release that is not shown": {"releases": [release_said(2, "active")]},
+    "a release that is not logged": {
+        "releases": [release_said(1, "inactive"), release_said(2, "active"), {**release_said(2, "active"), "number": 3}]
+    },
+    "a state": {"releases": [release_said(1, "revoked"), release_said(2, "active")]},
+    "a digest": {"releases": [release_said(1, "inactive", digest=str(TWO.digest)), release_said(2, "active")]},
+    "a size": {"releases": [release_said(1, "inactive", size=1), release_said(2, "active")]},
+    "a manifest": {"releases": [release_said(1, "inactive", manifest_digest="x"), release_said(2, "active")]},
+    "an approval": {"releases": [release_said(1, "inactive", approved_by=["bob"]), release_said(2, "active")]},
+    "a revocation that is hidden": {"listed": [*LEAVES, Revoked(**ABOUT)]},
+    "an approval that is hidden": {"listed": [*LEAVES, Approved(**ABOUT, enough=True)]},
+    "a change of mode that is hidden": {
+        "listed": [*LEAVES, Owned(at=AT, by="ann", archive="etl.zip", owner="ann", group="data", mode=0)]
+    },
+}
+
+
+@pytest.mark.parametrize("case", OTHERWISE)
+def test_a_server_that_answers_otherwise_than_its_log(case: str) -> None:
+    assert log_failed(told(**OTHERWISE[case])) == 5
+
+
+def test_manifests_that_the_log_does_not_name() -> None:
+    good = told().manifests
+    for envelope in (
+        manifest.sign(TWO, MALLORY),
+        manifest.sign(ONE, FIRST),
+        manifest.sign(stated(FILES, 2, owner="bob"), FIRST),
+        b"{}",
+    ):
+        assert log_failed(told(manifests={**good, ("etl.zip", 2): envelope})) == 6
+
+
+def test_a_mode_is_shown_as_the_server_shows_it() -> None:
+    assert all(logverification.shown_mode(mode) == modes.shown(mode) for mode in range(0o1000))
