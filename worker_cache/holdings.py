@@ -6,7 +6,7 @@ decides what is evicted and scrubbed, and is what a drift report says. It is bel
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Record:
         self.parts: dict[Digest, int] = {}
         self.wanted: frozenset[Digest] = frozenset()
         self.damaged: set[Digest] = set()
-        self._pinned: Counter[Digest] = Counter()
+        self._pinned: dict[str, int] = {}  # by text, whose hash is kept: every launch asks here
         self._gone: set[Digest] | None = set()  # while the folder's names are being read
 
     @property
@@ -68,7 +68,8 @@ class Record:
             entry.verified_at = now
             if used:
                 self.entries.move_to_end(digest)
-        self.damaged.discard(digest)
+        if self.damaged:
+            self.damaged.discard(digest)
 
     def removed(self, digest: Digest) -> None:
         """It is not there, or not any more."""
@@ -87,13 +88,13 @@ class Record:
 
     @contextmanager
     def pin(self, digest: Digest) -> Iterator[None]:
-        self._pinned[digest] += 1
+        self._pinned[digest.hex] = self._pinned.get(digest.hex, 0) + 1
         try:
             yield
         finally:
-            self._pinned[digest] -= 1
-            if not self._pinned[digest]:
-                del self._pinned[digest]
+            left = self._pinned.pop(digest.hex) - 1
+            if left:
+                self._pinned[digest.hex] = left
 
     def victims(self, excess: int, *, also_wanted: bool) -> list[Digest] | None:
         """Whose removal frees so many bytes: what is not wanted first, the longest unused of each first; None where all of
@@ -103,7 +104,7 @@ class Record:
             for digest, entry in self.entries.items():
                 if excess <= 0:
                     return chosen
-                if (digest in self.wanted) != of_wanted or digest in self._pinned or digest in self.reserved:
+                if (digest in self.wanted) != of_wanted or digest.hex in self._pinned or digest in self.reserved:
                     continue
                 chosen.append(digest)
                 excess -= entry.size
