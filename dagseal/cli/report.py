@@ -3,7 +3,7 @@
 With -o json or yaml it is one document, whose form is fixed by its `schema`:
 
     schema       "dagseal/verify/v1"
-    kind         what was verified: archive, cache or log
+    kind         what was verified: archive, cache, workers or log
     subject      its name
     verdict      "verified", "failed", or "not-verified": a check that matters could not be made
     verified     whether the verdict is "verified"

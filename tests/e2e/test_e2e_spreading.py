@@ -7,6 +7,7 @@ import hashlib
 import json
 import time
 
+from dagseal.stack import WORKER
 from tests.live import Live, running
 
 DAG = "from airflow.sdk import DAG\n\nwith DAG('spread'):\n    pass\n"
@@ -40,6 +41,8 @@ def test_a_push_is_held_by_every_worker_before_a_launch(tmp_path: object) -> Non
         cached = live.stack.cache / "sha512" / digest[:2] / digest
         assert cached.read_text() == DAG
         assert until_verified(live)["missing"] == 0
+        done = live.cli("verify", "--workers")
+        assert (done.returncode, done.stdout) == (0, f"ok     1. {WORKER} is verified\n"), done.stderr
 
         live.stack.stop("agent")
         cached.chmod(0o600)

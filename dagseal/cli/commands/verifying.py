@@ -1,7 +1,7 @@
 """verify: is this what was submitted? The numbered checks are printed; 0 all hold, 1 one fails, 3 it cannot be known.
 
 What is verified is one of: an archive (a file, a folder, stdin, or the server's copy), with the server or with a proof file; an
-agent's cache; the server's whole log.
+agent's cache; all workers, by their reports; the server's whole log.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ def verify(
     cache: str | None = typer.Option(
         None, "--cache", metavar="DIR", help="Check every blob of an agent's cache instead."
     ),
+    workers: bool = typer.Option(False, "--workers", help="Whether every worker holds what it should, as they say."),
     server_log: bool = typer.Option(
         False, "--server-log", help="Check the server's whole log instead, and every release that you may read."
     ),
@@ -54,12 +55,15 @@ def verify(
     PATH: a file or folder here. NAME: what the server would send to a worker. --cache: what a worker has.
     """
     run = run_of(ctx)
-    if [target is not None, cache is not None, server_log].count(True) != 1:
-        raise UsageError("say what to verify: PATH, NAME, -, --cache DIR or --server-log")
+    if [target is not None, cache is not None, workers, server_log].count(True) != 1:
+        raise UsageError("say what to verify: PATH, NAME, -, --cache DIR, --workers or --server-log")
     if target is None and (name, proof, expect_owner) != (None, None, None):
         raise UsageError("--name, --proof and --expect-owner go with PATH, NAME or -")
     if cache is not None:
         _cache(run, cache)
+        return
+    if workers:
+        _workers(run)
         return
     keys = None
     if not (unsafe_trust_server and (trust_root or api_key or run.settings.api_key) is None):
@@ -185,6 +189,31 @@ def _server_log(run: Run, keys: list[VerifyKey] | None) -> None:
     except DagsealError as error:
         raise NotVerifiedError(f"the server's log could not be read: {error}") from None
     report.tell(run, logverification.judge(told, keys, server=run.settings.server, now=int(time.time())))
+
+
+def _workers(run: Run) -> None:
+    """Each worker is a check: it holds, it fails where one drifted, and who is silent or behind was not checked."""
+    from dagseal.cli import report
+    from integrity.errors import DagsealError
+
+    try:
+        found = run.call(lambda client: client.get("/v1/workers"))["workers"]
+    except DagsealError as error:
+        raise NotVerifiedError(f"the workers could not be asked for: {error}") from None
+    there = dict(enumerate((one for one in found if one["revoked_at"] is None), 1))
+    if not there:
+        raise NotVerifiedError("no worker is enrolled: there is nobody who could hold anything")
+    states = {"verified": report.OK, "drifted": report.FAILED}
+    checks = tuple(
+        report.Check(number=number, state=states.get(one["state"], report.NOT_MADE), detail=_said(one))
+        for number, one in there.items()
+    )
+    titles = {number: one["name"] for number, one in there.items()}
+    report.tell(run, report.Report(kind="workers", subject=run.settings.server, titles=titles, checks=checks))
+
+
+def _said(worker: dict[str, Any]) -> str:
+    return f"{worker['name']} is {worker['state']}" + (f": {worker['why']}" if worker["why"] else "")
 
 
 def _cache(run: Run, folder: str) -> None:
