@@ -20,7 +20,7 @@ from integrity import checkpoints, leaves, manifest, merkle, zipwriter
 from integrity.checkpoints import Checkpoint
 from integrity.digests import Digest
 from integrity.keys import SigningKey, VerifyKey
-from integrity.leaves import Activated, Approved, Leaf, Owned, Revoked
+from integrity.leaves import Activated, Approved, Keyed, Leaf, Owned, Revoked
 from integrity.manifest import Member
 from submit_api import modes
 from tests.golden_verify import (
@@ -110,6 +110,8 @@ def test_another_log() -> None:
     assert failed(evidence(proof=replace(good, keys=()))) == 2
     assert failed(evidence(proof=replace(good, keys=good.keys[1:]))) == 2
     assert failed(evidence(proof=replace(good, keys=(good.keys[0], good.entry)))) == 2
+    signed = leaves.to_bytes(Keyed.handed_on(ORIGIN, FIRST.public, by=SECOND, at=AT))
+    assert failed(evidence(proof=replace(good, keys=(signed, *good.keys[1:])))) == 2
 
 
 def test_a_checkpoint_that_is_not_genuine_or_old() -> None:
@@ -133,7 +135,7 @@ def test_a_manifest_that_somebody_else_signed_or_of_another_release() -> None:
     good = proof_of(TWO, LEAVES)
     assert failed(evidence(proof=proof_of(TWO, LEAVES, manifest_by=MALLORY))) == 5
     assert failed(evidence(proof=replace(good, manifest=b"{}"))) == 5
-    for said in (ONE, stated(FILES, 2, owner="bob"), stated(FILES, 3)):
+    for said in (ONE, stated(FILES, 2, owner="bob"), stated(FILES, 3), stated(FILES, 2, airflow_version="3.0.0")):
         assert failed(evidence(proof=replace(good, manifest=manifest.sign(said, FIRST)))) == 5
 
 
