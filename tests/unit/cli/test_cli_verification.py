@@ -128,7 +128,11 @@ def test_a_release_that_is_not_in_the_log() -> None:
     assert failed(evidence(proof=replace(other, checkpoint=good.checkpoint))) == 4
     assert failed(evidence(proof=replace(good, index=good.index + 1))) == 4
     assert failed(evidence(proof=replace(good, path=good.path[:-1]))) == 4
-    assert failed(evidence(proof=replace(good, entry=leaves.to_bytes(LEAVES[1])))) == 4
+    hashes = [merkle.leaf_hash(leaves.to_bytes(leaf)) for leaf in LEAVES]
+    for index in (0, 1, len(LEAVES) - 1):  # in the log, and no release
+        path = tuple(merkle.inclusion_proof(index, len(hashes), lambda a, b: merkle.root_of(hashes[a:b])))
+        entry = leaves.to_bytes(LEAVES[index])
+        assert failed(evidence(proof=replace(good, entry=entry, index=index, path=path))) == 4
 
 
 def test_a_manifest_that_somebody_else_signed_or_of_another_release() -> None:
