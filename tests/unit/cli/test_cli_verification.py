@@ -53,6 +53,13 @@ def evidence(**changes: Any) -> Evidence:
     return replace(found, **changes)
 
 
+def elsewhere(size: int) -> bytes:
+    """A checkpoint of another log, by the key of this one."""
+    root = merkle.root_of([merkle.leaf_hash(leaves.to_bytes(leaf)) for leaf in LEAVES[:size]])
+    origin = checkpoints.origin_of(MALLORY.public)
+    return checkpoints.sign(Checkpoint(origin=origin, size=size, root=root, time=NOW), SECOND)
+
+
 def failed(found: Evidence, trusted: Sequence[VerifyKey] | None = TRUSTED, **options: Any) -> int | None:
     """The number of the check that failed."""
     told = judge(found, trusted, **options)
@@ -117,6 +124,7 @@ def test_another_log() -> None:
 def test_a_checkpoint_that_is_not_genuine_or_old() -> None:
     assert failed(evidence(proof=proof_of(TWO, LEAVES, signed_by=MALLORY))) == 3
     assert failed(evidence(proof=replace(proof_of(TWO, LEAVES), keys=proof_of(TWO, LEAVES).keys[:1]))) == 3
+    assert failed(evidence(proof=replace(proof_of(TWO, LEAVES), checkpoint=elsewhere(len(LEAVES))))) == 3
     assert failed(evidence(now=NOW + 301)) == 3
     assert failed(evidence(now=NOW - 61)) == 3
     assert failed(evidence(now=NOW + 300)) is None
@@ -241,6 +249,7 @@ def test_a_log_that_is_not() -> None:
     assert log_failed(told(), [MALLORY.public]) == 2
     assert log_failed(told(key=MALLORY)) == 3
     assert log_failed(told(), now=NOW + 301) == 3
+    assert log_failed(told(checkpoint=elsewhere(len(LEAVES)))) == 3
     assert log_failed(told(LEAVES[:-1], checkpoint=told().checkpoint)) == 4
     other = [replace(leaf, at=leaf.at + 1) if isinstance(leaf, Activated) else leaf for leaf in LEAVES]
     assert log_failed(told(other, checkpoint=told().checkpoint)) == 4
