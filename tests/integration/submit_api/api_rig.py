@@ -18,7 +18,7 @@ from integrity.digests import Digest
 from integrity.fields import from_base64, to_base64
 from integrity.keys import KeyRing, SealingKey, SigningKey, fingerprint
 from integrity.manifest import DagEntry, TaskEntry
-from submit_api import audit, identity, keyfiles
+from submit_api import audit, identity, keyfiles, transparency
 from submit_api.administering import issue
 from submit_api.findings import Finding
 from submit_api.fsck import fsck
@@ -311,6 +311,11 @@ class Api:
 
     async def events(self) -> list[dict[str, Any]]:
         return list((await self.call("GET", "/v1/audit?limit=1000", token=self.admin)).json["events"])
+
+    async def begin_log(self) -> None:
+        """As a start does once the tables are there: for those who migrate below a running service."""
+        async with self.service.database.write() as tx:
+            await transparency.begin(tx, self.service.keys.signing, self.clock.now_us())
 
     async def fsck(self) -> list[Finding]:
         return await fsck(self.settings)

@@ -344,7 +344,7 @@ async def test_an_older_backup_is_migrated_and_a_newer_one_refused(api: Api, tar
     assert after["audit_events"].pop()["action"] == "backup.restore"
     assert [row["token_id"] for row in after["tokens"]] == [row["token_id"] for row in before["tokens"]]
     assert after["releases"] == before["releases"] and after["audit_events"] == before["audit_events"]
-    assert await fsck(target.settings) == []
+    assert [found.rule for found in await fsck(target.settings)] == ["log-empty"]  # until the next start
 
 
 async def test_damage_is_not_backed_up(api: Api) -> None:
@@ -450,7 +450,7 @@ def test_the_commands_say_what_they_did_and_refuse_an_existing_file(folder: str,
     words = command("-o", "json", "backup", "--out", out, config=config)
     done = subprocess.run(words, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert "the keys are not in it" in done.stderr and json.loads(done.stdout)["rows"] == 3
+    assert "the keys are not in it" in done.stderr and json.loads(done.stdout)["rows"] == 5
     assert os.stat(out).st_mode & 0o777 == 0o600 and not os.path.exists(f"{out}.partial")
     again = subprocess.run(words, capture_output=True, text=True, timeout=60)
     assert again.returncode == 6 and "is there already" in again.stderr

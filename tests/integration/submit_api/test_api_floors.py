@@ -167,6 +167,7 @@ async def test_releases_from_before_there_were_floors_state_none(api: Api) -> No
         columns = next(table.columns.keys() for table in await rows.tables(tx) if table.name == "releases")
     assert "isolation" not in columns and "task_check" in columns
     await migrate.upgrade(api.service.database)
+    await api.begin_log()
     assert (await api.call("GET", f"{PATH}/1", token=api.admin)).json["isolation"] is None
     assert await api.fsck() == []
     assert (await api.push("etl.py", SOURCE)).status == 200

@@ -11,13 +11,16 @@ import errno
 import os
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from api_rig import SOURCE, Answer, Api, dag_entry, task_entry
-from sqlalchemy import event
+from sqlalchemy import delete, event
 
 from integrity.digests import Digest
+from integrity.leaves import from_bytes
+from integrity.logview import LogView
 from integrity.manifest import Member
 from submit_api import group_commit
 from submit_api.accepting import Submitted, wanted
@@ -27,8 +30,9 @@ from submit_api.describing import Description
 from submit_api.identity import USER, Caller
 from submit_api.recording import Candidate
 from submit_api.refusals import NO_SPACE, NoSpaceError
-from submit_api.registry import rows
+from submit_api.registry import leaves, rows
 from submit_api.registry.database import Transaction
+from submit_api.registry.tables import LeafRow, LogKeyRow, TileRow
 
 TABLES = ("archives", "releases", "activations", "dags", "tasks", "audit_events")
 
@@ -181,9 +185,15 @@ async def stored(api: Api) -> dict[str, list[Any]]:
     async with api.service.database.read() as tx:
         tables = [table for table in await rows.tables(tx) if table.name in TABLES]
         assert len(tables) == len(TABLES)
-        return {
+        found = {
             table.name: sorted(map(repr, (await tx.session.execute(table.select())).mappings())) for table in tables
         }
+        entries = await leaves.entries(tx, 0, 2**53)
+    # Of a batch that moves an archive more than once the log tells where it ended: its leaves are fewer, its state is the same.
+    view = LogView().extended(from_bytes(entry) for entry in entries)
+    releases = [one for archive in view.archives.values() for one in archive.releases.values()]
+    said = [(name, one.active, one.owner, one.group, one.mode) for name, one in view.archives.items()]
+    return {**found, "log": sorted([*said, *(repr(replace(one, index=0)) for one in releases)], key=repr)}
 
 
 @pytest.fixture
@@ -237,5 +247,8 @@ async def emptied(api: Api) -> None:
     async with api.service.database.write() as tx:
         for table in reversed([table for table in await rows.tables(tx) if table.name in TABLES]):
             await tx.session.execute(table.delete())
+        for row in (LeafRow, LogKeyRow, TileRow):
+            await tx.session.execute(delete(row))
+    await api.begin_log()
     for name in api.files():
         os.unlink(f"{api.settings.blobs_folder}/{name}")

@@ -120,5 +120,7 @@ async def test_wrong_tiles(api: Api) -> None:
     assert {rule for rule, _ in before} == {"log-unrecorded"}  # the archives of these leaves are nowhere
     wrong = set(await tampered(api, "UPDATE log_tiles SET root = :x WHERE number = 1", x=bytes(32)))
     assert wrong - before == {("log-tile", "tile:1")}
-    gone = set(await tampered(api, "DELETE FROM log_tiles WHERE number = 1"))
+    more = set(await tampered(api, "INSERT INTO log_tiles VALUES (2, :x)", x=bytes(32)))
+    assert more - before == {("log-tile", "tile:1"), ("log-tile", "tile:2"), ("log-tile", "log")}
+    gone = set(await tampered(api, "DELETE FROM log_tiles WHERE number > 0"))
     assert gone - before == {("log-tile", "log")}

@@ -311,10 +311,11 @@ async def test_whose_task_may_use_what(table: Table, relation: str) -> None:
 async def test_releases_from_before_a_transfer_are_no_damage(table: Table) -> None:
     await table.arrange(0o770)
     assert (await table.ask("owner", "dag.transfer")).status == 200
-    assert await table.api.fsck() == []
+    arranged = {"log-archive-disagrees"}  # the rows were, not by a decision
+    assert {finding.rule for finding in await table.api.fsck()} == arranged
     async with table.api.service.database.write() as tx:
         await tx.session.execute(update(DagRow).values(transferred_at=None))
-    assert {finding.rule for finding in await table.api.fsck()} == {"dag-owner"}
+    assert {finding.rule for finding in await table.api.fsck()} == {"dag-owner", *arranged}
 
 
 async def test_a_token_of_nobody_changes_nothing(table: Table) -> None:

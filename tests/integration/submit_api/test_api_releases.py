@@ -127,6 +127,7 @@ async def test_the_record_is_made_for_releases_of_before_and_unmade(api: Api) ->
     record = await columns("activations")
     await migrate.downgrade(database, "0004")
     await migrate.upgrade(database)
+    await api.begin_log()
     assert (await columns("archives"), await columns("releases")) == before
     assert [row[:5] for row in await columns("activations")] == [row[:5] for row in record]
     async with database.engine.connect() as connection:

@@ -19,11 +19,13 @@ from typing import Any
 import pytest
 
 from dagseal.cli import app
-from integrity import proofs
+from integrity import leaves, manifest, merkle, proofs
+from integrity.checkpoints import Checkpoint, origin_of, sign
 from integrity.errors import SecurityError
+from integrity.leaves import Keyed
 from integrity.proofs import Proof
 from tests import golden_verify
-from tests.golden_verify import CASES, FIRST, MALLORY, SECOND, Case
+from tests.golden_verify import CASES, FIRST, MALLORY, ORIGIN, SECOND, Case
 
 DOCS = Path(__file__).parents[3] / "docs"
 PAGE, STANDALONE = DOCS / "verifying.md", DOCS / "verify_standalone.py"
@@ -168,6 +170,36 @@ def test_the_standalone_verifier_agrees(name: str, what: str, tmp_path: Path) ->
     if case.wrong and what == "etl":
         assert said.splitlines()[-1] == f"FAILED {'; '.join(case.wrong)}"
     assert len(re.findall(r"^ok +\d\.", said, re.MULTILINE)) == 7 or code == 1
+
+
+def crafted() -> dict[str, Proof]:
+    """What whoever has the log's key, or some of it, could make: each lacks one thing."""
+    good, hashes = golden_verify.PROOF, [merkle.leaf_hash(leaves.to_bytes(leaf)) for leaf in golden_verify.LEAVES]
+    point = Checkpoint(origin=ORIGIN, size=len(hashes), root=merkle.root_of(hashes), time=golden_verify.AT)
+    below = replace(point, root=merkle.root_of(hashes[4:]))
+    other = replace(point, origin=origin_of(MALLORY.public))
+    said = golden_verify.stated(golden_verify.FILES, 2, airflow_version="3.0.0")
+    signed = leaves.to_bytes(Keyed.handed_on(ORIGIN, FIRST.public, by=SECOND, at=golden_verify.AT))
+    path = tuple(merkle.inclusion_proof(1, len(hashes), lambda a, b: merkle.root_of(hashes[a:b])))
+    return {
+        "a path that ends too soon": replace(good, path=good.path[:-1], checkpoint=sign(below, SECOND)),
+        "a path that goes on": replace(good, path=(*good.path, good.path[0])),
+        "another log's name": replace(good, checkpoint=sign(other, SECOND)),
+        "a manifest that the log does not name": replace(good, manifest=manifest.sign(said, FIRST)),
+        "a first key that somebody signed": replace(good, keys=(signed, *good.keys[1:])),
+        "a key that the one before did not sign": replace(good, keys=(good.keys[0], good.keys[0])),
+        "no key": replace(good, keys=()),
+        "a leaf that is no release": replace(good, entry=leaves.to_bytes(golden_verify.LEAVES[1]), index=1, path=path),
+        "an index that is not there": replace(good, index=99),
+    }
+
+
+@pytest.mark.parametrize("name", crafted())
+def test_what_lacks_one_thing_is_refused_by_both(name: str, tmp_path: Path) -> None:
+    golden_verify.lay(Case(golden_verify.FILES, crafted()[name]), tmp_path)
+    assert app.run(ASKED) == 1
+    code, said = standalone(tmp_path, "etl.zip")
+    assert code == 1 and "FAILED" in said, said
 
 
 def test_whatever_is_bent_of_a_proof_both_refuse_it(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from integrity import checkpoints, leaves, manifest, merkle, zipwriter
 from integrity.checkpoints import Checkpoint
 from integrity.digests import Digest
 from integrity.keys import SigningKey, VerifyKey
-from integrity.leaves import Activated, Approved, Leaf, Owned, Revoked
+from integrity.leaves import Activated, Approved, Keyed, Leaf, Owned, Revoked
 from integrity.manifest import Member
 from submit_api import modes
 from tests.golden_verify import (
@@ -51,6 +51,13 @@ def release(state: str = "active", **changes: Any) -> dict[str, Any]:
 def evidence(**changes: Any) -> Evidence:
     found = Evidence(name="etl.zip", data=DATA, release=release(), proof=proof_of(TWO, LEAVES), now=NOW)
     return replace(found, **changes)
+
+
+def elsewhere(size: int) -> bytes:
+    """A checkpoint of another log, by the key of this one."""
+    root = merkle.root_of([merkle.leaf_hash(leaves.to_bytes(leaf)) for leaf in LEAVES[:size]])
+    origin = checkpoints.origin_of(MALLORY.public)
+    return checkpoints.sign(Checkpoint(origin=origin, size=size, root=root, time=NOW), SECOND)
 
 
 def failed(found: Evidence, trusted: Sequence[VerifyKey] | None = TRUSTED, **options: Any) -> int | None:
@@ -110,11 +117,14 @@ def test_another_log() -> None:
     assert failed(evidence(proof=replace(good, keys=()))) == 2
     assert failed(evidence(proof=replace(good, keys=good.keys[1:]))) == 2
     assert failed(evidence(proof=replace(good, keys=(good.keys[0], good.entry)))) == 2
+    signed = leaves.to_bytes(Keyed.handed_on(ORIGIN, FIRST.public, by=SECOND, at=AT))
+    assert failed(evidence(proof=replace(good, keys=(signed, *good.keys[1:])))) == 2
 
 
 def test_a_checkpoint_that_is_not_genuine_or_old() -> None:
     assert failed(evidence(proof=proof_of(TWO, LEAVES, signed_by=MALLORY))) == 3
     assert failed(evidence(proof=replace(proof_of(TWO, LEAVES), keys=proof_of(TWO, LEAVES).keys[:1]))) == 3
+    assert failed(evidence(proof=replace(proof_of(TWO, LEAVES), checkpoint=elsewhere(len(LEAVES))))) == 3
     assert failed(evidence(now=NOW + 301)) == 3
     assert failed(evidence(now=NOW - 61)) == 3
     assert failed(evidence(now=NOW + 300)) is None
@@ -126,14 +136,18 @@ def test_a_release_that_is_not_in_the_log() -> None:
     assert failed(evidence(proof=replace(other, checkpoint=good.checkpoint))) == 4
     assert failed(evidence(proof=replace(good, index=good.index + 1))) == 4
     assert failed(evidence(proof=replace(good, path=good.path[:-1]))) == 4
-    assert failed(evidence(proof=replace(good, entry=leaves.to_bytes(LEAVES[1])))) == 4
+    hashes = [merkle.leaf_hash(leaves.to_bytes(leaf)) for leaf in LEAVES]
+    for index in (0, 1, len(LEAVES) - 1):  # in the log, and no release
+        path = tuple(merkle.inclusion_proof(index, len(hashes), lambda a, b: merkle.root_of(hashes[a:b])))
+        entry = leaves.to_bytes(LEAVES[index])
+        assert failed(evidence(proof=replace(good, entry=entry, index=index, path=path))) == 4
 
 
 def test_a_manifest_that_somebody_else_signed_or_of_another_release() -> None:
     good = proof_of(TWO, LEAVES)
     assert failed(evidence(proof=proof_of(TWO, LEAVES, manifest_by=MALLORY))) == 5
     assert failed(evidence(proof=replace(good, manifest=b"{}"))) == 5
-    for said in (ONE, stated(FILES, 2, owner="bob"), stated(FILES, 3)):
+    for said in (ONE, stated(FILES, 2, owner="bob"), stated(FILES, 3), stated(FILES, 2, airflow_version="3.0.0")):
         assert failed(evidence(proof=replace(good, manifest=manifest.sign(said, FIRST)))) == 5
 
 
@@ -235,6 +249,7 @@ def test_a_log_that_is_not() -> None:
     assert log_failed(told(), [MALLORY.public]) == 2
     assert log_failed(told(key=MALLORY)) == 3
     assert log_failed(told(), now=NOW + 301) == 3
+    assert log_failed(told(checkpoint=elsewhere(len(LEAVES)))) == 3
     assert log_failed(told(LEAVES[:-1], checkpoint=told().checkpoint)) == 4
     other = [replace(leaf, at=leaf.at + 1) if isinstance(leaf, Activated) else leaf for leaf in LEAVES]
     assert log_failed(told(other, checkpoint=told().checkpoint)) == 4
