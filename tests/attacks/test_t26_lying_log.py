@@ -46,6 +46,7 @@ from tests.logsim import (
     stated,
 )
 from worker_cache import following as module
+from worker_cache import logrules
 from worker_cache.logrules import ForkError
 
 HOUR = 3600
@@ -361,6 +362,19 @@ async def test_at_first_contact_nobody_else_is_followed(scene: Scene, tmp_path: 
                 await agent.follower.sync()
             assert agent.follower.known.newest is None
             assert agent.files()["log/leaves"] == b"" and "log/checkpoint" not in agent.files()
+
+
+async def test_bytes_that_nobody_vouches_for(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few enough leaves, but large ones: it is their sum that is bounded."""
+    monkeypatch.setattr(logrules, "MAX_UNVERIFIED_BYTES", 4096)
+    scene.server.page = 1
+    told = scene.log.copy()
+    told.entries += [b"x" * 1000] * 100
+    scene.lie(told, key=SigningKey.generate())
+    scene.server.asked.clear()
+    with pytest.raises(MalformedError, match="the server sent none, or too much"):
+        await scene.agent.follower.sync()
+    assert len(scene.server.asked) < 10
 
 
 async def test_a_fork_is_final_here(scene: Scene, tmp_path: Path) -> None:
