@@ -203,7 +203,7 @@ async def endless(request: web.Request) -> web.StreamResponse:
     answer = web.StreamResponse()
     await answer.prepare(request)
     while True:
-        await answer.write(b"\x00\x40" + b"a" * 64)
+        await answer.write((b"\x00\x40" + b"a" * 64) * 1000)
         await asyncio.sleep(0)
 
 

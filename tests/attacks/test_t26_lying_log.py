@@ -47,6 +47,7 @@ from tests.logsim import (
     stated,
 )
 from worker_cache import following as module
+from worker_cache import logrules
 from worker_cache.logrules import ForkError
 
 HOUR = 3600
@@ -293,11 +294,16 @@ def a_fork_after_a_common_beginning(scene: Scene) -> None:
     scene.lie(told.add(*(activated("etl.py", n) for n in range(2, 6))))
 
 
+def shorten(patch: pytest.MonkeyPatch, name: str) -> None:
+    """For what never comes; all else may take its time."""
+    patch.setattr(module, "CHECKPOINT_SECONDS", 0.2 if name == "a checkpoint that does not come" else 50.0)
+    patch.setattr(module, "SYNC_SECONDS", 0.4 if name == "entries that do not come" else 50.0)
+
+
 @pytest.mark.parametrize("name", LIES)
 async def test_a_lie(scene: Scene, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     told, kind, text = LIES[name]
-    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0.2 if kind is FetchError else 30.0)
-    monkeypatch.setattr(module, "SYNC_SECONDS", 0.4 if name == "entries that do not come" else 60.0)
+    shorten(monkeypatch, name)
     agent, before = scene.agent, scene.agent.files()
     known, wanted = agent.follower.known, list(agent.wanted)
     told(scene)
@@ -330,8 +336,7 @@ async def test_after_a_lie_the_truth_is_followed(scene: Scene, name: str, monkey
     """No lie but a fork leaves anything behind that keeps the agent from what is true."""
     told, kind, _ = LIES[name]
     with monkeypatch.context() as short:
-        short.setattr(module, "CHECKPOINT_SECONDS", 0.2 if kind is FetchError else 30.0)
-        short.setattr(module, "SYNC_SECONDS", 0.4 if name == "entries that do not come" else 60.0)
+        shorten(short, name)
         told(scene)
         with pytest.raises(kind):
             await scene.agent.follower.sync()
@@ -362,6 +367,19 @@ async def test_at_first_contact_nobody_else_is_followed(scene: Scene, tmp_path: 
                 await agent.follower.sync()
             assert agent.follower.known.newest is None
             assert agent.files()["log/leaves"] == b"" and "log/checkpoint" not in agent.files()
+
+
+async def test_bytes_that_nobody_vouches_for(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few enough leaves, but large ones: it is their sum that is bounded."""
+    monkeypatch.setattr(logrules, "MAX_UNVERIFIED_BYTES", 4096)
+    scene.server.page = 1
+    told = scene.log.copy()
+    told.entries += [b"x" * 1000] * 100
+    scene.lie(told, key=SigningKey.generate())
+    scene.server.asked.clear()
+    with pytest.raises(MalformedError, match="the server sent none, or too much"):
+        await scene.agent.follower.sync()
+    assert len(scene.server.asked) < 10
 
 
 async def test_a_fork_is_final_here(scene: Scene, tmp_path: Path) -> None:

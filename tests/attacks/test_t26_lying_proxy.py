@@ -132,9 +132,13 @@ class Between:
         with urllib.request.urlopen(self.live.stack.url + "/v1/log/checkpoint", timeout=30) as answer:
             return bytes(answer.read())
 
-    def agent_log(self, event: str) -> list[dict[str, Any]]:
+    def agent_log(self, event: str, **fields: str) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in self.live.stack.log_of("agent").splitlines() if line.startswith("{")]
-        return [line for line in lines if line["event"] == event]
+        return [line for line in lines if line.items() >= {"event": event, **fields}.items()]
+
+    def heard(self, before: int, event: str, **fields: str) -> dict[str, Any]:
+        """The newest such line of the agent's log, when there are more than before."""
+        return until(f"the agent says {event}", lambda: self.agent_log(event, **fields)[before:])[-1]
 
     def followed(self) -> None:
         """Until the agent knows the API's whole log."""
@@ -200,16 +204,18 @@ def test_a_release_that_the_log_has_revoked(between: Between, traces: Traces, na
 
 def test_a_log_that_stands_still(between: Between, traces: Traces, name: str) -> None:
     """An agent that knows nothing yet is shown a genuine checkpoint of an hour ago."""
+    said = len(between.agent_log("log not followed", slug="stale"))
     between.push(name, traces)
     between.proxy.note = between.log().note(at=time.time() - 3600)
     between.anew()
     between.refused(name, "stale", "the limit is 600 s")
     assert not traces.of("ran")
-    assert until("it is in the agent's log", lambda: between.agent_log("log not followed"))[-1]["slug"] == "stale"
+    assert "s old" in between.heard(said, "log not followed", slug="stale")["error"]
 
 
 def test_two_logs(between: Between, traces: Traces, name: str) -> None:
     """A compromised server, which signs another past for this agent: nothing runs until somebody has decided."""
+    forks = len(between.agent_log("the log forked"))
     between.push(name, traces)
     between.followed()
     told = between.log()
@@ -218,8 +224,7 @@ def test_two_logs(between: Between, traces: Traces, name: str) -> None:
     told.add(released("evil.py", 1))
     assert len(told.entries) == size
     between.proxy.note = told.note(at=time.time() + 1)
-    found = until("the fork is seen", lambda: between.agent_log("the log forked"))
-    evidence = between.live.stack.cache / found[-1]["evidence"]
+    evidence = between.live.stack.cache / between.heard(forks, "the log forked")["evidence"]
     for suffix in (".known", ".seen"):
         verified = checkpoints.verify(evidence.with_name(evidence.name + suffix).read_bytes(), [told.key.public])
         assert verified.checkpoint.size == size
@@ -251,14 +256,12 @@ def test_an_older_backup_that_is_restored(between: Between, traces: Traces, name
     give(live, state, live.stack.folder / out.name)
     as_api(live, "restore", str(live.stack.folder / out.name))
     live.stack.start_api()
-    found = until(
-        "the rollback is seen", lambda: [e for e in between.agent_log("log not followed") if e["slug"] == "rollback"]
-    )
-    assert "restored from an older backup" in found[-1]["error"]
+    found = between.heard(0, "log not followed", slug="rollback")
+    assert "restored from an older backup" in found["error"]
     between.push(name, traces, "# another one, with the number of what was forgotten\n")
     live.stack.stop("agent")
     live.stack.start_agent()
-    until("the fork is seen", lambda: len(between.agent_log("the log forked")) > forks)
+    between.heard(forks, "the log forked")
     between.refused(name, "fork", "the server showed two logs")
     assert not traces.of("ran")
     between.anew()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -98,6 +99,30 @@ async def test_a_log_that_cannot_be_kept_is_not_known(
                 await agent.follower.sync()
         assert (agent.follower.known, agent.files()) == (known, files)
         await agent.follower.sync()
+        assert agent.follower.known.tree == server.log.tree()
+
+
+async def test_what_was_kept_though_it_looked_as_if_not(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint has its name, and then the disk fails: only the disk can tell what is known."""
+    server, url = served
+    async with following(tmp_path / "c", url, server.log.key.public) as agent:
+        await agent.follower.sync()
+        server.log.push("etl.py", 1)
+        with monkeypatch.context() as broken:
+            genuine = os.rename
+
+            def renamed(*names: object, **folders: object) -> None:
+                genuine(*names, **folders)  # type: ignore[arg-type]
+                raise OSError(5, "input/output error")
+
+            broken.setattr("os.rename", renamed)
+            with pytest.raises(FetchError, match="cannot be kept"):
+                await agent.follower.sync()
+        server.asked.clear()
+        await agent.follower.sync()
+        assert server.asked == ["checkpoint"]
         assert agent.follower.known.tree == server.log.tree()
 
 

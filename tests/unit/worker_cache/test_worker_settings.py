@@ -56,6 +56,8 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         (GOOD + "[other]\n", "other"),
         (GOOD + "slots = 0\n", "slots"),
         (GOOD + 'slots = "many"\n', "slots"),
+        (GOOD + "log_sync_seconds = 0\n", "log_sync_seconds"),
+        (GOOD + "max_log_age_seconds = 0\n", "max_log_age_seconds"),
         (GOOD + "queues = []\n", "queues"),
         (GOOD + 'queues = ["a b"]\n', "queue"),
         (GOOD.replace('"w"', '"W!"'), "worker"),
