@@ -191,7 +191,15 @@ def crafted() -> dict[str, Proof]:
         "another log's name": replace(good, checkpoint=sign(other, SECOND)),
         "a manifest that the log does not name": replace(good, manifest=manifest.sign(said, FIRST)),
         "a first key that somebody signed": replace(good, keys=(signed, *good.keys[1:])),
-        "a key that the one before did not sign": replace(good, keys=(good.keys[0], good.keys[0])),
+        "a key that nobody handed on": replace(
+            good,
+            keys=(
+                good.keys[0],
+                leaves.to_bytes(Keyed.handed_on(ORIGIN, MALLORY.public, by=MALLORY, at=golden_verify.AT)),
+            ),
+            checkpoint=sign(point, MALLORY),
+        ),
+        "a key without a signature": replace(good, keys=(good.keys[0], good.keys[0])),
         "no key": replace(good, keys=()),
         "a leaf that is no release": replace(good, entry=leaves.to_bytes(golden_verify.LEAVES[1]), index=1, path=path),
         "an index that is not there": replace(good, index=99),
