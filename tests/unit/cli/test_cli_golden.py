@@ -177,6 +177,7 @@ def crafted() -> dict[str, Proof]:
     good, hashes = golden_verify.PROOF, [merkle.leaf_hash(leaves.to_bytes(leaf)) for leaf in golden_verify.LEAVES]
     point = Checkpoint(origin=ORIGIN, size=len(hashes), root=merkle.root_of(hashes), time=golden_verify.AT)
     below = replace(point, root=merkle.root_of(hashes[4:]))
+    above = merkle.node_hash(bytes(32), point.root)
     other = replace(point, origin=origin_of(MALLORY.public))
     said = golden_verify.stated(golden_verify.FILES, 2, airflow_version="3.0.0")
     signed = leaves.to_bytes(Keyed.handed_on(ORIGIN, FIRST.public, by=SECOND, at=golden_verify.AT))
@@ -184,10 +185,21 @@ def crafted() -> dict[str, Proof]:
     return {
         "a path that ends too soon": replace(good, path=good.path[:-1], checkpoint=sign(below, SECOND)),
         "a path that goes on": replace(good, path=(*good.path, good.path[0])),
+        "a path that goes on above the root": replace(
+            good, path=(*good.path, bytes(32)), checkpoint=sign(replace(point, root=above), SECOND)
+        ),
         "another log's name": replace(good, checkpoint=sign(other, SECOND)),
         "a manifest that the log does not name": replace(good, manifest=manifest.sign(said, FIRST)),
         "a first key that somebody signed": replace(good, keys=(signed, *good.keys[1:])),
-        "a key that the one before did not sign": replace(good, keys=(good.keys[0], good.keys[0])),
+        "a key that nobody handed on": replace(
+            good,
+            keys=(
+                good.keys[0],
+                leaves.to_bytes(Keyed.handed_on(ORIGIN, MALLORY.public, by=MALLORY, at=golden_verify.AT)),
+            ),
+            checkpoint=sign(point, MALLORY),
+        ),
+        "a key without a signature": replace(good, keys=(good.keys[0], good.keys[0])),
         "no key": replace(good, keys=()),
         "a leaf that is no release": replace(good, entry=leaves.to_bytes(golden_verify.LEAVES[1]), index=1, path=path),
         "an index that is not there": replace(good, index=99),
