@@ -119,7 +119,9 @@ class Follower:
                     await self._sync()
             except OSError as error:
                 self._unsure = True
-                raise FetchError(f"the log cannot be kept: {error}; make room or repair the disk") from None
+                raise FetchError(
+                    f"the log cannot be kept, as the cache cannot be written: {error}; make room or repair the disk"
+                ) from None
 
     async def _sync(self) -> None:
         self._require_no_fork()
