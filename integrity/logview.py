@@ -96,7 +96,11 @@ class LogView:
     def wanted(self, queues: frozenset[str]) -> dict[Digest, int]:
         """What the active releases with a task in one of these queues need: digest and size in bytes."""
         found = (entry.releases[entry.active] for entry in self.archives.values() if entry.active is not None)
-        return {one.digest: one.size for one in found if not one.queues or not queues.isdisjoint(one.queues)}
+        return {
+            one.digest: one.size
+            for one in found
+            if not one.retired and (not one.queues or not queues.isdisjoint(one.queues))
+        }
 
     def extended(self, found: Iterable[Leaf]) -> LogView:
         """With these leaves after its own. Raises `MalformedError`, `SignatureError`."""

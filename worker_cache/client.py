@@ -59,10 +59,6 @@ class Client:
         """Any JSON resource."""
         return (await self._transport.request("GET", path, query=query, wait_seconds=wait_seconds)).json()
 
-    async def raw(self, path: str, query: Mapping[str, str] | None = None) -> bytes:
-        """Any resource that is not JSON."""
-        return (await self._transport.request("GET", path, query=query)).body
-
     async def send(
         self,
         method: str,

@@ -33,7 +33,7 @@ async def everything(client: Client) -> Told:
 
     entries: list[bytes] = []
     manifests: dict[tuple[str, int], bytes] = {}
-    note = await client.raw("/v1/log/checkpoint")
+    note = await client.log_checkpoint()
     for _ in range(_TRIES):
         size = _size(note)
         while len(entries) < size:
@@ -44,14 +44,14 @@ async def everything(client: Client) -> Told:
             key = (one["archive"], one["number"])
             if key not in manifests:
                 manifests[key] = await client.manifest(*key)
-        note = await client.raw("/v1/log/checkpoint")
+        note = await client.log_checkpoint()
         if _size(note) == size:
             return Told(checkpoint=note, entries=entries, archives=archives, releases=releases, manifests=manifests)
     raise FetchError("the log grows faster than it is read: try again when less is submitted")
 
 
 async def _entries(client: Client, start: int, end: int) -> list[bytes]:
-    found = tiles.entries_of(await client.raw("/v1/log/entries", {"start": str(start), "end": str(end)}))
+    found = tiles.entries_of(await client.log_entries(start, end))
     if not found or start + len(found) > end:
         raise FetchError(f"the server was asked for leaves {start} to {end} of its log, and sent {len(found)}")
     return found

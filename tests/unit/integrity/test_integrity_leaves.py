@@ -25,6 +25,7 @@ from integrity.tiles import MAX_ENTRY_BYTES
 FIRST, SECOND, THIRD = (SigningKey(bytes([number]) * 32) for number in (1, 2, 3))
 ORIGIN = checkpoints.origin_of(FIRST.public)
 ONE, TWO = Digest.of(b"one"), Digest.of(b"two")
+QUEUES = frozenset({"default"})
 ROOT = Keyed(at=1, key=FIRST.public, signature=None)
 HANDED_ON = Keyed.handed_on(ORIGIN, SECOND.public, by=FIRST, at=9)
 
@@ -32,7 +33,7 @@ HANDED_ON = Keyed.handed_on(ORIGIN, SECOND.public, by=FIRST, at=9)
 def released(number: int = 1, *, archive: str = "etl.py", digest: Digest = ONE, waits: bool = False) -> Released:
     return Released(
         at=2, by="alice", archive=archive, number=number, digest=digest, size=3, manifest=TWO, owner="alice",
-        group="team", waits=waits,
+        group="team", waits=waits, queues=("default", "gpu"),
     )  # fmt: skip
 
 
@@ -76,6 +77,7 @@ WRONG: dict[str, list[Any]] = {
     "owner": ["", "Alice", None, "corp:@team"],
     "group": ["", "Team", None, "@team"],
     "waits": [0, 1, "true", None],
+    "queues": [None, "default", [""], [1], ["b", "a"], ["a", "a"], ["x" * 251], [f"q{n:03}" for n in range(101)]],
     "enough": [0, 1, "true", None],
     "mode": [-1, 0o1000, "750", None, True],
     "key": ["", "AAAA", None, 1, "A" * 43 + "="],
@@ -228,7 +230,7 @@ def compare(view: LogView, model: Model) -> None:
     owned = {name: (one.owner, one.group, one.mode) for name, one in view.archives.items() if one.owner is not None}
     assert owned == model.owned
     wanted = {model.releases[one]["digest"] for one in model.active.items() if not model.releases[one]["retired"]}
-    assert set(view.wanted()) == wanted
+    assert set(view.wanted(QUEUES)) == wanted
     for (archive, number), said in model.releases.items():
         fit = not (said["waits"] or said["revoked"])
         try:
@@ -322,8 +324,8 @@ def test_what_may_be_launched() -> None:
         LogView().extended(WAITING).require_launchable("etl.py", 1, digest=ONE, manifest=TWO)
     with pytest.raises(NotFoundError):
         _ = LogView().origin
-    assert view.wanted() == {ONE: 3}
-    assert view.extended([retired()]).wanted() == view.extended([revoked()]).wanted() == {}
+    assert view.wanted(QUEUES) == {ONE: 3}
+    assert view.extended([retired()]).wanted(QUEUES) == view.extended([revoked()]).wanted(QUEUES) == {}
 
 
 @settings(max_examples=60)
