@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, ClassVar, TypeAlias
 
-from integrity import canonical
+from integrity import canonical, names
 from integrity.digests import Digest
 from integrity.errors import MalformedError
 from integrity.fields import Fields, to_base64
@@ -29,7 +29,6 @@ from integrity.tiles import MAX_ENTRY_BYTES
 _HANDED_ON = b"dagseal/log-key/v1\n"
 _ALL_MODES = 0o777
 MAX_QUEUES = 100
-MAX_QUEUE_CHARS = 250
 _SIGNATURE_BYTES = 64
 
 
@@ -139,7 +138,7 @@ _READ: dict[str, Callable[[Fields], Any]] = {
     "owner": lambda found: found.name("owner", "principal"),
     "group": lambda found: found.name("group", "group"),
     "waits": lambda found: found.boolean("waits"),
-    "queues": lambda found: tuple(_queue(item) for item in found.items("queues", max_items=MAX_QUEUES)),
+    "queues": lambda found: tuple(names.check("queue", item) for item in found.items("queues", max_items=MAX_QUEUES)),
     "enough": lambda found: found.boolean("enough"),
     "mode": lambda found: _mode(found.integer("mode")),
     "key": lambda found: VerifyKey(found.binary("key", max_bytes=KEY_BYTES)),
@@ -168,12 +167,6 @@ def from_bytes(entry: bytes) -> Leaf:
 
 def _handing_on(origin: str, key: VerifyKey) -> bytes:
     return _HANDED_ON + origin.encode() + b"\n" + key.raw
-
-
-def _queue(value: object) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_QUEUE_CHARS:
-        raise MalformedError(f"log entry: a queue's name is text of 1 to {MAX_QUEUE_CHARS} characters")
-    return value
 
 
 def _signature(found: Fields, key: str) -> bytes:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from integrity import names
 from integrity.digests import Digest
+from integrity.errors import MalformedError
 from integrity.leaves import MAX_QUEUES, Activated, Approved, Leaf, Owned, Released, Retired, Revoked
 from integrity.manifest import Manifest
 from submit_api.effects import MICROSECONDS
@@ -14,8 +16,7 @@ SERVICE = "dagseal"
 
 
 def released(found: Release, queues: Iterable[str] = ()) -> Released:
-    """`queues`: of its tasks, as its manifest has them."""
-    named = tuple(sorted(set(queues)))
+    """`queues`: of its tasks, as its manifest has them, which are said only where an agent can serve each."""
     return Released(
         at=found.created_at // MICROSECONDS,
         by=found.submitted_by,
@@ -27,8 +28,16 @@ def released(found: Release, queues: Iterable[str] = ()) -> Released:
         owner=found.owner,
         group=found.group,
         waits=found.approvals > 0,
-        queues=named if len(named) <= MAX_QUEUES and "" not in named else (),
+        queues=_sayable(frozenset(queues)),
     )
+
+
+def _sayable(queues: frozenset[str]) -> tuple[str, ...]:
+    try:
+        named = tuple(sorted(names.check("queue", queue) for queue in queues))
+    except MalformedError:
+        return ()
+    return named if len(named) <= MAX_QUEUES else ()
 
 
 def activated(made: Activation) -> Activated:
