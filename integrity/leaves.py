@@ -1,7 +1,8 @@
 """What stands in the log: one decision each, as canonical JSON.
 
     release      a submission was recorded: its bytes, its manifest, its owner; `waits`: for approval; `queues`: those of its
-                 tasks, or none where they are more than can be said
+                 tasks, or none where they are more than can be said; `author`: his signature (`integrity.authorship`), a
+                 field that is left out where there is none
     activation   this release is the active one, until it is revoked or another is
     approval     a member approved it; with `enough` it waits no more
     revocation   it is never launched again
@@ -19,7 +20,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, ClassVar, TypeAlias
 
-from integrity import canonical, names
+from integrity import authorship, canonical, names
 from integrity.digests import Digest
 from integrity.errors import MalformedError
 from integrity.fields import Fields, to_base64
@@ -46,6 +47,7 @@ class Released:
     group: str
     waits: bool
     queues: tuple[str, ...] = ()
+    author: bytes | None = None
 
     def __post_init__(self) -> None:
         if len(self.queues) > MAX_QUEUES or list(self.queues) != sorted(set(self.queues)):
@@ -139,6 +141,7 @@ _READ: dict[str, Callable[[Fields], Any]] = {
     "group": lambda found: found.name("group", "group"),
     "waits": lambda found: found.boolean("waits"),
     "queues": lambda found: tuple(names.check("queue", item) for item in found.items("queues", max_items=MAX_QUEUES)),
+    "author": lambda found: _author(found) if "author" in found.keys() else None,
     "enough": lambda found: found.boolean("enough"),
     "mode": lambda found: _mode(found.integer("mode")),
     "key": lambda found: VerifyKey(found.binary("key", max_bytes=KEY_BYTES)),
@@ -152,6 +155,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
 def to_bytes(leaf: Leaf) -> bytes:
     """The entry."""
     values = {name: _plain(getattr(leaf, name)) for name in _NAMES[leaf.kind]}
+    if isinstance(leaf, Released) and leaf.author is None:
+        del values["author"]
     return canonical.dump({"v": 1, "kind": leaf.kind, **values})
 
 
@@ -167,6 +172,13 @@ def from_bytes(entry: bytes) -> Leaf:
 
 def _handing_on(origin: str, key: VerifyKey) -> bytes:
     return _HANDED_ON + origin.encode() + b"\n" + key.raw
+
+
+def _author(found: Fields) -> bytes:
+    raw = found.binary("author", max_bytes=authorship.MAX_BYTES)
+    if not raw:
+        raise MalformedError("log entry: an author's signature is not empty")
+    return raw
 
 
 def _signature(found: Fields, key: str) -> bytes:

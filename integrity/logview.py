@@ -7,7 +7,7 @@ did not sign) are no log of an honest server.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from integrity import checkpoints, leaves
@@ -25,7 +25,7 @@ class RevokedError(SecurityError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoggedRelease:
-    """`approved_by` in order; `index`: of its leaf."""
+    """`approved_by` in order; `index`: of its leaf; `author`: his signature, as it stands there, verified by nobody yet."""
 
     archive: str
     number: int
@@ -38,6 +38,7 @@ class LoggedRelease:
     approved_by: tuple[str, ...] = ()
     revoked: bool = False
     retired: bool = False
+    author: bytes | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -93,14 +94,13 @@ class LogView:
             raise RevokedError(f"{found.name} waits for approval: see 'dagseal approve'")
         return found
 
-    def wanted(self, queues: frozenset[str]) -> dict[Digest, int]:
-        """What the active releases with a task in one of these queues need: digest and size in bytes."""
+    def wanted(
+        self, queues: frozenset[str], fit: Callable[[LoggedRelease], bool] = lambda release: True
+    ) -> dict[Digest, int]:
+        """What the active releases that `fit`, with a task in one of these queues, need: digest and size in bytes."""
         found = (entry.releases[entry.active] for entry in self.archives.values() if entry.active is not None)
-        return {
-            one.digest: one.size
-            for one in found
-            if not one.retired and (not one.queues or not queues.isdisjoint(one.queues))
-        }
+        wanted = (one for one in found if not one.queues or not queues.isdisjoint(one.queues))
+        return {one.digest: one.size for one in wanted if not one.retired and fit(one)}
 
     def extended(self, found: Iterable[Leaf]) -> LogView:
         """With these leaves after its own. Raises `MalformedError`, `SignatureError`."""
@@ -165,6 +165,7 @@ class _Changing:
             index=self.size,
             waits=leaf.waits,
             queues=leaf.queues,
+            author=leaf.author,
         )
 
     def _activation(self, leaf: leaves.Activated) -> None:

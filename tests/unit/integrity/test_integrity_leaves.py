@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from integrity import canonical, checkpoints, leaves
+from integrity import authorship, canonical, checkpoints, leaves
 from integrity.digests import Digest
 from integrity.errors import DigestMismatchError, MalformedError, NotFoundError, SecurityError, SignatureError
+from integrity.fields import to_base64
 from integrity.keys import SigningKey
 from integrity.leaves import Activated, Approved, Keyed, Leaf, Owned, Released, Retired, Revoked
 from integrity.logview import LogView, RevokedError
@@ -56,6 +57,7 @@ def retired(number: int = 1, digest: Digest = ONE) -> Retired:
 OWNED = Owned(at=7, by="alice", archive="etl.py", owner="alice", group="corp:@team", mode=0o750)
 EXAMPLES: dict[str, Leaf] = {
     "release": released(),
+    "signed release": replace(released(), author=b"\x00\xff"),
     "activation": activated(),
     "approval": approved(),
     "revocation": revoked(),
@@ -82,6 +84,7 @@ WRONG: dict[str, list[Any]] = {
     "mode": [-1, 0o1000, "750", None, True],
     "key": ["", "AAAA", None, 1, "A" * 43 + "="],
     "signature": ["", "====", 1, "A" * 92, "AAB=", "AAAA", "A" * 84],
+    "author": [None, "", 1, "=", "YQ", "YR==", to_base64(b"a" * (authorship.MAX_BYTES + 1))],
 }
 
 
@@ -103,6 +106,8 @@ def test_each_field_is_needed_typed_and_alone(kind: str) -> None:
         for wrong in WRONG[key]:
             with pytest.raises(MalformedError):
                 leaves.from_bytes(canonical.dump(value | {key: wrong}))
+        if key == "author":  # where nobody signed there is no such field, as in entries from before there were any
+            continue
         with pytest.raises(MalformedError):
             leaves.from_bytes(canonical.dump({other: value[other] for other in value if other != key}))
     with pytest.raises(MalformedError, match="unknown fields: zz"):
@@ -340,3 +345,21 @@ def test_a_history_with_one_leaf_left_out_or_told_twice_is_refused_or_another(st
         except SecurityError:
             continue
         assert view.size != len(model.leaves)
+
+
+def test_an_unsigned_release_is_written_as_before_there_were_signatures() -> None:
+    assert b"author" not in leaves.to_bytes(released())
+    signed = replace(released(), author=b"signed")
+    assert LogView().extended([ROOT, signed]).release("etl.py", 1).author == b"signed"
+
+
+def test_the_largest_release_is_an_entry() -> None:
+    queues = tuple(f"{n:03}{'x' * 97}" for n in range(leaves.MAX_QUEUES))  # as long as a queue's name can be
+    largest = replace(released(archive="a" * 190 + ".py"), queues=queues, author=b"a" * authorship.MAX_BYTES)
+    assert len(leaves.to_bytes(largest)) < MAX_ENTRY_BYTES // 2
+
+
+def test_what_is_wanted_can_be_less() -> None:
+    view = LogView().extended([*BASE, replace(released(archive="x.py"), author=b"signed"), activated(archive="x.py")])
+    assert view.wanted(QUEUES) == {ONE: 3}
+    assert view.wanted(QUEUES, lambda release: release.author is None and release.archive == "x.py") == {}
