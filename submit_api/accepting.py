@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from integrity import claims, names
+from integrity import authorship, claims, names
 from integrity import manifest as manifests
 from integrity.digests import Digest
-from integrity.errors import ConflictError, NotOwnerError
+from integrity.errors import ConflictError, MalformedError, NotOwnerError, SecurityError
+from integrity.fields import from_base64
 from integrity.manifest import Manifest
 from submit_api import launches, modes, permissions, scopes
 from submit_api.identity import Caller
-from submit_api.refusals import DigestAlgorithmError, InvalidRequestError, PreconditionError
+from submit_api.refusals import AuthorSignatureError, DigestAlgorithmError, InvalidRequestError, PreconditionError
 from submit_api.registry.records import Archive, Release
 
 
@@ -32,6 +33,7 @@ class Wanted:
     repr_digest: Digest | None
     if_match: str | None
     if_none_match: str | None
+    author: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +68,9 @@ def wanted(
     repr_digest: str | None,
     if_match: str | None,
     if_none_match: str | None,
+    author: str | None = None,
 ) -> Wanted:
-    """Read the request's own words. Raises `MalformedError`, `InvalidRequestError`."""
+    """Read the request's own words. Raises `MalformedError`, `InvalidRequestError`, `AuthorSignatureError`."""
     names.check("archive", name)
     if group is not None:
         names.check("group", group)
@@ -90,7 +93,20 @@ def wanted(
         repr_digest=Digest.from_repr_digest(repr_digest) if repr_digest is not None else None,
         if_match=if_match,
         if_none_match=if_none_match,
+        author=_author(author) if author is not None else None,
     )
+
+
+def check_author(ask: Wanted, digest: Digest) -> None:
+    """Whether what was sent as the author's signature is one, of this archive and these bytes, by the key that it names. Whose
+    key that is, and whether anybody trusts it, is for those to say who launch. Raises `AuthorSignatureError`."""
+    if ask.author is None:
+        return
+    try:
+        named = authorship.key_of(ask.author)
+        authorship.verify(ask.author, archive=ask.name, digest=digest, keys=[named])
+    except SecurityError as error:
+        raise AuthorSignatureError(f"the author's signature is not one of {ask.name} with {digest}: {error}") from None
 
 
 def unchanged(on_record: OnRecord, caller: Caller, ask: Wanted, digest: Digest) -> Submitted | None:
@@ -113,6 +129,7 @@ def unchanged(on_record: OnRecord, caller: Caller, ask: Wanted, digest: Digest) 
         newest.digest == str(digest)
         and newest.task_check == ask.task_check
         and newest.isolation == ask.isolation
+        and newest.author == ask.author
         and ask.group in ("", newest.group)
         and manifest is not None
         and manifest.require_caller == ask.require_caller
@@ -149,6 +166,16 @@ def check_owner(archive: Archive | None, caller: Caller, ask: Wanted) -> None:
             raise NotOwnerError(f"only {archive.owner} can move archive {archive.name} to group {ask.group}")
     if ask.group and not caller.admin and ask.group != caller.principal and ask.group not in caller.groups:
         raise NotOwnerError(f"{caller.principal} is not in group {ask.group}: ask an administrator to be added")
+
+
+def _author(header: str) -> bytes:
+    """What can be seen of it before the body is there."""
+    try:
+        signature = from_base64(header, "Author-Signature", max_bytes=authorship.MAX_BYTES)
+        authorship.key_of(signature)
+    except MalformedError as error:
+        raise AuthorSignatureError(f"this is no author's signature: {error}") from None
+    return signature
 
 
 def _tags(header: str | None) -> set[str]:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 
 from integrity import leaves, merkle
+from integrity.digests import Digest
 from integrity.errors import SecurityError
 from integrity.keys import VerifyKey
 from integrity.leaves import Keyed, Leaf, Released
@@ -149,12 +150,17 @@ def _release_findings(name: str, row: Release | None, leaf: LoggedRelease | None
                 "digest": (row.digest, str(leaf.digest)),
                 "size": (row.size, leaf.size),
                 "manifest": (row.manifest_digest, str(leaf.manifest)),
+                "author": (_shown(row.author), _shown(leaf.author)),
                 "waits": (row.waits, leaf.waits),
                 "approved_by": (tuple(row.approved_by), leaf.approved_by),
                 "revoked": (row.revoked_at is not None, leaf.revoked),
                 "retired": (row.retired_at is not None, leaf.retired),
             },
         )
+
+
+def _shown(signature: bytes | None) -> str | None:
+    return str(Digest.of(signature)) if signature is not None else None
 
 
 def _archive_findings(name: str, row: Archive | None, leaf: LoggedArchive | None) -> Iterator[Finding]:

@@ -309,6 +309,7 @@ class ReleaseView(Out):
     approved_at: int | None
     unsafe_alone: bool
     retired_at: int | None
+    author_key_id: str | None
     dags: list[DagView]
 
 

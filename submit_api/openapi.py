@@ -81,6 +81,7 @@ _REQUIRED = frozenset({("dag_id", "/v1/impersonation-rules/explain"), ("task_id"
 _FROM_ONE = frozenset({"to", "against"})
 _HEADERS = {
     "Repr-Digest": r"^sha-512=:[A-Za-z0-9+/]{86}==:$",
+    "Author-Signature": r"^[A-Za-z0-9+/]{4,4094}={0,2}$",
     "Range": r"^bytes=([0-9]{1,16}-[0-9]{0,16}|-[0-9]{1,16})$",
 }
 

@@ -107,6 +107,7 @@ def decide(on_record: OnRecord, candidate: Candidate, *, now: int, key: SigningK
         manifest_digest=str(Digest.of(payload)),
         approvals=max(asking.values(), default=0),
         approval_groups=sorted(asking),
+        author=ask.author,
     )
     after, activation = _put_to_use(archive or _new(release), release)
     return Recorded(
@@ -161,5 +162,6 @@ def _event(caller: Caller, ask: Wanted, release: Release) -> Event:
         detail=f"release {release.number}, {release.size} bytes, owner {release.owner}, group {release.group}, "
         f"task_check {release.task_check}, isolation {release.isolation or 'any'}"
         + (f", {launches.unlaunchable(release)}" if release.waits else "")
-        + (", the caller is required to have what it gets" if ask.require_caller else ""),
+        + (", the caller is required to have what it gets" if ask.require_caller else "")
+        + (f", signed by author key {release.author_key_id}" if release.author is not None else ""),
     )

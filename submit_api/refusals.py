@@ -78,6 +78,13 @@ class DigestAlgorithmError(RequestError):
     slug = "digest-algorithm"
 
 
+class AuthorSignatureError(RequestError):
+    """What was sent as the author's signature is none of this archive with these bytes: sign it again, as it is now."""
+
+    slug = "author-signature"
+    status = 422
+
+
 class SlowBodyError(RequestError):
     slug = "slow-body"
     status = 408

@@ -2,10 +2,10 @@
 
 Promise: a refused upload leaves nothing, in the database or on disk, whenever it is refused and also when its sender goes
 away; an accepted one is on disk, whole and committed, before the answer is sent. In order: 1 may this caller push here;
-2 do the headers promise an acceptable body; 3 the bytes, hashed as they arrive, capped; 4 `Repr-Digest`; 5 the same as the
-newest release? 6 the archive's rules; 7 the launcher's description; 8 one transaction, under the one writer lock: who
-owns the dags, the release's number, the signed manifest, the audit event, with the blob published before its commit
-(`submit_api.group_commit`).
+2 do the headers promise an acceptable body; 3 the bytes, hashed as they arrive, capped; 4 `Repr-Digest`, and the author's
+signature where one was sent; 5 the same as the newest release? 6 the archive's rules; 7 the launcher's description;
+8 one transaction, under the one writer lock: who owns the dags, the release's number, the signed manifest, the audit event,
+with the blob published before its commit (`submit_api.group_commit`).
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ async def _accept(
 ) -> Submitted:
     if ask.repr_digest is not None and ask.repr_digest != digest:
         raise DigestMismatchError(f"the body is {digest}, Repr-Digest says {ask.repr_digest}: send it again")
+    accepting.check_author(ask, digest)
     if upload.size == 0:
         raise InvalidArchiveError("no-dag-found", "the file is empty", ask.name)
     if newest == str(digest):

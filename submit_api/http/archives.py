@@ -28,6 +28,7 @@ async def submit(call: Call) -> web.Response:
         request.headers.get("Repr-Digest"),
         request.headers.get("If-Match"),
         request.headers.get("If-None-Match"),
+        request.headers.get("Author-Signature"),
     )
     newest = await submissions.authorise(call.service, call.caller, ask)
     body = bodies.chunks(request, limits, max_bytes=limits.max_archive_bytes)

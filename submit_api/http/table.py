@@ -62,7 +62,7 @@ ROUTES: tuple[Route, ...] = (
         method="PUT", path="/v1/archives/{name}", handler=archives.submit, action="archive.submit",
         about="archive:{name}", summary="Submit an archive: its bytes are the body", body=(BYTES,),
         query=("group", "task_check", "isolation", "require_caller"),
-        headers=("Repr-Digest", "If-Match", "If-None-Match"),
+        headers=("Repr-Digest", "If-Match", "If-None-Match", "Author-Signature"),
         answers={200: m.ReleaseView, 201: m.ReleaseView}, refusals=(409, 412, 429, 503, 507),
     ),
     Route(

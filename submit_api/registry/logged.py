@@ -29,6 +29,7 @@ def released(found: Release, queues: Iterable[str] = ()) -> Released:
         group=found.group,
         waits=found.approvals > 0,
         queues=_sayable(frozenset(queues)),
+        author=found.author,
     )
 
 

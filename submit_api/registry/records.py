@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
+from integrity import authorship
 from integrity.digests import Digest
 
 T = TypeVar("T")
@@ -103,6 +104,7 @@ class Release:
     approved_at: int | None = None
     unsafe_alone: bool = False
     retired_at: int | None = None
+    author: bytes | None = field(default=None, repr=False)
 
     @property
     def waits(self) -> bool:
@@ -112,6 +114,11 @@ class Release:
     @property
     def sha512(self) -> Digest:
         return Digest.parse(self.digest)
+
+    @property
+    def author_key_id(self) -> str | None:
+        """Of the key that signed as the author; None where nobody did."""
+        return authorship.key_of(self.author).key_id if self.author is not None else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -134,6 +134,7 @@ class ReleaseRow(Base):
     approved_at: Mapped[int | None]
     unsafe_alone: Mapped[bool] = mapped_column(server_default=false())
     retired_at: Mapped[int | None]
+    author: Mapped[bytes | None]
 
 
 class ActivationRow(Base):
