@@ -18,7 +18,8 @@ from contextlib import AsyncExitStack
 import structlog
 
 from integrity.errors import DagsealError, FetchError
-from worker_cache import agent, mirrors, readers, serving, settings
+from worker_cache import agent, authors, mirrors, readers, serving, settings
+from worker_cache.authors import Authors
 from worker_cache.cache import Cache
 from worker_cache.client import Client
 from worker_cache.following import Follower
@@ -62,6 +63,7 @@ def main() -> int:
 async def _run(found: AgentSettings) -> None:
     log = structlog.get_logger(process="agent", worker=found.worker)
     os.umask(0o077)
+    whose = authors.load(found.authors_file) if found.authors_file is not None else authors.ANYBODY
     store, spool, launcher = Store.open(found.cache_dir), Spool(found.spool_dir), found.launcher()
     kept = LogStore(store.log_folder())
     try:
@@ -89,6 +91,7 @@ async def _run(found: AgentSettings) -> None:
             keeper = Keeper(
                 cache=cache,
                 api=api,
+                authors=whose,
                 worker=found.worker,
                 queues=frozenset(found.queues),
                 report_seconds=found.report_seconds,
@@ -105,11 +108,12 @@ async def _run(found: AgentSettings) -> None:
                 changed=keeper.changed,
             )
             if found.releases_socket is not None:
-                stack.push_async_callback(_hand_out(found, found.releases_socket, cache, follower, log).close)
+                stack.push_async_callback(_hand_out(found, found.releases_socket, cache, follower, whose, log).close)
             place = Workplace(
                 api=api,
                 cache=cache,
                 follower=follower,
+                authors=whose,
                 keeper=keeper,
                 spool=spool,
                 launcher=launcher,
@@ -133,7 +137,12 @@ async def _run(found: AgentSettings) -> None:
 
 
 def _hand_out(
-    found: AgentSettings, path: str, cache: Cache, follower: Follower, log: structlog.typing.FilteringBoundLogger
+    found: AgentSettings,
+    path: str,
+    cache: Cache,
+    follower: Follower,
+    whose: Authors,
+    log: structlog.typing.FilteringBoundLogger,
 ) -> ReleaseSocket:
     """Verified releases for local processes."""
     return ReleaseSocket(
@@ -142,6 +151,7 @@ def _hand_out(
         view=lambda: follower.view,
         open_cached=lambda release: cache.open_held(release.digest),
         trees=Trees(found.trees_dir, max_bytes=found.max_trees_mib * MIB) if found.trees_dir is not None else None,
+        authors=whose,
         log=log,
     )
 

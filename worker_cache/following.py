@@ -23,7 +23,7 @@ from integrity.errors import (
     StaleError,
 )
 from integrity.keys import VerifyKey
-from integrity.logview import LogView, RevokedError
+from integrity.logview import LoggedRelease, LogView, RevokedError
 from integrity.manifest import VerifiedManifest
 from worker_cache import logrules
 from worker_cache.client import Client
@@ -184,17 +184,15 @@ class Follower:
     def _require_fresh(self, found: checkpoints.Checkpoint) -> None:
         checkpoints.require_fresh(found, now=int(self._now()), max_age_seconds=self._max_age_seconds)
 
-    async def require_launchable(self, found: VerifiedManifest) -> None:
-        """Whether the log has exactly this release, and says that it may be launched. Who was not told yet asks once.
+    async def require_launchable(self, found: VerifiedManifest) -> LoggedRelease:
+        """The log's word of exactly this release, where it says that it may be launched. Who was not told yet asks once.
 
         Raises `NotFoundError`, `DigestMismatchError`, `RevokedError`; `StaleError` where what is known is too old to tell,
         `ForkError`; or why it could not be asked."""
         try:
-            self._decide(found)
+            return self._decide(found)
         except (StaleError, NotFoundError, RevokedError) as error:
             refusal = error
-        else:
-            return
         try:
             async with _within(LAUNCH_SECONDS, "the log was not fetched"):
                 await self.sync(unless=lambda: self._is_launchable(found))
@@ -202,7 +200,7 @@ class Follower:
             if isinstance(refusal, NotFoundError):
                 raise
             raise type(refusal)(f"{refusal}; asked again: {error}") from None
-        self._decide(found)
+        return self._decide(found)
 
     def _is_launchable(self, found: VerifiedManifest) -> bool:
         try:
@@ -211,9 +209,9 @@ class Follower:
             return False
         return True
 
-    def _decide(self, found: VerifiedManifest) -> None:
-        stated = found.manifest
-        self.view.require_launchable(stated.archive, stated.number, digest=stated.digest, manifest=found.digest)
+    def _decide(self, found: VerifiedManifest) -> LoggedRelease:
+        stated, view = found.manifest, self.view
+        return view.require_launchable(stated.archive, stated.number, digest=stated.digest, manifest=found.digest)
 
 
 @asynccontextmanager

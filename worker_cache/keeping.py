@@ -1,6 +1,7 @@
 """The agent has what its queues will need before a launch asks, and says so to the server.
 
-Promise: whatever the log makes active is fetched as soon as it is known, and an entry that an earlier agent left counts only
+Promise: whatever the log makes active is fetched as soon as it is known, unless it lacks the author that this host asks for;
+an entry that an earlier agent left counts only
 after it was hashed. A report says what is true at its moment, by this process's own record; a server that is away misses
 reports and nothing else.
 """
@@ -19,6 +20,7 @@ from integrity import holdings
 from integrity.digests import Digest
 from integrity.errors import DagsealError
 from integrity.logview import LogView
+from worker_cache.authors import Authors
 from worker_cache.cache import Cache
 from worker_cache.client import Client, Report
 from worker_cache.following import Follower
@@ -33,6 +35,7 @@ class Keeper:
 
     cache: Cache
     api: Client
+    authors: Authors
     worker: str
     queues: frozenset[str]
     report_seconds: float
@@ -51,7 +54,7 @@ class Keeper:
         waits = delays()
         while True:
             self._changed.clear()
-            wanted = self._view.wanted(self.queues)
+            wanted = await asyncio.to_thread(self._view.wanted, self.queues, self.authors.permit)
             self.cache.want(wanted)
             await self._look_through(wanted)
             refused = await self.cache.prefetch(wanted.items())

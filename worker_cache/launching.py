@@ -1,6 +1,7 @@
 """One launch, from offer to acknowledged result.
 
-    verify the offer → ask the log → fetch and verify the bytes → run → claim → grant (or deny) → log … → result → acknowledged
+    verify the offer → ask the log → is it its author's? → fetch and verify the bytes
+        → run → claim → grant (or deny) → log … → result → acknowledged
 
 A refusal is reported; what only failed (network, launcher away) before the claim is not: the ticket expires and the API
 offers the launch again. After the claim everything goes through the spool. Leaving this module closes the launcher's
@@ -29,7 +30,7 @@ async def carry_out(place: Workplace, offered: Any, *, audience: str) -> bool:
         return False
     try:
         offer = await _verified(place, Offer.from_json(offered), audience)
-        await place.follower.require_launchable(offer.manifest)
+        place.authors.require(await place.follower.require_launchable(offer.manifest))
         await _run(place, offer)
     except FetchError as error:
         place.log.warning("launch not started or lost", launch_id=launch_id, error=str(error))

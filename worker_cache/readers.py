@@ -10,9 +10,7 @@ nobody else can write it. Root is an account like others.
 
 from __future__ import annotations
 
-import os
 import pwd
-import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,9 +18,9 @@ from dataclasses import dataclass
 from integrity import names
 from integrity.errors import DagsealError, SettingsError
 from integrity.logview import LoggedArchive
+from worker_cache import guarded
 
 _READ = 4
-MAX_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,20 +44,10 @@ NOBODY = Reader()
 def load(path: str) -> Mapping[int, Reader]:
     """By uid. Raises `SettingsError`."""
     try:
-        text = _read(path)
-        table = tomllib.loads(text.decode())
+        table = tomllib.loads(guarded.read(path).decode())
         return {_uid(account, path): _reader(account, entry) for account, entry in table.items()}
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise SettingsError(f"the file of readers {path} cannot be used: {error}") from None
-
-
-def _read(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    with open(fd, "rb") as file:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
-            raise SettingsError(f"{path} says who may read code: chown root it, and chmod go-w")
-        return file.read(MAX_BYTES)
 
 
 def _uid(account: str, path: str) -> int:

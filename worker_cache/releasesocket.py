@@ -5,8 +5,9 @@
     ← refused {error, detail}
 
 Promise: who asks is known by the kernel's word alone (SO_PEERCRED) and sees what its principal may read by the archive's mode,
-as the verified log has it; no answer makes the agent fetch, lock or write a cache entry. A release that is revoked, waits, or
-is not cached is refused. One question for each connection; a slow asker is let go.
+as the verified log has it; no answer makes the agent fetch, lock or write a cache entry. A release that is revoked, waits,
+lacks the author that this host asks for, or is not cached is refused. One question for each connection; a slow asker is let
+go.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from integrity import messages, names
 from integrity.errors import DagsealError, MalformedError, NotFoundError, NotOwnerError, SettingsError
 from integrity.logview import LoggedRelease, LogView
 from integrity.messages import Message
+from worker_cache.authors import Authors
 from worker_cache.readers import NOBODY, Reader
 from worker_cache.trees import Trees
 
@@ -51,6 +53,7 @@ class ReleaseSocket:
         view: View,
         open_cached: OpenCached,
         trees: Trees | None,
+        authors: Authors,
         log: structlog.typing.FilteringBoundLogger,
     ) -> None:
         self._path = path
@@ -58,6 +61,7 @@ class ReleaseSocket:
         self._view = view
         self._open_cached = open_cached
         self._trees = trees
+        self._authors = authors
         self._log = log
         self._answering: set[asyncio.Task[None]] = set()
         self._listening = _listen(path)
@@ -123,6 +127,7 @@ class ReleaseSocket:
         if number is None and archive.active is None:
             raise NotFoundError(f"no release of {name} is active")
         release = view.runnable(name, number or archive.active or 0)
+        self._authors.require(release)
         fd = await self._open_cached(release)
         try:
             folder = ""

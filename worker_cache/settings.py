@@ -21,6 +21,7 @@
     report_seconds = 15.0                        # how often the server is told what is held here, at least
     releases_socket = "/run/dagseal/releases.sock"   # optional: hands verified releases to local processes
     readers_file = "/etc/dagseal/readers.toml"   # who these are: `worker_cache/readers.py`
+    authors_file = "/etc/dagseal/authors.toml"   # optional: whose code alone runs here: `worker_cache/authors.py`
     trees_dir = "/var/lib/dagseal/trees"         # optional: releases as folders of files, for who asks for a path
     max_trees_mib = 1024
     max_log_age_seconds = 600                    # nothing is launched while the newest one is older
@@ -84,6 +85,7 @@ class AgentSettings(BaseSettings):
     report_seconds: float = Field(default=15.0, gt=0, le=300)
     releases_socket: str | None = None
     readers_file: str | None = None
+    authors_file: str | None = None
     trees_dir: str | None = None
     max_trees_mib: int = Field(default=1024, ge=1, le=2**20)
     max_log_age_seconds: int = Field(default=600, ge=1, le=86400)

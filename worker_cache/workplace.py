@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from worker_cache import backoff
+from worker_cache.authors import Authors
 from worker_cache.cache import Cache
 from worker_cache.client import Client
 from worker_cache.following import Follower
@@ -24,6 +25,7 @@ class Workplace:
     api: Client
     cache: Cache
     follower: Follower
+    authors: Authors
     keeper: Keeper
     spool: Spool
     launcher: Launcher

@@ -27,6 +27,7 @@ from integrity.leaves import Activated, Keyed, Leaf, Owned, Released, Revoked
 from integrity.logview import LoggedRelease, LogView
 from tests.forked import in_fork, refusal
 from worker_cache import releasesocket
+from worker_cache.authors import ANYBODY
 from worker_cache.readers import Reader
 from worker_cache.releasesocket import ReleaseSocket
 from worker_cache.store import Store
@@ -78,6 +79,7 @@ class Agent:
             view=self._view,
             open_cached=self._open,
             trees=self.trees,
+            authors=ANYBODY,
             log=structlog.get_logger("agent"),
         )
 

@@ -226,7 +226,8 @@ class ApiSim:
         self.ring = KeyRing([self.key.public])
         self.log = LogServer(Log(key=self.key))
         self.logged = True
-        self._released = False
+        self._recorded = 0
+        self.leaf: dict[str, Any] = {}  # what the leaves of offered releases say besides
         self._now = now
         self.blobs: dict[str, bytes] = {Digest.of(ARCHIVE).hex: ARCHIVE}
         self.queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -269,10 +270,10 @@ class ApiSim:
         """A launch, signed as the API signs it; `changes` go into the ticket."""
         self.launcher = launcher
         data = changes.pop("data", ARCHIVE)
-        digest = Digest.of(data)
+        digest, number = Digest.of(data), changes.pop("number", 1)
         stated = Manifest(
             archive=NAME,
-            number=1,
+            number=number,
             digest=digest,
             size=changes.pop("size", len(data)),
             members=(Member(name=NAME, size=len(data), digest=digest),),
@@ -301,8 +302,8 @@ class ApiSim:
             ),
         )
         envelope = manifest.sign(stated, self.key)
-        if self.logged and not self._released:
-            self.record(stated)
+        if self.logged and number > self._recorded:
+            self.record(stated, **self.leaf)
         now = self._now()
         fields: dict[str, Any] = {
             "ticket_id": "a" * 32,
@@ -310,7 +311,7 @@ class ApiSim:
             "audience": launcher.key.public.key_id,
             "queue": "default",
             "archive": NAME,
-            "release": 1,
+            "release": number,
             "digest": digest,
             "manifest_digest": manifest.verify(envelope, self.ring).digest,
             "dag_id": "etl",
@@ -354,7 +355,7 @@ class ApiSim:
         }
         leaf = Released(**{**given, **changes})
         self.log.log.add(leaf)
-        self._released = True
+        self._recorded = stated.number
         return leaf
 
     @web.middleware
