@@ -6,12 +6,13 @@ more leaves, so that the release is neither first nor last.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from integrity import archives, checkpoints, leaves, manifest, merkle, zipwriter
+from integrity import archives, authorship, checkpoints, leaves, manifest, merkle, zipwriter
 from integrity.checkpoints import Checkpoint
 from integrity.digests import Digest
+from integrity.fields import to_base64
 from integrity.keys import SigningKey, VerifyKey
 from integrity.leaves import Activated, Keyed, Leaf, Owned, Released
 from integrity.manifest import Manifest
@@ -50,15 +51,15 @@ def released(said: Manifest) -> Released:
     )  # fmt: skip
 
 
-def history(*said: Manifest) -> list[Leaf]:
-    """Key, the first release, another key, the other releases, something after them."""
+def history(*said: Manifest, author: bytes | None = None) -> list[Leaf]:
+    """Key, the first release, another key, the other releases with this author's signature, something after them."""
     first, *others = said
     return [
         Keyed(at=AT, key=FIRST.public, signature=None),
         Owned(at=AT, by="ann", archive="etl.zip", owner="ann", group="data", mode=0o750),
         released(first),
         Keyed.handed_on(ORIGIN, SECOND.public, by=FIRST, at=AT + 1),
-        *(released(one) for one in others),
+        *(replace(released(one), author=author) for one in others),
         *(Activated(at=AT + 9, by="ann", archive="etl.zip", number=one.number) for one in said),
     ]
 
@@ -76,7 +77,7 @@ def proof_of(
     found = listed[:size]
     entries = [leaves.to_bytes(leaf) for leaf in found]
     hashes = [merkle.leaf_hash(entry) for entry in entries]
-    index = found.index(released(said))
+    index = next(at for at, leaf in enumerate(found) if isinstance(leaf, Released) and leaf.number == said.number)
     point = Checkpoint(origin=ORIGIN, size=len(found), root=merkle.root_of(hashes), time=at)
     return Proof(
         manifest=manifest.sign(said, manifest_by),
@@ -102,12 +103,16 @@ class Case:
 ONE, TWO = stated(OLDER, 1), stated(FILES, 2)
 LEAVES = history(ONE, TWO)
 PROOF = proof_of(TWO, LEAVES)
+ANN = SigningKey(bytes([7]) * 32)
+SIGNED = proof_of(TWO, history(ONE, TWO, author=authorship.sign(ANN, archive="etl.zip", digest=TWO.digest)))
 CASES = {
     "A good tree": Case(FILES, PROOF, ("--expect-owner", "ann"), code=0),
     "One flipped byte": Case(FILES | {"words.py": b"hello = 'ha'\n"}, PROOF, wrong=("changed: words.py",)),
     "An extra file": Case(FILES | {"more.py": b"x = 1\n"}, PROOF, wrong=("unexpected: more.py",)),
     "A missing file": Case({"flow.py": FILES["flow.py"]}, PROOF, wrong=("missing: words.py",)),
     "A wrong owner": Case(FILES, PROOF, ("--expect-owner", "bob")),
+    "A signed release": Case(FILES, SIGNED, ("--require-author", "authors.toml"), code=0),
+    "No author": Case(FILES, PROOF, ("--require-author", "authors.toml")),
     "A forged manifest": Case(FILES, proof_of(TWO, LEAVES, manifest_by=MALLORY)),
     "A forged log": Case(FILES, proof_of(TWO, LEAVES, signed_by=MALLORY)),
     "An old proof": Case(FILES, proof_of(ONE, LEAVES, size=3, signed_by=FIRST), wrong=("changed: words.py",)),
@@ -119,5 +124,6 @@ def lay(case: Case, folder: Path, *trusted: VerifyKey) -> None:
     for name, data in case.files.items():
         (folder / "etl" / name).write_bytes(data)
     (folder / "etl.zip").write_bytes(zipwriter.pack(case.files))
+    (folder / "authors.toml").write_text(f'"etl.*" = ["{to_base64(ANN.public.raw)}"]\n')
     (folder / "etl.proof").write_bytes(case.proof.to_bytes())
     (folder / "log.pub").write_text("".join(f"{key.raw.hex()}\n" for key in trusted or (FIRST.public,)))

@@ -78,9 +78,16 @@ class Client:
         return answer.json() if answer.body else None
 
     async def put_archive(
-        self, name: str, body: AsyncIterable[bytes], *, size: int, digest: Digest, query: Mapping[str, str]
+        self,
+        name: str,
+        body: AsyncIterable[bytes],
+        *,
+        size: int,
+        digest: Digest,
+        query: Mapping[str, str],
+        author: bytes | None = None,
     ) -> tuple[bool, Any]:
-        """Submit; whether the release is new, and the release."""
+        """Submit, with the author's signature if there is one; whether the release is new, and the release."""
         answer = await self._transport.request(
             "PUT",
             f"/v1/archives/{segment(name)}",
@@ -90,6 +97,7 @@ class Client:
                 "Content-Type": "application/octet-stream",
                 "Content-Length": str(size),
                 "Repr-Digest": digest.repr_digest,
+                **({"Author-Signature": to_base64(author)} if author is not None else {}),
             },
             wait_seconds=240.0,  # the server describes the archive before it answers
         )

@@ -19,6 +19,7 @@ from dagseal.cli.commands import (
     approving,
     archives,
     audit,
+    authoring,
     backups,
     checks,
     differing,
@@ -91,7 +92,7 @@ def build() -> typer.Typer:
         context_settings=_SETTINGS,
     )
     app.callback()(_globals)
-    code = (archives, releases, differing, approving, verifying, proving)
+    code = (archives, authoring, releases, differing, approving, verifying, proving)
     access = (secrets, tokens, publishers, workers, people, ownership)
     for group in (quickstart, services, *code, launches, *access, audit, checks, backups):
         group.register(app)

@@ -11,10 +11,12 @@
 | 7     | members that are not the ones that were described                                   |
 | 8     | somebody else's release under a name that one trusts                                |
 | 9     | a release that was withdrawn                                                        |
+| 10    | a server that was taken over, and recorded what nobody wrote                        |
 
-A check that cannot be made is said with its reason, and is never counted as one that holds: without a key 2 to 5, without the
-server 9. Not checked: that the release is the active one (an older one may well be meant; it is said), and that others see
-the same log (`dagseal verify --server-log`, and the agents do). What the tasks do is for a reviewer.
+A check that cannot be made is said with its reason, and is never counted as one that holds: without a key 2 to 5 and, as the
+leaf has the signature, 10; without the server 9. Not checked: that the release is the active one (an older one may well be
+meant; it is said), and that others see the same log (`dagseal verify --server-log`, and the agents do). What the tasks do is
+for a reviewer.
 """
 
 from __future__ import annotations
@@ -26,15 +28,17 @@ from typing import Any
 
 from dagseal.cli import report
 from dagseal.cli.report import Check, Difference, FailedError, Report, ok, unmade
-from integrity import archives, checkpoints, proofs
+from integrity import archives, authorship, checkpoints, proofs
 from integrity.archives import Archive
 from integrity.checkpoints import Checkpoint
 from integrity.digests import Digest
 from integrity.errors import DagsealError
 from integrity.keys import VerifyKey
+from integrity.leaves import Released
 from integrity.manifest import Manifest, Member
 from integrity.notes import Note
 from integrity.proofs import Proof, VerifiedProof
+from worker_cache.authors import Authors
 
 MAX_AGE_SECONDS = 300
 CHECKS = {
@@ -47,6 +51,7 @@ CHECKS = {
     7: "whether its members are those that were described",
     8: "whether it belongs to who was expected",
     9: "whether it was revoked",
+    10: "whether its author signed it",
 }
 _NO_KEY = "there is no key, this is the server's word only (--unsafe-trust-server)"
 _OFFLINE = "nobody is asked what happened after the checkpoint of {}"
@@ -76,13 +81,22 @@ class _Said:
     members: tuple[Member, ...] | None
 
 
-def judge(evidence: Evidence, trusted: Collection[VerifyKey] | None, *, owner: str | None = None) -> Report:
-    """The checks in order, up to the first that fails. `trusted` None leaves out 2 to 5, and what only a manifest can say."""
-    steps = _steps(evidence, trusted, owner)
+def judge(
+    evidence: Evidence,
+    trusted: Collection[VerifyKey] | None,
+    *,
+    owner: str | None = None,
+    authors: Authors | None = None,
+) -> Report:
+    """The checks in order, up to the first that fails. `trusted` None leaves out 2 to 5, and what only a manifest or a leaf can
+    say."""
+    steps = _steps(evidence, trusted, owner, authors)
     return report.made("archive", evidence.name, CHECKS, steps, release=evidence.release)
 
 
-def _steps(evidence: Evidence, trusted: Collection[VerifyKey] | None, owner: str | None) -> Iterator[Check]:
+def _steps(
+    evidence: Evidence, trusted: Collection[VerifyKey] | None, owner: str | None, authors: Authors | None
+) -> Iterator[Check]:
     """Yields what holds and what was not made; raises `FailedError` at the first that does not hold."""
     try:
         archive = archives.read(evidence.name, evidence.data)
@@ -95,9 +109,10 @@ def _steps(evidence: Evidence, trusted: Collection[VerifyKey] | None, owner: str
         return
     if trusted is None:
         yield from (unmade(number, _NO_KEY, matters=False) for number in (2, 3, 4, 5))
-        said = _believed(evidence.release)
+        leaf, said = None, _believed(evidence.release)
     else:
-        said = _stated((yield from _proved(evidence, trusted)))
+        proved = yield from _proved(evidence, trusted)
+        leaf, said = proved.leaf, _stated(proved.manifest)
     yield from _compared(evidence, archive, said)
     if owner is None:
         yield unmade(8, "nobody was named (--expect-owner)", matters=False)
@@ -106,9 +121,10 @@ def _steps(evidence: Evidence, trusted: Collection[VerifyKey] | None, owner: str
     else:
         yield ok(8, f"it belongs to {owner}")
     yield _revoked(evidence, said)
+    yield _authored(leaf, authors)
 
 
-def _proved(evidence: Evidence, trusted: Collection[VerifyKey]) -> Generator[Check, None, Manifest]:
+def _proved(evidence: Evidence, trusted: Collection[VerifyKey]) -> Generator[Check, None, VerifiedProof]:
     """Checks 2 to 5 are the four of a proof."""
     proof, number = evidence.proof, 2
     if proof is None:
@@ -116,7 +132,7 @@ def _proved(evidence: Evidence, trusted: Collection[VerifyKey]) -> Generator[Che
     try:
         for found in proofs.steps(proof, trusted):
             if isinstance(found, VerifiedProof):
-                return found.manifest
+                return found
             if number == 3 and evidence.now is not None:
                 checkpoints.require_fresh(_point(proof), now=evidence.now, max_age_seconds=MAX_AGE_SECONDS)
             yield ok(number, found)
@@ -171,6 +187,23 @@ def _revoked(evidence: Evidence, said: _Said) -> Check:
         return ok(9, f"{said.name} is {state}, says the server: not revoked")
     at = datetime.fromtimestamp(_point(evidence.proof).time, UTC).isoformat() if evidence.proof else ""
     return unmade(9, _OFFLINE.format(at), matters=False)
+
+
+def _authored(leaf: Released | None, authors: Authors | None) -> Check:
+    if authors is None:
+        return unmade(10, "nobody was asked for (--require-author)", matters=False)
+    if leaf is None:
+        return unmade(10, _NO_KEY)
+    name, keys = f"{leaf.archive}@{leaf.number}", authors.of(leaf.archive)
+    if not keys:
+        raise FailedError(10, f"there is no author for {leaf.archive} in the file of authors")
+    if leaf.author is None:
+        raise FailedError(10, f"{name} is not signed by an author")
+    try:
+        found = authorship.verify(leaf.author, archive=leaf.archive, digest=leaf.digest, keys=keys)
+    except DagsealError as error:
+        raise FailedError(10, f"{name} is not signed by an author of the file: {error}") from None
+    return ok(10, f"{name} is signed by author key {found.key.key_id}")
 
 
 def differences(stated: tuple[Member, ...] | None, found: tuple[Member, ...]) -> tuple[Difference, ...]:

@@ -75,6 +75,12 @@ def push(
         False, "--require-caller", help="Whoever asks for a launch is to have its connections and variables too."
     ),
     name: str | None = typer.Option(None, "--name", help="Push under this name; only with one PATH."),
+    sign_key: str | None = typer.Option(
+        None, "--sign-key", metavar="FILE", help="Sign as the author, with a key of dagseal key author-new."
+    ),
+    author_signature: str | None = typer.Option(
+        None, "--author-signature", metavar="FILE", help="Or a signature made before: see dagseal author-statement."
+    ),
     wait: int = typer.Option(
         0, "--wait", min=0, metavar="SECONDS", help="Keep trying that long while the server is away."
     ),
@@ -83,14 +89,16 @@ def push(
     ),
 ) -> None:
     """Submit archives. Each is judged here first; the server judges again and decides."""
-    from dagseal.cli import archive_input
-    from integrity import archives
+    from dagseal.cli import archive_input, authoring
+    from integrity import archives, authorship
     from integrity.claims import PROFILES
     from integrity.digests import Digest
     from integrity.errors import DagsealError
 
     if name is not None and len(paths) > 1:
         raise UsageError("--name goes with one PATH")
+    if author_signature is not None and (len(paths) > 1 or sign_key is not None):
+        raise UsageError("--author-signature goes with one PATH, and without --sign-key")
     if task_check not in (None, "task", "archive"):
         raise UsageError("--task-check is 'task' or 'archive'")
     if isolation not in (None, *PROFILES):
@@ -101,11 +109,17 @@ def push(
     query = {key: value for key, value in asked.items() if value}
     if require_caller:
         query["require_caller"] = "true"
+    key = authoring.load(sign_key) if sign_key is not None else None
     for path in paths:
         try:
             named = archive_input.read(path, name)
             archives.read(named.name, named.data)
-            new, release = _push_one(run, named.name, named.data, Digest.of(named.data), query, wait)
+            digest, author = Digest.of(named.data), None
+            if key is not None:
+                author = authorship.sign(key, archive=named.name, digest=digest)
+            elif author_signature is not None:
+                author = authoring.given(author_signature, named.name, digest)
+            new, release = _push_one(run, named.name, named.data, digest, query, author, wait)
         except DagsealError as error:
             if len(paths) == 1:
                 raise
@@ -124,7 +138,9 @@ def push(
         raise typer.Exit(failed)
 
 
-def _push_one(run: Run, name: str, data: bytes, digest: Any, query: dict[str, str], wait: int) -> tuple[bool, Any]:
+def _push_one(
+    run: Run, name: str, data: bytes, digest: Any, query: dict[str, str], author: bytes | None, wait: int
+) -> tuple[bool, Any]:
     import asyncio
     import random
     import time
@@ -138,7 +154,9 @@ def _push_one(run: Run, name: str, data: bytes, digest: Any, query: dict[str, st
             try:
                 with _progress(run, name, len(data)) as advance:
                     body = _pieces(data, advance)
-                    return await client.put_archive(name, body, size=len(data), digest=digest, query=query)
+                    return await client.put_archive(
+                        name, body, size=len(data), digest=digest, query=query, author=author
+                    )
             except FetchError:
                 delay = next(delays)
                 if time.monotonic() + delay > deadline:
@@ -214,7 +232,7 @@ def show(ctx: typer.Context, archive: str = typer.Argument(..., metavar="NAME[@N
     if run.settings.output in ("json", "yaml"):
         printing.item(run, found)
         return
-    printing.item(run, found, (*RELEASE_COLUMNS, "task_check", "isolation", "manifest_digest"))
+    printing.item(run, found, (*RELEASE_COLUMNS, "task_check", "isolation", "author_key_id", "manifest_digest"))
     tasks = [{"dag_id": dag["dag_id"], **task} for dag in found["dags"] for task in dag["tasks"]]
     sys.stdout.write("\n")
     printing.rows(run, tasks, ("dag_id", "task_id", "operator", "run_as_user", "queue", "connections", "digest"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from dagseal.cli import printing
+from dagseal.cli.commands.authoring import author_new
 from dagseal.cli.context import run_of
 from dagseal.cli.exits import UsageError
 
@@ -29,7 +30,10 @@ def register(app: typer.Typer) -> None:
     keys.command("list")(key_list)
     keys.command("rotate")(key_rotate)
     keys.command("retire")(key_retire)
-    app.add_typer(keys, name="key", help="The API's public key, and the keys that its secrets rest under.")
+    keys.command("author-new")(author_new)
+    app.add_typer(
+        keys, name="key", help="The API's public key, the keys that its secrets rest under, and authors' keys."
+    )
 
 
 def create(

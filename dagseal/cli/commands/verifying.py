@@ -42,6 +42,9 @@ def verify(
         False, "--server-log", help="Check the server's whole log instead, and every release that you may read."
     ),
     expect_owner: str | None = typer.Option(None, "--expect-owner", metavar="NAME", help="Whose it is to be."),
+    require_author: str | None = typer.Option(
+        None, "--require-author", metavar="FILE", help="It is to be signed by an author of this authors_file."
+    ),
     trust_root: str | None = typer.Option(
         None, "--trust-root", metavar="FILE", help="The API's public key or keys, base64 or hex, one a line."
     ),
@@ -57,8 +60,8 @@ def verify(
     run = run_of(ctx)
     if [target is not None, cache is not None, workers, server_log].count(True) != 1:
         raise UsageError("say what to verify: PATH, NAME, -, --cache DIR, --workers or --server-log")
-    if target is None and (name, proof, expect_owner) != (None, None, None):
-        raise UsageError("--name, --proof and --expect-owner go with PATH, NAME or -")
+    if target is None and (name, proof, expect_owner, require_author) != (None,) * 4:
+        raise UsageError("--name, --proof, --expect-owner and --require-author go with PATH, NAME or -")
     if cache is not None:
         _cache(run, cache)
         return
@@ -74,14 +77,18 @@ def verify(
     if proof is not None and keys is None:
         raise UsageError("a proof file is worth nothing without a key: use --trust-root FILE")
     evidence = _offline(target, name, proof) if proof is not None else _online(run, target, name, keys)
-    _archive(run, evidence, keys, expect_owner)
+    _archive(run, evidence, keys, expect_owner, require_author)
 
 
-def _archive(run: Run, evidence: Evidence, keys: list[VerifyKey] | None, owner: str | None) -> None:
-    from dagseal.cli import report
+def _archive(
+    run: Run, evidence: Evidence, keys: list[VerifyKey] | None, owner: str | None, authors_file: str | None
+) -> None:
+    from dagseal.cli import report, secret_input
     from dagseal.cli.verification import judge
+    from worker_cache import authors
 
-    report.tell(run, judge(evidence, keys, owner=owner))
+    asked = authors.parse(secret_input.read_bytes(authors_file), authors_file) if authors_file is not None else None
+    report.tell(run, judge(evidence, keys, owner=owner, authors=asked))
     if keys is None:
         run.note("the signature was not checked (--unsafe-trust-server): this is the server's word only")
 

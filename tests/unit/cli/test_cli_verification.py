@@ -16,7 +16,7 @@ from dagseal.cli import logverification, report
 from dagseal.cli.logreading import Told
 from dagseal.cli.report import FAILED, NOT_MADE, NOT_VERIFIED, OK, VERIFIED, Report
 from dagseal.cli.verification import Evidence, judge
-from integrity import checkpoints, leaves, manifest, merkle, zipwriter
+from integrity import authorship, checkpoints, leaves, manifest, merkle, zipwriter
 from integrity.checkpoints import Checkpoint
 from integrity.digests import Digest
 from integrity.keys import SigningKey, VerifyKey
@@ -38,9 +38,12 @@ from tests.golden_verify import (
     released,
     stated,
 )
+from worker_cache.authors import Authors
 
 DATA, NOW = zipwriter.pack(FILES), AT + 3600
 TRUSTED = [FIRST.public]
+ANN = SigningKey(bytes([7]) * 32)
+AUTHORS = Authors(rules=(("etl.*", (ANN.public,)),))
 
 
 def release(state: str = "active", **changes: Any) -> dict[str, Any]:
@@ -78,21 +81,51 @@ def states(told: Report) -> dict[str, list[int]]:
     }
 
 
-def test_what_was_submitted_is_verified_by_nine_checks() -> None:
-    assert states(judge(evidence(), TRUSTED, owner="ann")) == {OK: [1, 2, 3, 4, 5, 6, 7, 8, 9]}
+def test_what_was_submitted_is_verified_by_ten_checks() -> None:
+    found = judge(signed(ANN), TRUSTED, owner="ann", authors=AUTHORS)
+    assert states(found) == {OK: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]}
+    assert found.checks[-1].detail == f"etl.zip@2 is signed by author key {ANN.public.key_id}"
     assert failed(evidence()) is None
 
 
 def test_what_was_not_made_is_said() -> None:
-    assert states(judge(evidence(), TRUSTED)) == {OK: [1, 2, 3, 4, 5, 6, 7, 9], NOT_MADE: [8]}
-    assert states(judge(evidence(release=None, now=None), TRUSTED)) == {OK: [1, 2, 3, 4, 5, 6, 7], NOT_MADE: [8, 9]}
-    assert states(judge(evidence(), None)) == {OK: [1, 6, 9], NOT_MADE: [2, 3, 4, 5, 7, 8]}
+    assert states(judge(evidence(), TRUSTED)) == {OK: [1, 2, 3, 4, 5, 6, 7, 9], NOT_MADE: [8, 10]}
+    assert states(judge(evidence(release=None, now=None), TRUSTED)) == {OK: [1, 2, 3, 4, 5, 6, 7], NOT_MADE: [8, 9, 10]}
+    assert states(judge(evidence(), None)) == {OK: [1, 6, 9], NOT_MADE: [2, 3, 4, 5, 7, 8, 10]}
+
+
+def signed(by: SigningKey, **changes: Any) -> Evidence:
+    """With the author's signature in the leaf; `changes` go into what is signed."""
+    made = authorship.sign(by, **{"archive": "etl.zip", "digest": TWO.digest, **changes})
+    listed = [replace(leaf, author=made) if leaf == released(TWO) else leaf for leaf in LEAVES]
+    return evidence(proof=proof_of(TWO, listed))
+
+
+def test_a_release_that_its_author_did_not_sign() -> None:
+    assert failed(signed(ANN), authors=AUTHORS) is None
+    wrong = {
+        "etl.zip@2 is not signed by an author": evidence(),
+        "of the file: author key": signed(MALLORY),
+        "of the file: the author signed something else": signed(ANN, digest=ONE.digest),
+        "the author signed something else than etl.zip": signed(ANN, archive="elt.zip"),
+    }
+    for said, found in wrong.items():
+        told = judge(found, TRUSTED, authors=AUTHORS)
+        assert (told.checks[-1].number, told.verdict) == (10, FAILED) and said in told.checks[-1].detail
+        assert failed(found) is None, "who does not ask for an author is not told of one"
+    others = judge(signed(ANN), TRUSTED, authors=Authors(rules=(("ml.zip", (ANN.public,)),)))
+    assert others.verdict == FAILED and "no author for etl.zip in the file" in others.checks[-1].detail
+
+
+def test_who_asks_for_an_author_and_has_no_key_has_not_verified() -> None:
+    told = judge(signed(ANN), None, authors=AUTHORS)
+    assert told.verdict == NOT_VERIFIED and told.first(NOT_MADE).number == 10
 
 
 def test_nothing_to_compare_with_is_never_verified() -> None:
     told = judge(evidence(proof=None, missing="no network"), TRUSTED)
     assert told.verdict == NOT_VERIFIED
-    assert states(told) == {OK: [1], NOT_MADE: [2, 3, 4, 5, 6, 7, 8, 9]}
+    assert states(told) == {OK: [1], NOT_MADE: [2, 3, 4, 5, 6, 7, 8, 9, 10]}
     assert Report(kind="archive", subject="x", titles={}, checks=()).verdict == NOT_VERIFIED
     assert judge(evidence(missing="no network", data=b"PK"), TRUSTED).verdict == FAILED
 
