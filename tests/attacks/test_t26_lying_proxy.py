@@ -42,16 +42,18 @@ HOP = frozenset({"host", "content-length", "transfer-encoding", "connection", "k
 
 
 class Proxy:
-    """In a thread of its own. `told` is the log that it shows in place of the API's."""
+    """In a thread of its own. `note` and `entries` are of the log that it shows in place of the API's; while it is `deaf`, no
+    report reaches the API, which then goes on to offer launches, as one that lies would."""
 
     def __init__(self, upstream: str) -> None:
         self._upstream = upstream
         self.note: bytes | None = None
         self.entries: list[bytes] | None = None
+        self.deaf = True
         self.url = ""
 
     def truth(self) -> None:
-        self.note = self.entries = None
+        self.note, self.entries, self.deaf = None, None, True
 
     @contextmanager
     def serving(self) -> Iterator[Proxy]:
@@ -85,6 +87,8 @@ class Proxy:
         if request.path == "/v1/log/entries" and self.entries is not None:
             start, end = int(request.query["start"]), int(request.query["end"])
             return binary(tiles.bundle(self.entries[start:end]))
+        if self.deaf and request.path.endswith("/report"):
+            return web.json_response({"state": "verified", "why": ""})
         headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP}
         url = URL(self._upstream + request.raw_path, encoded=True)
         try:
@@ -161,7 +165,10 @@ class Between:
 
 @pytest.fixture(scope="module")
 def between() -> Iterator[Between]:
-    with running(more_agent_toml="log_sync_seconds = 0.05\n") as live, Proxy(live.stack.url).serving() as proxy:
+    with (
+        running(more_agent_toml="log_sync_seconds = 0.05\nreport_seconds = 0.5\n") as live,
+        Proxy(live.stack.url).serving() as proxy,
+    ):
         yield Between(live, proxy)
 
 
@@ -236,6 +243,36 @@ def test_two_logs(between: Between, traces: Traces, name: str) -> None:
     assert not traces.of("ran")
     between.anew()
     assert between.live.launch(name, "t", "decided")["state"] == "success"
+
+
+def test_an_honest_server_offers_nothing_to_who_was_shown_another_log(
+    between: Between, traces: Traces, name: str
+) -> None:
+    """It hears of it in the agent's report: the launch waits for another worker, or until somebody has decided."""
+    between.push(name, traces)
+    between.followed()
+    told = between.log()
+    told.entries = told.entries[:-1]
+    told.add(released("evil.py", 1))
+    between.proxy.note, between.proxy.deaf = told.note(at=time.time() + 1), False
+
+    def worker() -> dict[str, Any]:
+        (found,) = between.live.http("GET", "/v1/workers").json["workers"]
+        return dict(found)
+
+    until("the worker has drifted", lambda: worker()["state"] == "drifted")
+    assert "two logs" in worker()["why"]
+    ask = {"dag_id": name, "task_id": "t", "run_id": "waits"}
+    waiting = between.live.http("POST", "/v1/launches", ask).json["id"]
+    until("it is refused", lambda: [one for one in between.agent_log("nothing taken") if "drifted" in one["error"]])
+    assert between.live.http("GET", f"/v1/launches/{waiting}").json["state"] == "queued"
+    events = between.live.audit(object="worker:" + worker()["name"])
+    assert [(one["action"], one["verdict"]) for one in events][-1] == ("worker.drift", "refused")
+    assert not traces.of("ran")
+    between.proxy.note = None
+    between.anew()
+    assert between.live.wait(waiting)["state"] == "success"
+    until("the worker is mended", lambda: worker()["state"] == "verified")
 
 
 def test_an_older_backup_that_is_restored(between: Between, traces: Traces, name: str) -> None:

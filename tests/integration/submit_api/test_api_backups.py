@@ -344,7 +344,7 @@ async def test_an_older_backup_is_migrated_and_a_newer_one_refused(api: Api, tar
     assert after["audit_events"].pop()["action"] == "backup.restore"
     assert [row["token_id"] for row in after["tokens"]] == [row["token_id"] for row in before["tokens"]]
     assert after["releases"] == before["releases"] and after["audit_events"] == before["audit_events"]
-    assert [found.rule for found in await fsck(target.settings)] == ["log-empty"]  # until the next start
+    assert await fsck(target.settings) == []  # its log begins with what the backup held
 
 
 async def test_damage_is_not_backed_up(api: Api) -> None:
