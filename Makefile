@@ -35,10 +35,10 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Two lanes side by side; each line's output is shown whole when it ends, and a lane that fails lets the other go on. What an attack
-# or a fault leaves behind is not the next suite's, so what looks at the host is one after the other, each with a stack of its own.
+# Two lanes side by side; one that fails lets the other go on. What an attack or a fault leaves behind is not the next suite's, so
+# what looks at the host is one after the other, each with a stack of its own.
 test: lint
-	@$(MAKE) --no-print-directory --keep-going --output-sync=line --jobs=2 test-host test-beside
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-host test-beside
 
 test-host:
 	$(BIN)/python -m pytest tests/root
