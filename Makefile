@@ -44,11 +44,11 @@ test-host:
 	$(BIN)/python -m pytest tests/root
 	$(BIN)/python -m pytest tests/attacks
 	$(BIN)/python -m pytest tests/faults
+	$(BIN)/python -m pytest tests/e2e
 
 # It needs nothing of the host for itself.
 test-beside:
 	$(BIN)/python -m pytest tests/unit tests/integration
-	$(BIN)/python -m pytest tests/e2e
 
 bench: setup
 	$(BIN)/python -m tests.bench
