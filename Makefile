@@ -48,7 +48,7 @@ test-host:
 
 # It needs nothing of the host for itself.
 test-beside:
-	$(BIN)/python -m pytest tests/unit tests/integration
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/integration
 
 bench: setup
 	$(BIN)/python -m tests.bench
