@@ -12,6 +12,7 @@ Signatures of others are allowed and not looked at.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ ED25519, COSIGNATURE = b"\x01", b"\x04"
 MAX_NOTE_BYTES = 64 * 1024
 MAX_SIGNATURES = 100
 _DASH = "\u2014 "
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
+_NOT_IN_NAME = re.compile(r"[+\s]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class Note:
             whole = data.decode()
         except UnicodeDecodeError:
             raise MalformedError("a signed note is UTF-8") from None
-        if any(ord(char) < 0x20 and char != "\n" for char in whole):
+        if _CONTROL.search(whole):
             raise MalformedError("a signed note has no control characters but newlines")
         text, gap, below = whole.rpartition("\n\n")
         if not gap or not below.endswith("\n"):
@@ -92,7 +95,7 @@ def _signature(line: str) -> Signature:
 
 def check_name(name: str) -> str:
     """Raises `MalformedError` unless this can name a key: no plus sign, no space of any kind, not empty."""
-    if not name or "+" in name or any(char.isspace() for char in name):
+    if not name or _NOT_IN_NAME.search(name):
         raise MalformedError(f"{name[:80]!r} is not a good name for a note's key: not empty, no '+', no spaces")
     return name
 
