@@ -147,7 +147,7 @@ def test_verify_file_name_and_stdin(shell: Shell) -> None:
     for words in (["verify", str(path)], ["verify", "story.py"], ["verify", "story.py@1"]):
         said = shell(*words)
         assert said.code == 0, said
-        assert said.out.count("ok ") == 8 and said.out.count("not made") == 1
+        assert said.out.count("ok ") == 8 and said.out.count("not made") == 2
     text = path.read_text()
     assert shell("verify", "-", "--name", "story.py", stdin=text).code == 0
     changed = shell("verify", "-", "--name", "story.py", "-o", "json", stdin=text.replace("asked", "Asked"))
