@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import AsyncIterable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING
 
 import typer
@@ -70,7 +70,8 @@ def filters(
 async def _export(run: Run, client: Client, form: str, query: dict[str, str]) -> None:
     copied = Copied(form, int(query["after"]))
     try:
-        await copied.copy(client.audit_lines(FORMATS[form], query))
+        async with aclosing(client.audit_lines(FORMATS[form], query)) as lines:
+            await copied.copy(lines)
     except FetchError as error:
         raise FetchError(f"{error}; {copied}") from None
     except BrokenPipeError:
