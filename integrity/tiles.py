@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from integrity.errors import MalformedError
 
 WIDTH = 256
-MAX_LEVEL = 7
 MAX_ENTRY_BYTES = 65535
 ENTRIES = "entries"
 _PATH = re.compile(r"(entries|[0-7])/((?:x[0-9]{3}/){0,4}[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")

@@ -30,15 +30,15 @@ class Keys:
     signing: SigningKey = field(repr=False)
     rows: RowKeys = field(repr=False)
     earlier: tuple[VerifyKey, ...] = ()
+    ring: KeyRing = field(init=False, repr=False, compare=False)  # made once: every request asks it
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ring", KeyRing(list(self.public)))
 
     @property
     def public(self) -> tuple[VerifyKey, ...]:
         """Of every key that signed here, in order; the last one signs now. The first one's id is the service's name."""
         return (*self.earlier, self.signing.public)
-
-    @property
-    def ring(self) -> KeyRing:
-        return KeyRing(list(self.public))
 
 
 def load(settings: Settings) -> Keys:

@@ -153,9 +153,6 @@ async def opened(
 async def _in_order(settings: Settings, keys: Keys, database: Database, now: int | None) -> Keys:
     """The keys with those before them, as the log has them; with `now` the log is begun where there is none, and a handover
     that was cut off is ended. Raises `SettingsError` where the log's newest key is another."""
-    if now is not None:
-        async with database.write() as tx:
-            await transparency.begin(tx, keys.signing, now)
     try:
         async with database.read() as tx:
             if now is None and await rows.revision(tx) != rows.newest():
@@ -163,7 +160,10 @@ async def _in_order(settings: Settings, keys: Keys, database: Database, now: int
             chain = await transparency.chain(tx)
     except SQLAlchemyError as error:
         raise SettingsError(f"the database cannot be read: {type(error).__name__}") from None
-    if chain and chain[-1] != keys.signing.public:
+    if not chain and now is not None:
+        async with database.write() as tx:
+            await transparency.begin(tx, keys.signing, now)
+    elif chain and chain[-1] != keys.signing.public:
         if now is None:
             return keys  # fsck says so
         prepared = keyfiles.prepared_signing_key(settings)

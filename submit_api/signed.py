@@ -36,8 +36,12 @@ def read(service: Service, request: web.Request) -> Claimed:
     """What it says, by form, server and time; then find the key, and `accept`. From here on its body is read only if it is the
     one that is signed for. Raises `RequestSignatureError`, `ClockSkewError`, `EpochError`."""
     claimed = _read(request)
-    if claimed.request.server not in {key.key_id for key in service.keys.public}:
-        raise RequestSignatureError("this is signed for another server: look at the agent's api_key and server")
+    try:
+        service.keys.ring.find(claimed.request.server)
+    except SignatureError:
+        raise RequestSignatureError(
+            "this is signed for another server: look at the agent's api_key and server"
+        ) from None
     if claimed.request.epoch != service.epoch:
         raise EpochError(
             f"this is signed for another process of this service: sign it again, for the {EPOCH_FIELD} of this answer"

@@ -47,7 +47,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from integrity import names
 from integrity.errors import DagsealError, SettingsError
 from integrity.fields import from_base64
-from integrity.keys import KEY_BYTES, KeyRing, VerifyKey
+from integrity.keys import KEY_BYTES, VerifyKey
 from worker_cache import requestkey, transport
 from worker_cache.launchers import AtSocket, Launcher, OnDemand
 from worker_cache.limits import Limits
@@ -111,10 +111,6 @@ class AgentSettings(BaseSettings):
     def server_key(self) -> VerifyKey:
         return VerifyKey(from_base64(self.api_key, "api_key", max_bytes=KEY_BYTES))
 
-    @property
-    def ring(self) -> KeyRing:
-        return KeyRing([self.server_key])
-
     def signer(self) -> Signer | None:
         """Of the agent's own key; None where it has a token instead. Raises `SettingsError` for a key that cannot be used."""
         path = self.key_file
@@ -159,7 +155,7 @@ def load(path: str, environ: Mapping[str, str]) -> AgentSettings:
         for queue in settings.queues:
             names.check("queue", queue)
         transport.check_url(settings.server, unsafe_http=settings.unsafe_http)
-        _ = settings.ring
+        _ = settings.server_key
         if settings.key_file is not None and settings.token_file is not None:
             raise SettingsError("key_file and token_file are both set: give the one that is meant")
         settings.mirrors.check()

@@ -26,7 +26,7 @@ def load(tmp_path: Path, text: str, **environ: str) -> settings.AgentSettings:
 def test_defaults(tmp_path: Path) -> None:
     found = load(tmp_path, GOOD, DAGSEAL__AGENT__TOKEN_FILE="/x")
     assert (found.queues, found.slots, found.token_file) == (["default"], 4, None)
-    assert found.ring.find(PUBLIC.key_id) == PUBLIC
+    assert found.server_key == PUBLIC
 
 
 def test_the_cache_s_limits_and_mirrors(tmp_path: Path) -> None:
