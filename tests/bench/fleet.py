@@ -54,6 +54,10 @@ async def _fleet(folder: Path, port: int, http: Http, agents: int, archives: int
             f"\none agent learns {releases} releases of {archives} archives in {time.perf_counter() - begin:.2f} s",
             flush=True,
         )
+        begin = time.process_time()
+        first.load()
+        spent, size = time.process_time() - begin, first.follower.known.tree.size
+        print(f"an agent that starts reads its {size} leaves in {spent:.2f} s of processor time", flush=True)
         others = [
             await stack.enter_async_context(
                 worker(folder / f"a{number}", api, token, pinned, known=first.follower.known)

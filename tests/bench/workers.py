@@ -49,10 +49,14 @@ class Worker:
     """One agent's log and cache."""
 
     def __init__(self, api: Client, store: Store, kept: LogStore, known: Followed, pinned: VerifyKey) -> None:
-        self.store = store
+        self.store, self._kept, self._pinned = store, kept, pinned
         self.cache = Cache(store, api.blob, max_blob_bytes=MAX_BLOB_BYTES, batch=api.blobs)
         log = structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
         self.follower = Follower(api, kept, known, pinned=pinned, max_age_seconds=600, now=time.time, log=log)
+
+    def load(self) -> Followed:
+        """What an agent that starts anew reads of its log."""
+        return self._kept.load(self._pinned)
 
     async def fetch(self) -> None:
         """Everything that the log has active, verified in the cache. Raises what kept one from it."""
