@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 
 import structlog
@@ -115,9 +115,10 @@ class Cache:
             refused[digest] = SecurityError(f"{digest} has {given[digest]} bytes: over max_blob_mib")
         return refused
 
-    def want(self, digests: Iterable[Digest]) -> None:
-        """What is wanted from now on, instead of before: evicted last, and fetched again when it is found damaged."""
-        self._record.wanted = frozenset(digests)
+    def want(self, wanted: Mapping[Digest, int]) -> None:
+        """What is wanted from now on, instead of before, with the lengths that signed manifests say: evicted last, and fetched
+        again when it is found damaged."""
+        self._record.wanted = dict(wanted)
 
     def pin(self, digest: Digest) -> AbstractContextManager[None]:
         """Within it the entry is not evicted."""
@@ -130,6 +131,15 @@ class Cache:
         """Those that are there and were found right since this process began."""
         entries = self._record.entries
         return frozenset(one for one in digests if (entry := entries.get(one)) is not None and entry.verified_at)
+
+    async def look_through(self, digests: Iterable[Digest]) -> None:
+        """Hash those that were there when this process began and were not used since: until then they are not `held`."""
+        await self._room.ready()
+        for digest in digests:
+            entry = self._record.entries.get(digest)
+            if entry is not None and not entry.verified_at:
+                with suppress(DagsealError):
+                    os.close(await self.open_held(digest))
 
     async def open_held(self, digest: Digest) -> int:
         """As `open`, for who is to cause no fetch. Raises `NotFoundError`."""
@@ -152,7 +162,7 @@ class Cache:
         except OSError as error:
             raise FetchError(f"the cache cannot be read: {error}") from None
         except (DigestMismatchError, LostError) as error:
-            self._spoilt(digest, size, str(error))
+            self._spoilt(digest, str(error))
             raise
         except NotFoundError:
             self._record.removed(digest)
@@ -198,11 +208,12 @@ class Cache:
     def _named(self, digest: Digest, size: int) -> None:
         self._record.verified(digest, size, self._clock())
 
-    def _spoilt(self, digest: Digest, size: int, detail: str) -> None:
+    def _spoilt(self, digest: Digest, detail: str) -> None:
         """Told once, however many found it; fetched again when it is wanted."""
         if self._record.spoilt(digest):
             self._on_damage(digest, detail)
-        if digest in self._record.wanted:
+        size = self._record.wanted.get(digest)  # a damaged entry has any length
+        if size is not None:
             self._beside(self._repair(digest, size))
 
     async def _repair(self, digest: Digest, size: int) -> None:

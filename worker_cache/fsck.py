@@ -19,7 +19,6 @@ from worker_cache import logstore, store
 from worker_cache.hashing import Hashed, hash_files
 
 _PREFIX = re.compile(r"[0-9a-f]{2}")
-_HEX = re.compile(r"[0-9a-f]{128}")
 _EXPECTED = frozenset({store.INCOMING, store.BLOBS, store.QUARANTINE, store.LOCK, store.LOG})
 _EXPECTED_OF_LOG = frozenset({logstore.LEAVES, logstore.CHECKPOINT, logstore.EVIDENCE})
 
@@ -105,7 +104,7 @@ class _Check:
                 continue
             for name in self._names(f"{store.BLOBS}/{prefix}"):
                 path = f"{store.BLOBS}/{prefix}/{name}"
-                if _HEX.fullmatch(name) and name.startswith(prefix):
+                if store.HEX.fullmatch(name) and name.startswith(prefix):
                     yield path
                 else:
                     self._aside("unexpected", path, "not the name of a blob in this folder")

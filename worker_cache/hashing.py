@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from integrity.digests import Digest
-from worker_cache.store import hash_fd
+from worker_cache.store import FILE, hash_fd
 
 BATCH = 256
-_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ def _batch(folder: int, paths: Sequence[str]) -> list[Hashed]:
 
 def _one(folder: int, path: str) -> Hashed:
     try:
-        fd = os.open(path, _FLAGS, dir_fd=folder)
+        fd = os.open(path, FILE, dir_fd=folder)
     except FileNotFoundError:
         return Hashed(path, None, 0)
     except OSError as error:

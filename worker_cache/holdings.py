@@ -38,7 +38,7 @@ class Record:
         self.size = 0
         self.reserved: dict[Digest, list[int]] = {}  # by each who fetches it
         self.parts: dict[Digest, int] = {}
-        self.wanted: frozenset[Digest] = frozenset()
+        self.wanted: dict[Digest, int] = {}
         self.damaged: set[Digest] = set()
         self._pinned: dict[str, int] = {}  # by text, whose hash is kept: every launch asks here
         self._gone: set[Digest] | None = set()  # while the folder's names are being read

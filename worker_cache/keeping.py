@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -18,7 +17,7 @@ import structlog
 
 from integrity import holdings
 from integrity.digests import Digest
-from integrity.errors import DagsealError
+from integrity.errors import DagsealError, FetchError
 from integrity.logview import LogView
 from worker_cache.authors import Authors
 from worker_cache.cache import Cache
@@ -56,24 +55,27 @@ class Keeper:
             self._changed.clear()
             wanted = await asyncio.to_thread(self._view.wanted, self.queues, self.authors.permit)
             self.cache.want(wanted)
-            await self._look_through(wanted)
-            refused = await self.cache.prefetch(wanted.items())
+            refused = await self._have(wanted)
             self._to_tell.set()
             if not refused:
                 waits = delays()
                 await self._changed.wait()
                 continue
-            first = next(iter(refused.values()))
-            self.log.warning("not fetched ahead", blobs=len(refused), slug=first.slug, error=str(first))
+            self.log.warning("not fetched ahead", blobs=len(refused), slug=refused[0].slug, error=str(refused[0]))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(next(waits)):
                     await self._changed.wait()
 
-    async def _look_through(self, wanted: Mapping[Digest, int]) -> None:
-        """What was there when this process began is hashed before it counts; what is damaged is put aside, and fetched."""
-        for digest in wanted.keys() - self.cache.held(wanted):
-            with contextlib.suppress(DagsealError):
-                os.close(await self.cache.open_held(digest))
+    async def _have(self, wanted: Mapping[Digest, int]) -> list[DagsealError]:
+        """Why not all of it is there; empty when it is."""
+        try:
+            await self.cache.look_through(wanted)
+            refused = list((await self.cache.prefetch(wanted.items())).values())
+        except OSError as error:  # an agent whose folder cannot be listed now goes on, and tries again
+            return [FetchError(f"the cache cannot be read: {error}")]
+        if refused or not (left := wanted.keys() - self.cache.held(wanted)):
+            return refused
+        return [FetchError(f"{len(left)} of {len(wanted)} are on their way by another fetch")]
 
     async def report(self, follower: Follower) -> None:
         """Until cancelled: say what is held, when that changed and every so often."""

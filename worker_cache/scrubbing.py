@@ -35,7 +35,7 @@ class Scrubber:
         record: Record,
         bandwidth: Bandwidth,
         *,
-        spoilt: Callable[[Digest, int, str], None],
+        spoilt: Callable[[Digest, str], None],
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
@@ -66,7 +66,7 @@ class Scrubber:
         try:
             size = await self._hash(digest)
         except (DigestMismatchError, LostError) as error:
-            self._spoilt(digest, entry.size, str(error))
+            self._spoilt(digest, str(error))
         except OSError as error:
             _log.warning("not scrubbed", digest=str(digest), error=str(error))
         except NotFoundError:

@@ -35,7 +35,7 @@ READ_BYTES = 1024 * 1024
 INCOMING, BLOBS, QUARANTINE, LOCK, LOG = "incoming", "sha512", "quarantine", "lock", "log"
 HEX = re.compile(r"[0-9a-f]{128}")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class LostError(NotFoundError):
@@ -143,7 +143,7 @@ class Store:
     def open_unverified(self, digest: Digest) -> int:
         """For who hashes it in pieces. Raises as `open_verified` does, but looks at no byte."""
         try:
-            fd = os.open(_path(digest), _FILE, dir_fd=self._blobs)
+            fd = os.open(_path(digest), FILE, dir_fd=self._blobs)
         except FileNotFoundError:
             raise NotFoundError(f"{digest} is not cached") from None
         except OSError as error:

@@ -47,7 +47,7 @@ async def use(cache: Cache, rng: random.Random) -> None:
 async def ahead(cache: Cache, rng: random.Random) -> None:
     while True:
         some = rng.sample(WANTED, 12)
-        cache.want(digest for digest, _ in some[:4])
+        cache.want(dict(some[:4]))
         await cache.prefetch(some)
         say(".")
 

@@ -65,7 +65,7 @@ async def test_what_is_pinned_stays_and_what_is_wanted_goes_last(tmp_path: Path)
     async with blob_server.running(Blobs(*BODIES)) as server, rig(tmp_path, server.url, limits=QUOTA) as its:
         for body in BODIES[:5]:
             await its.read(body)
-        its.cache.want(DIGESTS[1:3])
+        its.cache.want(dict.fromkeys(DIGESTS[1:3], 100 * KIB))
         with its.cache.pin(DIGESTS[0]), its.cache.pin(DIGESTS[0]):
             await its.read(BODIES[5])
             await its.read(BODIES[6])
@@ -157,7 +157,7 @@ async def test_scrubbing_finds_tells_puts_aside_and_fetches_what_is_wanted(tmp_p
     ):
         for body in BODIES[:4]:
             await its.read(body)
-        its.cache.want([DIGESTS[1], DIGESTS[3]])
+        its.cache.want({DIGESTS[1]: 100 * KIB, DIGESTS[3]: 100 * KIB})
         for i in (0, 1):
             flip(its.path(DIGESTS[i]), 50_000 + i)
         assert await its.cache.scrubber.round() > 0 and its.damage == [], "nothing is due yet"
