@@ -64,34 +64,30 @@ class Activated:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Approved:
-    kind: ClassVar[str] = "approval"
+class Decided:
+    """About a release that is in the log, with its digest, so that it can be of no other."""
+
     at: int
     by: str
     archive: str
     number: int
     digest: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approved(Decided):
+    kind: ClassVar[str] = "approval"
     enough: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Revoked:
+class Revoked(Decided):
     kind: ClassVar[str] = "revocation"
-    at: int
-    by: str
-    archive: str
-    number: int
-    digest: Digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Retired:
+class Retired(Decided):
     kind: ClassVar[str] = "retirement"
-    at: int
-    by: str
-    archive: str
-    number: int
-    digest: Digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
