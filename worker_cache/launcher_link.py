@@ -18,6 +18,7 @@ from integrity.errors import FetchError, MalformedError
 from integrity.fields import to_base64
 from integrity.keys import KEY_BYTES, SealTo, VerifyKey
 from integrity.messages import Message
+from worker_cache import framing
 from worker_cache.launchers import Launcher
 
 MAX_LOG_BYTES = 8 * 1024 * 1024
@@ -154,23 +155,15 @@ class Link:
             self._loop.remove_writer(self._sock)
 
     async def _receive(self) -> Message:
-        length = messages.body_length(await self._exactly(messages.HEADER_BYTES))
-        message = messages.decode(await self._exactly(length))
+        try:
+            message = await framing.receive(self._sock)
+        except EOFError:
+            raise FetchError("the launcher closed the connection: look at its log") from None
+        except OSError as error:
+            raise FetchError(f"the launcher went away: {error}") from None
         if message.fds:
             raise MalformedError("the launcher announced descriptors: it never sends any")
         return message
-
-    async def _exactly(self, count: int) -> bytes:
-        data = bytearray()
-        while len(data) < count:
-            try:
-                chunk = await self._loop.sock_recv(self._sock, min(count - len(data), 256 * 1024))
-            except OSError as error:
-                raise FetchError(f"the launcher went away: {error}") from None
-            if not chunk:
-                raise FetchError("the launcher closed the connection: look at its log")
-            data += chunk
-        return bytes(data)
 
 
 @asynccontextmanager

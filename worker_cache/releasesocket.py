@@ -25,6 +25,7 @@ from integrity import messages, names
 from integrity.errors import DagsealError, MalformedError, NotFoundError, NotOwnerError, SettingsError
 from integrity.logview import LoggedRelease, LogView
 from integrity.messages import Message
+from worker_cache import framing
 from worker_cache.authors import Authors
 from worker_cache.readers import NOBODY, Reader
 from worker_cache.trees import Trees
@@ -177,19 +178,11 @@ def _bound(path: str) -> socket.socket:
 
 
 async def _receive(peer: socket.socket) -> Message:
-    """A descriptor that comes along is closed by the kernel: nobody asks for it here."""
-    length = messages.body_length(await _exactly(peer, messages.HEADER_BYTES), limit=MAX_REQUEST_BYTES)
-    return messages.decode(await _exactly(peer, length))
-
-
-async def _exactly(peer: socket.socket, count: int) -> bytes:
-    data = bytearray()
-    while len(data) < count:
-        chunk = await asyncio.get_running_loop().sock_recv(peer, count - len(data))
-        if not chunk:
-            raise MalformedError("the question ended early")
-        data += chunk
-    return bytes(data)
+    """Nobody asks for a descriptor that comes along."""
+    try:
+        return await framing.receive(peer, limit=MAX_REQUEST_BYTES)
+    except EOFError:
+        raise MalformedError("the question ended early") from None
 
 
 async def _send(peer: socket.socket, frame: bytes, fd: int | None) -> None:
