@@ -42,10 +42,11 @@ async def _wait(client: Client, run: Run, releases: Sequence[dict[str, Any]], se
     deadline, told = time.monotonic() + seconds, ""
     while True:
         there = [worker for release in releases for worker in await _workers(client, release)]
-        late = [worker for worker in there if not worker["holds"] and worker["state"] != "silent"]
+        heard = [worker for worker in there if worker["state"] != "silent"]
+        late = [worker for worker in heard if not worker["holds"]]
         silent = sorted({worker["worker"] for worker in there if worker["state"] == "silent"})
-        heard = len(there) - sum(worker["state"] == "silent" for worker in there)
-        text = f"workers: {heard - len(late)} of {heard} hold it" + (f"; silent: {', '.join(silent)}" if silent else "")
+        text = f"workers: {len(heard) - len(late)} of {len(heard)} hold it"
+        text += f"; silent: {', '.join(silent)}" if silent else ""
         if text != told:
             run.note(text)
             told = text
