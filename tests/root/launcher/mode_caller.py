@@ -23,7 +23,7 @@ from integrity.keys import KeyRing, SealTo, SigningKey, VerifyKey
 from integrity.manifest import DagEntry, Manifest
 from integrity.tickets import Ticket
 from tests.attacks.attacker import opened
-from worker_cache import launcher_link
+from worker_cache import framing, launcher_link
 from worker_cache.launchers import AtSocket, OnDemand
 
 ARCHIVE, DAG_ID, TASK_ID = "mode_probe.py", "mode_probe", "probe"
@@ -110,9 +110,8 @@ class Caller:
         with opened(self._source) as fd:
             async with launcher_link.connect(self.launcher) as link:
                 await link._send(messages.encode("describe", fds=1, **words), fd)
-                length = messages.body_length(await link._exactly(messages.HEADER_BYTES))
-                said: dict[str, Any] = json.loads(await link._exactly(length))
-                return said
+                said = await framing.receive(link._sock)
+                return {"kind": said.kind, **{key: said.fields.take(key) for key in said.fields.keys()}}
 
     def _release(self, described: dict[str, Any]) -> bytes:
         return manifest.sign(
