@@ -14,8 +14,8 @@ secret is in it. Payload type `application/vnd.dagseal.ticket.v1+json`; canonica
 "dag_id":"etl","digest":"sha512:c…","expires_at":1800000060,"issued_at":1800000000,\
 "launch_id":"22222222222222222222222222222222","manifest_digest":"sha512:d…","map_index":-1,"owner":"ann",\
 "principal":"ci","queue":"default","release":3,"rule":"33333333333333333333333333333333","run_id":"manual__1",\
-"task_digest":null,"task_id":"load","ticket_id":"11111111111111111111111111111111","timeout_seconds":600,\
-"try_number":1,"unix_user":"etl","v":1}
+"supervised":false,"task_digest":null,"task_id":"load","ticket_id":"11111111111111111111111111111111",\
+"timeout_seconds":600,"try_number":1,"unix_user":"etl","v":1}
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ CLOCK_SKEW_SECONDS = 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ticket:
-    """`audience` is the key id of the launcher; `task_digest` is None where the release declares task_check=archive."""
+    """`audience` is the key id of the launcher; `task_digest` is None where the release declares task_check=archive;
+    a `supervised` launch has a process of Airflow at its side, which the task may ask (ADR-0025)."""
 
     ticket_id: str
     launch_id: str
@@ -59,6 +60,7 @@ class Ticket:
     issued_at: int
     expires_at: int
     timeout_seconds: int
+    supervised: bool = False
 
     def to_bytes(self) -> bytes:
         return canonical.dump(
@@ -85,6 +87,7 @@ class Ticket:
                 "issued_at": self.issued_at,
                 "expires_at": self.expires_at,
                 "timeout_seconds": self.timeout_seconds,
+                "supervised": self.supervised,
             }
         )
 
@@ -115,6 +118,7 @@ class Ticket:
             issued_at=fields.integer("issued_at"),
             expires_at=fields.integer("expires_at"),
             timeout_seconds=fields.integer("timeout_seconds", least=1),
+            supervised=fields.boolean("supervised"),
         )
         fields.done()
         if not 0 < ticket.expires_at - ticket.issued_at <= MAX_LIFETIME_SECONDS:
