@@ -10,7 +10,7 @@ from integrity.errors import SettingsError
 from submit_api import logging_setup, settings
 from submit_api.bootstrap import bootstrap
 from submit_api.refusals import UnavailableError
-from submit_api.running import run
+from submit_api.turns import run
 
 
 def main() -> int:

@@ -206,6 +206,10 @@ class UnavailableError(FetchError):
     slug = "unavailable"
 
 
+class TakenError(UnavailableError):
+    """Another process serves this database."""
+
+
 class NoSpaceError(DagsealError):
     """The disk of the service is full; nothing was stored."""
 

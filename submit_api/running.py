@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -35,6 +34,7 @@ from submit_api.nonces import Nonces
 from submit_api.oidc.fetching import HttpFetcher
 from submit_api.oidc.issuerkeys import IssuerKeys
 from submit_api.oidc.verifying import TrustedIssuer
+from submit_api.refusals import TakenError
 from submit_api.registry import migrate, rows
 from submit_api.registry.database import Database
 from submit_api.server import Listener, listen
@@ -178,11 +178,12 @@ async def _in_order(settings: Settings, keys: Keys, database: Database, now: int
 
 
 @asynccontextmanager
-async def serving(service: Service) -> AsyncIterator[Listener]:
-    """Listen, and meanwhile watch over launches and rewrite what rests under older keys."""
+async def serving(service: Service, taken: asyncio.Event | None = None) -> AsyncIterator[Listener]:
+    """Listen, and meanwhile watch over launches and rewrite what rests under older keys. `taken` is set when another process
+    has taken the place of this one."""
     settings = service.settings
     listener = await listen(build_app(service), settings.api.host, settings.api.port, settings.limits)
-    beside = [asyncio.create_task(_watch(service)), asyncio.create_task(rekeying.keep_rewriting(service))]
+    beside = [asyncio.create_task(_watch(service, taken)), asyncio.create_task(rekeying.keep_rewriting(service))]
     try:
         yield listener
     finally:
@@ -196,11 +197,13 @@ async def serving(service: Service) -> AsyncIterator[Listener]:
         await record_left_out(service, anyway=True)
 
 
-async def _watch(service: Service) -> None:
+async def _watch(service: Service, taken: asyncio.Event | None) -> None:
     loop = asyncio.get_running_loop()
     due, swept_at = loop.time(), 0
     while True:
         try:
+            if taken is not None:
+                await service.database.hold()
             await dispatching.expire(service)
             await record_left_out(service)
             if loop.time() >= due:
@@ -209,25 +212,10 @@ async def _watch(service: Service) -> None:
             if not 0 <= service.now_us() - swept_at < audit_retention.SWEEP_US:
                 swept_at = service.now_us()
                 await audit_retention.remove_old(service)
+        except TakenError as error:
+            _log.error("taken_over", reason=str(error))
+            if taken is not None:
+                taken.set()
         except (DagsealError, SQLAlchemyError, OSError) as error:
             _log.error("watch_failed", error=type(error).__name__)
         await asyncio.sleep(service.settings.launches.watch_interval_seconds)
-
-
-async def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    with state_lock(settings):
-        async with opened(settings, sole=True) as service:
-            await rekeying.settle(service)
-            for name in await service.blobs.sweep():
-                _log.warning("swept", file=name)
-            for digest in await retiring.sweep(service):
-                _log.warning("swept", blob=digest)
-            async with serving(service) as listener:
-                _log.info("ready", host=settings.api.host, port=listener.port, key=service.keys.signing.public.key_id)
-                await stop.wait()
-                _log.info("stopping")

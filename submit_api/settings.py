@@ -33,13 +33,15 @@ class _Section(BaseModel):
 
 class ApiSection(_Section):
     """Where it listens, where its state is, and where the launcher that describes archives listens. `trusted_proxies` are
-    the addresses and networks whose `X-Forwarded-For` is believed."""
+    the addresses and networks whose `X-Forwarded-For` is believed. A `standby` waits while another process works on the same
+    state, and takes its place."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=8420, ge=0, le=65535)
     state_folder: str = "/var/lib/dagseal"
     launcher_socket: str = "/run/dagseal/launcher.sock"
     trusted_proxies: list[IPvAnyNetwork] = []
+    standby: bool = False
 
 
 class DatabaseSection(_Section):

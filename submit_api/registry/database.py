@@ -89,6 +89,11 @@ class Database:
         async with self.write() as tx:
             yield await tx.session.connection()
 
+    async def hold(self) -> None:
+        """Raises `TakenError` where a `sole` one was taken over, after it had lost its connection."""
+        async with self.write():
+            pass
+
     async def settle(self) -> None:
         """At start, before anything is answered."""
         if self.kind == SQLITE:

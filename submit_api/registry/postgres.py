@@ -31,7 +31,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from integrity.errors import DagsealError, SettingsError
-from submit_api.refusals import NO_SPACE, NoSpaceError, UnavailableError
+from submit_api.refusals import NO_SPACE, NoSpaceError, TakenError, UnavailableError
 from submit_api.settings import DatabaseSection
 
 _CLASS, _OWNER, _WRITER = 0x64616773, 1, 2  # advisory locks: 'dags', and which
@@ -173,14 +173,14 @@ async def _prepare(connection: asyncpg.Connection[Any]) -> None:
 
 
 async def _own(connection: asyncpg.Connection[Any]) -> None:
-    """Hold the owner's lock until the connection ends. Raises `UnavailableError` that says who has it."""
+    """Hold the owner's lock until the connection ends. Raises `TakenError` that says who has it."""
     await connection.execute(f"SET lock_timeout = '{_OWNER_WAIT}'")
     try:
         await connection.execute("SELECT pg_advisory_lock($1::int, $2::int)", _CLASS, _OWNER)
     except asyncpg.LockNotAvailableError:
         holder = await connection.fetchrow(_HOLDER, _CLASS, _OWNER)
         application, address, since = holder or ("", "", "")
-        raise UnavailableError(
+        raise TakenError(
             f"another process works on this database: {application or 'one that cannot be seen'}, connected from "
             f"{address or 'this host'} since {since or 'some time'} UTC: stop it first"
         ) from None

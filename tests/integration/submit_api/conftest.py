@@ -17,12 +17,13 @@ DATABASES = ("sqlite", "postgresql")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "sqlite: only there: it looks into SQLite's own file")
+    config.addinivalue_line("markers", "postgresql: only there: it asks the server about its sessions")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "database" in metafunc.fixturenames:
-        only = metafunc.definition.get_closest_marker("sqlite")
-        metafunc.parametrize("database", DATABASES[:1] if only else DATABASES, indirect=True)
+        only = [name for name in DATABASES if metafunc.definition.get_closest_marker(name)]
+        metafunc.parametrize("database", only or DATABASES, indirect=True)
 
 
 @pytest.fixture(scope="session")
