@@ -58,8 +58,9 @@ class Supervisor:
             async with asyncio.timeout(10):
                 message = await framing.receive(self.sock)
             if message.kind != "log":
-                with pytest.raises(EOFError):
-                    await framing.receive(self.sock)
+                async with asyncio.timeout(10):
+                    with pytest.raises(EOFError):
+                        await framing.receive(self.sock)
                 return log, message.kind, {key: message.fields.take(key) for key in message.fields.keys()}
             log += message.fields.binary("data", max_bytes=1 << 20)
 
@@ -319,7 +320,7 @@ async def test_a_stop_before_the_start_ends_the_conversation_without_a_word(host
             await asker.hear()
             place.stopping.set()
             with pytest.raises(EOFError):
-                await framing.receive(asker.sock)
+                await asker.hear()
     assert host.launcher.seen_archives == []
 
 
