@@ -1,6 +1,6 @@
 """A task of Airflow's through all of dagseal: a set from the agent, a reservation by the scheduler, a launch by a supervisor.
 
-API, agent and launcher are real; Airflow is played: what its scheduler sends, and the one frame that its supervisor begins with.
+API, agent and launcher are real; Airflow is played: what its scheduler sends, and the frame that its supervisor begins with.
 """
 
 from __future__ import annotations

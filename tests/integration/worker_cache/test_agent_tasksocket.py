@@ -115,6 +115,21 @@ async def test_an_asker_that_dies_ends_the_task_and_its_result_is_delivered(host
     assert host.api.results[ID].state == "cancelled"
 
 
+async def test_the_agent_does_not_hold_the_tasks_end_while_it_runs(host: Host) -> None:
+    host.launcher.hold = asyncio.Event()
+    reserve(host)
+    async with host.agent():
+        with Supervisor(host.tasks).launch() as asker:
+            await asker.hear()
+            await asker.say("start")
+            await asyncio.wait_for(host.api.running.wait(), 10)
+            asker.requests.settimeout(5)
+            assert await asyncio.to_thread(asker.requests.recv, 100) == b"the task's word"
+            assert await asyncio.to_thread(asker.requests.recv, 100) == b""
+            host.launcher.hold.set()
+            assert (await asker.to_the_end())[2]["state"] == "success"
+
+
 async def test_an_asker_that_dies_before_it_starts_runs_nothing_and_frees_its_place(host: Host) -> None:
     reserve(host)
     reserve(host, "other", "2" * 32)
