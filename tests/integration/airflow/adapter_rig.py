@@ -61,7 +61,13 @@ class Conversation:
 
     def offer(self, *xcom_dags: str) -> None:
         self.say(
-            "offered", launch_id="0" * 32, archive="etl.py", release=3, digest=DIGEST, unix_user="etl", xcom_dags=list(xcom_dags)
+            "offered",
+            launch_id="0" * 32,
+            archive="etl.py",
+            release=3,
+            digest=DIGEST,
+            unix_user="etl",
+            xcom_dags=list(xcom_dags),
         )
 
     def log(self, source: str, text: str) -> None:

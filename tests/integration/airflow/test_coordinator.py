@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adapter_rig import COORDINATOR, Api, Conversation, Gone, agent, forget_coordinators, lines, supervise, task_instance
+from adapter_rig import (
+    COORDINATOR,
+    Api,
+    Conversation,
+    Gone,
+    agent,
+    forget_coordinators,
+    lines,
+    supervise,
+    task_instance,
+)
 from airflow.sdk.api.client import ServerResponseError
 from airflow.sdk.execution_time import comms, supervisor
 
@@ -57,7 +67,9 @@ def test_a_task_from_the_offer_to_its_success(sock: Path, logs: Path) -> None:
         assert api.calls == [], "Airflow was told before the ticket was there"
         talk.offer()
         assert talk.receive().kind == "start"
-        assert [path.rsplit("/")[-1] for _, path, _ in api.calls] == ["run"], "the launcher was asked before Airflow agreed"
+        assert [path.rsplit("/")[-1] for _, path, _ in api.calls] == ["run"], (
+            "the launcher was asked before Airflow agreed"
+        )
         task: Any = comms.CommsDecoder(socket=talk.requests)
         startup = task._get_response()
         assert (startup.ti.id, startup.ti.map_index, startup.dag_rel_path) == (ti.id, 4, "etl.py")
@@ -267,7 +279,9 @@ def test_a_signal_to_the_worker_cancels_with_grace(sock: Path, logs: Path) -> No
     before = signal.getsignal(signal.SIGTERM)
     with agent(sock, script):
         # A signal that comes before the supervisor waits would end pytest: the window is the test's, not Airflow's.
-        signal.signal(signal.SIGTERM, lambda number, frame: threading.Timer(0.2, os.kill, (os.getpid(), number)).start())
+        signal.signal(
+            signal.SIGTERM, lambda number, frame: threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
+        )
         try:
             assert supervise(api, logs) != 0
         finally:
@@ -288,7 +302,11 @@ def test_airflow_no_longer_wants_the_task(sock: Path, logs: Path, monkeypatch: p
     with agent(sock, script):
         assert supervise(api, logs) != 0
     assert api.states() == []
-    assert any(body == {"hostname": body["hostname"], "pid": os.getpid()} for _, p, body in api.calls if p.endswith("heartbeat"))
+    assert any(
+        body == {"hostname": body["hostname"], "pid": os.getpid()}
+        for _, p, body in api.calls
+        if p.endswith("heartbeat")
+    )
 
 
 def test_an_agent_that_ignores_a_cancel_is_hung_up_on(sock: Path, logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,7 +342,9 @@ def test_startup_details_that_do_not_fit_into_the_socket(sock: Path, logs: Path)
         assert supervise(api, logs) == 0
 
 
-@pytest.mark.parametrize("line", ["[]", "{}", "no json", '{"level": "info", "timestamp": 7}', '{"level": {}, "event": 1}'])
+@pytest.mark.parametrize(
+    "line", ["[]", "{}", "no json", '{"level": "info", "timestamp": 7}', '{"level": {}, "event": 1}']
+)
 def test_a_structured_line_that_airflow_cannot_read_ends_nothing(line: str, sock: Path, logs: Path) -> None:
     api = Api()
 

@@ -46,7 +46,9 @@ def test_what_is_never_answered(kind: str) -> None:
 
 def test_the_secrets_are_among_what_is_never_answered() -> None:
     assert {"GetConnection", "GetVariable", "GetVariableKeys", "PutVariable", "DeleteVariable", "ResendLoggingFD"} <= {
-        name for name, rule in RULES.items() if rule not in (Rule.ANSWERED, Rule.READS_XCOM, Rule.WRITES_XCOM, Rule.OWN_INSTANCE)
+        name
+        for name, rule in RULES.items()
+        if rule not in (Rule.ANSWERED, Rule.READS_XCOM, Rule.WRITES_XCOM, Rule.OWN_INSTANCE)
     }
     assert "dagseal connection grant" in refusal(comms.GetConnection(conn_id="warehouse"), ASKER)
 

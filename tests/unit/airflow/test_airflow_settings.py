@@ -39,7 +39,9 @@ def test_what_is_missing_is_named_as_the_line_to_add(key: str) -> None:
         settings.scheduler(cfg)
 
 
-@pytest.mark.parametrize("server", ["http://dagseal.example", "dagseal.example", "ftp://dagseal.example", "http://127.0.0.1.evil"])
+@pytest.mark.parametrize(
+    "server", ["http://dagseal.example", "dagseal.example", "ftp://dagseal.example", "http://127.0.0.1.evil"]
+)
 def test_a_server_that_others_could_stand_for(server: str) -> None:
     with pytest.raises(SettingsError, match="only https"):
         settings.scheduler(Cfg(FULL | {"dagseal.server": server}))
