@@ -4,7 +4,8 @@ Promise: no file of a `SealedBundle` is imported in this process or in a child o
 parser user, from the bytes that the agent verified, and stored with the version of the set that they belong to. The agent says
 when there is another set: nobody waits for a refresh interval. Where agent or launcher are away nothing is parsed, and nothing
 that Airflow has is taken from it. What Airflow would run here as its own user is refused, in the log: files of other bundles
-(unless `[dagseal] unsafe_other_bundles = true`), and callbacks and e-mails of a DAG.
+(unless `[dagseal] unsafe_other_bundles = true`), and callbacks and e-mails of a DAG. With `enforce = false` it is reported, and
+runs.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class SealedDagFileProcessorManager(DagFileProcessorManager):  # type: ignore[mi
     _parsed: dict[tuple[str, Path], Serialising] = attrs.field(factory=dict, init=False)
     _not_before: float = attrs.field(default=0.0, init=False)
     _launcher_socket: str = attrs.field(factory=settings.launcher_socket, init=False)
+    _enforced: bool = attrs.field(factory=settings.enforced, init=False)
     _others_allowed: bool = attrs.field(
         factory=lambda: bool(conf.getboolean("dagseal", "unsafe_other_bundles", fallback=False)), init=False
     )
@@ -64,7 +66,11 @@ class SealedDagFileProcessorManager(DagFileProcessorManager):  # type: ignore[mi
         super().load_dag_bundles()
         self._sealed = {bundle.name: bundle for bundle in self._dag_bundles if isinstance(bundle, SealedBundle)}
         others = [bundle.name for bundle in self._dag_bundles if bundle.name not in self._sealed]
-        if others and self._others_allowed:
+        if others and not self._enforced:
+            self.log.error(
+                "dagseal (not enforced): Airflow imports the files of %s here, unverified", ", ".join(others)
+            )
+        elif others and self._others_allowed:
             self.log.warning(
                 "unsafe_other_bundles: Airflow imports the files of %s here, unverified", ", ".join(others)
             )
@@ -140,7 +146,7 @@ class SealedDagFileProcessorManager(DagFileProcessorManager):  # type: ignore[mi
 
     def _create_process(self, dag_file: DagFileInfo) -> Any:
         bundle = self._sealed.get(dag_file.bundle_name)
-        if bundle is None:
+        if bundle is None or dag_file in self._callback_to_execute:
             return super()._create_process(dag_file)
         digest = self._digests.get(dag_file.presence_key)
         if digest is None:
@@ -197,11 +203,13 @@ class SealedDagFileProcessorManager(DagFileProcessorManager):  # type: ignore[mi
         self._digests = _only(self._digests, keys)
 
     def _add_callback_to_queue(self, request: Any) -> None:
-        if request.bundle_name not in self._sealed:
+        if request.bundle_name not in self._sealed or not self._enforced:
             super()._add_callback_to_queue(request)
+        if request.bundle_name not in self._sealed:
             return
         self.log.error(
-            "refused: a %s of %s, bundle %s, run %s: it would run the DAG's code here, as Airflow's own user",
+            "%s: a %s of %s, bundle %s, run %s: the DAG's code would run here, as Airflow's own user",
+            "refused" if self._enforced else "dagseal (not enforced)",
             type(request).__name__,
             request.filepath,
             request.bundle_name,
