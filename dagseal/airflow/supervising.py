@@ -176,11 +176,12 @@ class SealedActivity(ActivitySubprocess):  # type: ignore[misc]
         return True
 
     def _end(self, ended: Ended, frames: Callable[[socket.socket], bool]) -> bool:
-        self.stdin.setblocking(False)  # all that the task ever said lies in the socket by now
-        with suppress(OSError):
-            while frames(self.stdin):
-                pass
-        self._on_socket_closed(self.stdin)
+        if self.stdin in self._open_sockets:  # all that the task ever said lies in it by now
+            self.stdin.setblocking(False)
+            with suppress(OSError):
+                while frames(self.stdin):
+                    pass
+            self._on_socket_closed(self.stdin)
         if self._log_records is not None:
             self._log_records.close()
         told = self._terminal_state is not None or self._pending_terminal_state_msg is not None
