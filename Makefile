@@ -7,7 +7,7 @@ BIN    := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
 
-.PHONY: setup quickstart test test-host test-beside lint bench bench-distribution bench-launch bench-scale bench-submit soak lock clean
+.PHONY: setup quickstart test test-host test-beside lint e2e-airflow bench bench-distribution bench-launch bench-scale bench-submit soak lock clean
 
 setup: .venv/.ready
 
@@ -49,6 +49,10 @@ test-host:
 # It needs nothing of the host for itself.
 test-beside:
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/integration
+
+# Whole Airflow installations, plain and ours, side by side. As root; minutes.
+e2e-airflow: setup
+	$(BIN)/python -m pytest tests/airflow/test_airflow_*.py --timeout=900
 
 bench: setup
 	$(BIN)/python -m tests.bench
