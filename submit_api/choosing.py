@@ -1,7 +1,8 @@
 """What a launch would be, and whether it may be: its release, queue, unix user, connections and XComs.
 
-A run keeps the release that it began with, though another is active by now, unless its caller asks for one. `choose` and
-`require_all` decide when a launch is reserved, `authorise` decides the same again when its ticket is signed and at its claim.
+A run keeps the release that it began with, though another is active by now, unless its caller asks for one; what Airflow
+queues has the release of the set that its run is pinned to. `choose` and `require_all` decide when a launch is reserved,
+`authorise` decides the same again when its ticket is signed and at its claim.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from dataclasses import dataclass
 from integrity.errors import ConflictError, NotFoundError, OutOfScopeError
 from integrity.manifest import TaskEntry
 from submit_api import impersonation, launches, modes, permissions, scopes
+from submit_api.facts import Facts
 from submit_api.identity import Caller
 from submit_api.impersonation import Party, Question, Role, Source, Verdict
-from submit_api.registry import archives, ledger, ownership, people, secrets
+from submit_api.registry import archives, ledger, people, secrets
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Archive, Launch, Release
-from submit_api.service import Service
 
 ASKED, PINNED, ACTIVE = "asked for", "which the run began with", "the active one"
 
@@ -38,28 +39,26 @@ class Chosen:
 
 
 async def choose(
-    service: Service,
-    tx: Transaction,
+    facts: Facts,
     caller: Caller,
+    release: Release,
+    why: str,
     *,
     dag_id: str,
     task_id: str,
-    run_id: str | None = None,
     run_as_user: str | None = None,
     queue: str | None = None,
-    number: int | None = None,
 ) -> Chosen:
-    """The choice and the judgement of a reservation; nothing is reserved. Raises what `reserve` raises, but for the
-    verdict, which is in what is returned."""
-    config = service.settings.launches
-    release, why = await resolve(tx, caller, dag_id, run_id, number)
-    manifest = (await service.manifest_of(release)).manifest
+    """The choice and the judgement of a reservation of what was resolved; nothing is reserved. Raises what `reserve` raises,
+    but for the verdict, which is in what is returned."""
+    config = facts.service.settings.launches
+    manifest = (await facts.manifest_of(release)).manifest
     task = manifest.task(dag_id, task_id)
     user, source = impersonation.choose_user(run_as_user, task, config.default_impersonation)
     chosen_queue = launches.queue_of(queue, task, config.default_queue)
-    groups = await people.groups_behind(tx, release.owner, release.group)
-    await require_queue(tx, release, groups, chosen_queue)
-    verdict = await judge(tx, release, groups, dag_id=dag_id, user=user, queue=chosen_queue, caller=caller.principal)
+    groups = await facts.groups_behind(release)
+    await require_queue(facts, release, groups, chosen_queue)
+    verdict = await judge(facts, release, groups, dag_id=dag_id, user=user, queue=chosen_queue, caller=caller.principal)
     return Chosen(
         release=release,
         why=why,
@@ -73,16 +72,23 @@ async def choose(
     )
 
 
-async def resolve(
-    tx: Transaction, caller: Caller, dag_id: str, run_id: str | None, number: int | None
-) -> tuple[Release, str]:
-    """The release that a launch in this run of this dag means, if the caller may launch it, and by what it was chosen: it was
-    asked for, the run began with it, or it is the active one."""
-    archive = await _archive_of(tx, dag_id)
+async def permitted(facts: Facts, caller: Caller, dag_id: str) -> Archive:
+    """The archive of a dag that this caller may launch. Raises `NotFoundError` or `UnauthorizedError`."""
+    archive = await facts.archive_of(dag_id)
     if archive is None:
         raise NotFoundError(f"no release defines dag {dag_id!r}: push its file first")
     permissions.require(caller, modes.EXECUTE, archive, f"dag {dag_id} of archive {archive.name}")
     permissions.require_scope(caller, scopes.LAUNCH, dag_id)
+    return archive
+
+
+async def resolve(
+    facts: Facts, caller: Caller, dag_id: str, run_id: str | None, number: int | None
+) -> tuple[Release, str]:
+    """The release that a launch in this run of this dag means, if the caller may launch it, and by what it was chosen: it was
+    asked for, the run began with it, or it is the active one."""
+    archive = await permitted(facts, caller, dag_id)
+    tx = facts.tx
     run = run_id if number is None else None
     pinned = await ledger.release_of_run(tx, dag_id, run, archive.name) if run is not None else None
     if number is not None:
@@ -105,18 +111,18 @@ async def resolve(
     return release, why
 
 
-async def require_queue(tx: Transaction, release: Release, groups: frozenset[str], queue: str) -> None:
+async def require_queue(facts: Facts, release: Release, groups: frozenset[str], queue: str) -> None:
     """The release's owner, with these groups, may run in it. Raises `NotOwnerError`."""
-    launches.require_queue(await ownership.queue(tx, queue), owner=release.owner, groups=groups)
+    launches.require_queue(await facts.queue(queue), owner=release.owner, groups=groups)
 
 
 async def judge(
-    tx: Transaction, release: Release, groups: frozenset[str], *, dag_id: str, user: str, queue: str, caller: str
+    facts: Facts, release: Release, groups: frozenset[str], *, dag_id: str, user: str, queue: str, caller: str
 ) -> Verdict:
     """The impersonation rules' verdict on a launch that `caller` asks for, by the rules and groups of this moment."""
 
     async def party(role: Role, principal: str) -> Party:
-        return Party(role=role, principal=principal, groups=await people.groups_of(tx, principal))
+        return Party(role=role, principal=principal, groups=await facts.groups_of(principal))
 
     question = Question(
         owner=Party(role=impersonation.OWNER, principal=release.owner, groups=groups),
@@ -128,7 +134,7 @@ async def judge(
         user=user,
         queue=queue,
     )
-    return impersonation.decide(await secrets.rules(tx), question)
+    return impersonation.decide(await facts.rules(), question)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,23 +145,20 @@ class Authorised:
     groups: frozenset[str]
 
 
-async def authorise(
-    service: Service, tx: Transaction, release: Release, task: TaskEntry, launch: Launch, besides: str | None
-) -> Authorised:
+async def authorise(facts: Facts, release: Release, task: TaskEntry, launch: Launch, besides: str | None) -> Authorised:
     """What was reserved is judged again: this queue, and what `require_all` asks. Raises `UnauthorizedError`, and
     `NotFoundError` for a dag that is not there."""
-    groups = await people.groups_behind(tx, release.owner, release.group)
-    await require_queue(tx, release, groups, launch.queue)
+    groups = await facts.groups_behind(release)
+    await require_queue(facts, release, groups, launch.queue)
     verdict = await judge(
-        tx, release, groups, dag_id=launch.dag_id, user=launch.unix_user, queue=launch.queue, caller=launch.principal
+        facts, release, groups, dag_id=launch.dag_id, user=launch.unix_user, queue=launch.queue, caller=launch.principal
     )
-    rule = await require_all(service, tx, release, groups, task, verdict, besides)
+    rule = await require_all(facts, release, groups, task, verdict, besides)
     return Authorised(rule=rule, groups=groups)
 
 
 async def require_all(
-    service: Service,
-    tx: Transaction,
+    facts: Facts,
     release: Release,
     groups: frozenset[str],
     task: TaskEntry,
@@ -167,9 +170,9 @@ async def require_all(
     it is claimed. Returns the id of the rule. Raises `OutOfScopeError`, and `NotFoundError` for a dag that is not there."""
     try:
         rule = verdict.require()
-        await _require_secrets(service, tx, release, task, release.owner, groups)
+        await _require_secrets(facts, release, task, release.owner, groups)
     except OutOfScopeError as error:
-        withheld = sorted(await people.groups_of(tx, release.owner) - groups)
+        withheld = sorted(await facts.groups_of(release.owner) - groups)
         if not withheld:
             raise
         hint = f"what group {', '.join(withheld)} may is for archives of that group only, as it asks for approvals"
@@ -177,22 +180,21 @@ async def require_all(
         told.rule = error.rule
         raise told from None
     if besides is not None:
-        await _require_secrets(service, tx, release, task, besides, await people.groups_of(tx, besides))
+        await _require_secrets(facts, release, task, besides, await facts.groups_of(besides))
     return rule
 
 
 async def _require_secrets(
-    service: Service, tx: Transaction, release: Release, task: TaskEntry, reader: str, groups: frozenset[str]
+    facts: Facts, release: Release, task: TaskEntry, reader: str, groups: frozenset[str]
 ) -> None:
-    existing = {name for name in task.connections if service.backends.covers("connection", name)}
+    existing = {name for name in task.connections if facts.service.backends.covers("connection", name)}
     if task.connections:
-        wanted = {("connection", name) for name in task.connections}
-        existing |= {secret.name for secret in await secrets.of_names(tx, wanted)}
-    granted = await secrets.granted_names(tx, reader, groups)
+        existing |= await facts.stored_names(frozenset(("connection", name) for name in task.connections))
+    granted = await facts.granted_names(reader, groups)
     caller = reader if reader != release.owner else None
     launches.require_connections(task, owner=release.owner, granted=granted, existing=existing, caller=caller)
     for other in task.xcom_dags:
-        archive = await _archive_of(tx, other)
+        archive = await facts.archive_of(other)
         if archive is None:
             raise NotFoundError(
                 f"task {task.task_id} reads XComs of dag {other!r}, which no release defines: push its file first"
@@ -206,8 +208,3 @@ async def entitled(tx: Transaction, owner: str, groups: frozenset[str], besides:
     if besides is not None:
         found &= await secrets.granted_names(tx, besides, await people.groups_of(tx, besides))
     return found
-
-
-async def _archive_of(tx: Transaction, dag_id: str) -> Archive | None:
-    name = (await archives.archives_of_dags(tx, [dag_id])).get(dag_id)
-    return await archives.find(tx, name) if name else None

@@ -33,7 +33,7 @@ from submit_api.registry.database import Transaction
 from submit_api.registry.records import Launch, Worker
 from submit_api.registry.text import storable
 from submit_api.service import Service
-from submit_api.signals import of_launch
+from submit_api.signals import QUEUE, of_launch
 
 BEFORE_CLAIM = frozenset({"refused", "failed", "cancelled"})
 
@@ -58,7 +58,7 @@ async def claim(service: Service, caller: Caller, launch_id: str, envelope: byte
         except (SecurityError, ConflictError, NotFoundError) as error:
             await dispatching.end_refused(service, tx, caller, launch, error, action="launch.claim")
             failure = error
-    service.signals.notify(of_launch(launch_id))
+    _notify(service, launch)
     raise failure
 
 
@@ -120,7 +120,8 @@ async def _grant(
         started_at=now,
         heartbeat_at=now,
     )
-    await ledger.replace_xcoms(tx, launch, ())
+    if not launch.supervised:
+        await ledger.replace_xcoms(tx, launch, ())
     about = f"launch:{launch.id}"
     await audit.accepted(
         tx,
@@ -181,7 +182,7 @@ async def refuse(service: Service, caller: Caller, launch_id: str, slug: str, de
             rule=slug,
         )
         ended = await ledger.find(tx, launch.id)
-    service.signals.notify(of_launch(launch_id))
+    _notify(service, launch)
     return ended or launch
 
 
@@ -218,8 +219,15 @@ async def finish(service: Service, caller: Caller, launch_id: str, envelope: byt
                     detail=f"the launcher signed {result.log_bytes} bytes of log, {seen.log_held_bytes} held here differ",
                 )
         ended = await ledger.find(tx, launch.id)
-    service.signals.notify(of_launch(launch_id))
+    _notify(service, launch)
     return ended or launch
+
+
+def _notify(service: Service, launch: Launch) -> None:
+    """It ended: the next reservation of its task instance may be offered."""
+    service.signals.notify(of_launch(launch.id))
+    if launch.supervised:
+        service.signals.notify(QUEUE)
 
 
 async def _store(service: Service, tx: Transaction, caller: Caller, launch: Launch, verified: VerifiedResult) -> None:
@@ -240,7 +248,7 @@ async def _store(service: Service, tx: Transaction, caller: Caller, launch: Laun
         log_digest=str(result.log_digest),
         ended_at=now,
     )
-    if launch.claim_digest is not None:
+    if launch.claim_digest is not None and not launch.supervised:  # those of a supervised one are Airflow's
         pushed = {storable(xcom.key): xcom.value for xcom in result.xcoms}
         stored = [connections.seal_xcom(service.keys.rows, launch, key, value) for key, value in pushed.items()]
         await ledger.replace_xcoms(tx, launch, stored)

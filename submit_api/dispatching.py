@@ -3,6 +3,9 @@
 Before a ticket is signed: 1 the stored bytes still have their digest; 2 the launch is still queued; 3 its release is
 neither revoked nor waits for approval; 4 the manifest's signature holds; 5 the owner's rule and grants still permit it. What
 fails ends the launch as `refused`, audited in the same transaction. No secret is in a ticket.
+
+What is supervised (ADR-0026) is offered to whoever names its task instance, is enrolled for its queue and is first; never to
+who takes what there is. Of one task instance nothing is offered while another of its launches is out.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from integrity.manifest import VerifiedManifest
 from integrity.tickets import Ticket
 from submit_api import audit, choosing, launches
 from submit_api.effects import MICROSECONDS
+from submit_api.facts import Facts
 from submit_api.identity import Caller
 from submit_api.refusals import DriftedError
 from submit_api.registry import archives, ledger, people
@@ -35,12 +39,20 @@ class Offer:
     launch: Launch
     ticket: bytes
     manifest: bytes
+    xcom_dags: tuple[str, ...]
 
 
 async def take(
-    service: Service, caller: Caller, name: str, queues: list[str], seconds: float, gone: Callable[[], bool]
+    service: Service,
+    caller: Caller,
+    name: str,
+    queues: list[str],
+    seconds: float,
+    gone: Callable[[], bool],
+    task_instance: str | None = None,
 ) -> Offer | None:
-    """The oldest queued launch of these queues, or None after so long.
+    """The oldest queued launch of these queues, or the newest reservation of this task instance; None after so long. Raises
+    `EndedError` for a reservation that will never be offered (again).
 
     A worker that is `gone` gets no offer: its ticket would keep the launch from others until it expires.
     """
@@ -64,7 +76,7 @@ async def take(
             await expire(service)
             if gone():
                 return None
-            offer = await _offer_next(service, caller, worker, queues)
+            offer = await _offer_next(service, caller, worker, queues, task_instance)
             if offer is not None or loop.time() >= deadline or service.signals.closed:
                 return offer
             await listener.wait(deadline - loop.time())
@@ -81,10 +93,24 @@ async def enrolled(service: Service, caller: Caller, name: str) -> Worker:
     return worker
 
 
-async def _offer_next(service: Service, caller: Caller, worker: Worker, queues: list[str]) -> Offer | None:
+async def _next(tx: Transaction, queues: list[str], task_instance: str | None) -> Launch | None:
+    """What may be offered now."""
+    if task_instance is None:
+        return await ledger.oldest_queued(tx, queues)
+    launch = await ledger.newest_of(tx, task_instance)
+    if launch is None:
+        return None
+    launches.require_takeable(launch, queues)
+    out = [one for one in await ledger.unended(tx, [task_instance]) if one.state != "queued"]
+    return launch if launch.state == "queued" and not out else None
+
+
+async def _offer_next(
+    service: Service, caller: Caller, worker: Worker, queues: list[str], task_instance: str | None
+) -> Offer | None:
     while True:
         async with service.database.read() as tx:
-            launch = await ledger.oldest_queued(tx, queues)
+            launch = await _next(tx, queues, task_instance)
         if launch is None:
             return None
         failure: DagsealError | None = None
@@ -98,6 +124,8 @@ async def _offer_next(service: Service, caller: Caller, worker: Worker, queues: 
             current = await ledger.find(tx, launch.id)
             if current is None or current.state != "queued":
                 continue  # somebody else took or cancelled it meanwhile
+            if task_instance is not None and await _next(tx, queues, task_instance) != current:
+                continue
             offer: Offer | None = None
             if failure is None:
                 try:
@@ -115,8 +143,9 @@ async def _mint(service: Service, tx: Transaction, caller: Caller, launch: Launc
     release, verified = await launchable(service, tx, launch)
     task = verified.manifest.task(launch.dag_id, launch.task_id)
     besides = launches.caller_besides(verified.manifest, launch.principal)
-    rule = (await choosing.authorise(service, tx, release, task, launch, besides)).rule
+    rule = (await choosing.authorise(Facts(service, tx), release, task, launch, besides)).rule
     now = service.now_us()
+    launches.require_in_time(launch, now)
     issued_at = now // MICROSECONDS
     ticket = Ticket(
         ticket_id=service.new_id(),
@@ -140,6 +169,7 @@ async def _mint(service: Service, tx: Transaction, caller: Caller, launch: Launc
         issued_at=issued_at,
         expires_at=issued_at + service.settings.launches.ticket_seconds,
         timeout_seconds=launch.timeout_seconds,
+        supervised=launch.supervised,
     )
     await ledger.change(
         tx,
@@ -160,7 +190,12 @@ async def _mint(service: Service, tx: Transaction, caller: Caller, launch: Launc
         detail=f"ticket {ticket.ticket_id} for launcher {ticket.audience[:16]} until {ticket.expires_at}",
         rule=rule,
     )
-    return Offer(launch=launch, ticket=tickets.sign(ticket, service.keys.signing), manifest=release.manifest)
+    return Offer(
+        launch=launch,
+        ticket=tickets.sign(ticket, service.keys.signing),
+        manifest=release.manifest,
+        xcom_dags=task.xcom_dags,
+    )
 
 
 async def launchable(service: Service, tx: Transaction, launch: Launch) -> tuple[Release, VerifiedManifest]:
@@ -200,11 +235,16 @@ async def end_refused(
 
 
 async def expire(service: Service) -> None:
-    """Offers whose ticket ran out are queued again; running launches that fell silent are lost."""
+    """Offers whose ticket ran out are queued again; running launches that fell silent are lost; what was reserved and not taken
+    in its time is refused."""
     now = service.now_us()
     silent_since = now - service.settings.launches.lost_after_seconds * MICROSECONDS
     async with service.database.read() as tx:
-        if not await ledger.expired_offers(tx, now // MICROSECONDS) and not await ledger.silent(tx, silent_since):
+        if not (
+            await ledger.expired_offers(tx, now // MICROSECONDS)
+            or await ledger.silent(tx, silent_since)
+            or await ledger.lapsed(tx, now)
+        ):
             return
     changed: list[str] = []
     async with service.database.write() as tx:
@@ -219,6 +259,9 @@ async def expire(service: Service) -> None:
             state = launches.step(launch, "lost")
             await ledger.change(tx, launch.id, state=state, error=FetchError.slug, detail=why, ended_at=now)
             await _watched(tx, now, launch, "launch.lost", why)
+            changed.append(launch.id)
+        for launch in await ledger.lapsed(tx, now):
+            await end_refused(service, tx, audit.SERVICE, launch, launches.late(launch), action="launch.expire")
             changed.append(launch.id)
     for launch_id in changed:
         service.signals.notify(of_launch(launch_id))

@@ -6,7 +6,7 @@ secrets backend is asked, and again in the transaction that delivers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +17,7 @@ from integrity.manifest import TaskEntry
 from submit_api import choosing, connections, dispatching, launches
 from submit_api.backends.lookup import Name
 from submit_api.effects import MICROSECONDS
+from submit_api.facts import Facts
 from submit_api.registry import ledger, secrets
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Launch, StoredXcom, Worker
@@ -51,7 +52,7 @@ async def permitted(
     }
     launches.require_isolation(verified.claim.attestation, floors)
     besides = launches.caller_besides(manifest.manifest, launch.principal)
-    found = await choosing.authorise(service, tx, release, task, launch, besides)
+    found = await choosing.authorise(Facts(service, tx), release, task, launch, besides)
     names = await choosing.entitled(tx, launch.owner, found.groups, besides)
     return Permitted(task=task, names=frozenset(names), rule=found.rule, groups=found.groups)
 
@@ -75,6 +76,15 @@ async def gather(
                 f"task {allowed.task.task_id} uses connection {needed!r}, which no secrets backend has: put it there"
             )
     opened = dict(sorted(opened.items()))
+    found = Secrets(
+        connections={name: value for (kind, name), value in opened.items() if kind == "connection"},
+        variables={name: value for (kind, name), value in opened.items() if kind == "variable"},
+        xcoms=(),
+        run={},
+    )
+    delivered = [f"{kind}:{name}" for kind, name in opened]
+    if launch.supervised:  # the rest is Airflow's to tell
+        return found, delivered
     upstream = [
         _xcom(service, xcom)
         for xcom in await ledger.xcoms_of_run(tx, launch.dag_id, launch.run_id)
@@ -93,13 +103,8 @@ async def gather(
         # All tasks of a run see one logical date, also where the run id does not hold it.
         "logical_date": _logical_date(launch.run_id) or start_date,
     }
-    found = Secrets(
-        connections={name: value for (kind, name), value in opened.items() if kind == "connection"},
-        variables={name: value for (kind, name), value in opened.items() if kind == "variable"},
-        xcoms=tuple(upstream),
-        run=run,
-    )
-    return found, [*(f"{kind}:{name}" for kind, name in opened), *(f"xcoms:{other}" for other in others)]
+    found = replace(found, xcoms=tuple(upstream), run=run)
+    return found, [*delivered, *(f"xcoms:{other}" for other in others)]
 
 
 def _xcom(service: Service, xcom: StoredXcom) -> dict[str, Any]:

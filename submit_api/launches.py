@@ -9,10 +9,17 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from integrity import claims, names
-from integrity.errors import ConflictError, MalformedError, NotOwnerError, OutOfScopeError
+from integrity.errors import (
+    ConflictError,
+    DigestMismatchError,
+    ExpiredError,
+    MalformedError,
+    NotOwnerError,
+    OutOfScopeError,
+)
 from integrity.manifest import Manifest, TaskEntry
 from submit_api import modes
-from submit_api.refusals import BelowFloorError, InvalidRequestError, UnapprovedError
+from submit_api.refusals import CANCELLED, BelowFloorError, EndedError, InvalidRequestError, UnapprovedError
 from submit_api.registry.records import Archive, Launch, Queue, Release
 
 ENDS = frozenset(
@@ -44,6 +51,46 @@ def step(launch: Launch, to: str) -> str:
     if to not in TRANSITIONS[launch.state]:
         raise ConflictError(f"launch {launch.id} is {launch.state}: it cannot become {to}")
     return to
+
+
+def require_takeable(launch: Launch, queues: Collection[str]) -> None:
+    """A reservation that is, or may yet be, offered to a worker of these queues. Raises `OutOfScopeError`, and `EndedError` for
+    one that was taken by somebody, or that nobody will have."""
+    if launch.queue not in queues:
+        raise OutOfScopeError(
+            f"task instance {launch.task_instance} was reserved for queue {launch.queue}, and is taken for "
+            f"{', '.join(sorted(queues))}: a worker that is enrolled for {launch.queue} can take it"
+        )
+    if launch.state in ("refused", "cancelled"):
+        slug = launch.error if launch.state == "refused" else launch.error or CANCELLED
+        raise EndedError(launch.detail or f"launch {launch.id} was {launch.state}", slug)
+    if launch.state not in ("queued", "offered"):
+        raise EndedError(
+            f"launch {launch.id} of task instance {launch.task_instance} was taken already and is {launch.state}: each "
+            "queueing is reserved anew",
+            ConflictError.slug,
+        )
+
+
+def late(launch: Launch) -> ExpiredError:
+    return ExpiredError(
+        f"no worker took launch {launch.id} in the time for which it was reserved: queue the task again"
+    )
+
+
+def require_in_time(launch: Launch, now_us: int) -> None:
+    """Raises `ExpiredError`."""
+    if launch.valid_until is not None and now_us >= launch.valid_until:
+        raise late(launch)
+
+
+def require_recorded_task(release: Release, dag_id: str, task: TaskEntry, digest: str | None) -> None:
+    """Airflow's serialised task, by its digest, is the one that was recorded. Raises `DigestMismatchError`."""
+    if release.task_check == "task" and digest != str(task.digest):
+        raise DigestMismatchError(
+            f"Airflow's serialised task is not the one that was recorded: {dag_id}.{task.task_id} has digest "
+            f"{digest or 'none'} there, the manifest of {release.archive}@{release.number} says {task.digest}"
+        )
 
 
 def require_queue(queue: Queue | None, *, owner: str, groups: frozenset[str]) -> None:

@@ -24,9 +24,12 @@ ACTIONS: dict[str, str] = {
     "release.approve": "archive:r",  # and of the groups that ask, other than its submitter: `submit_api.approving`
     "manifest.read": FETCHERS,  # workers, and users with archive:r
     "blob.read": FETCHERS,
+    "set.put": WORKERS,
+    "set.read": FETCHERS,  # workers, and users with archive:r on each of its archives
     "log.checkpoint": PUBLIC,  # names nothing
     "log.read": FETCHERS,  # whoever has a token: names, digests and principals, no bytes
     "launch.create": "archive:x",
+    "launch.reserve": "archive:x",  # of each reservation; what is refused is told of each, too
     "launch.list": "archive:r",  # and who launched it
     "launch.read": "archive:r",  # and who launched it
     "launch.log.read": "archive:r",  # and who launched it

@@ -29,8 +29,11 @@ from integrity.errors import (
     UnauthorizedError,
 )
 from submit_api.refusals import (
+    CANCELLED,
+    SUPERSEDED,
     ContentEncodingError,
     DigestAlgorithmError,
+    EndedError,
     NoSpaceError,
     RequestError,
     UnauthenticatedError,
@@ -62,6 +65,14 @@ STATUSES: tuple[tuple[type[DagsealError], int], ...] = (
 )
 
 
+def _slugs(kind: type[DagsealError]) -> set[str]:
+    return {kind.slug}.union(*(_slugs(below) for below in kind.__subclasses__()))
+
+
+# Why a reservation has ended, as far as the words are ours: a launcher may have said it. None that says to try again.
+ENDED = frozenset({*_slugs(DagsealError), *RULES, CANCELLED, SUPERSEDED}) - _slugs(FetchError)
+
+
 def status_of(error: DagsealError) -> int:
     """The HTTP status; 500 for what a caller cannot have caused."""
     if isinstance(error, RequestError):
@@ -76,6 +87,8 @@ def status_of(error: DagsealError) -> int:
 def slug_of(error: DagsealError) -> str:
     """The last part of the problem's type. An archive's code may have named the rule: only one that we know is a type."""
     if isinstance(error, ArchiveError) and error.rule in RULES:
+        return error.rule
+    if isinstance(error, EndedError) and error.rule in ENDED:
         return error.rule
     return error.slug
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from integrity.errors import ConflictError, DagsealError, FetchError, SecurityError, UnauthorizedError
 
+CANCELLED, SUPERSEDED = "cancelled", "superseded"  # slugs, of why a reservation has ended
 NO_SPACE = "the service has no space left: nothing was stored"
 
 
@@ -198,6 +199,20 @@ class UnapprovedError(ConflictError):
     """The release waits for approval, and is not launched before."""
 
     slug = "unapproved"
+
+
+class NoVersionError(ConflictError):
+    """Airflow's run is pinned to no set of releases, so what it would run is not known: begin a run of a version."""
+
+    slug = "no-version"
+
+
+class EndedError(ConflictError):
+    """The reservation is not offered, or not again; `rule` is the slug of why, also of the problem."""
+
+    def __init__(self, detail: str, rule: str) -> None:
+        super().__init__(detail)
+        self.rule = rule
 
 
 class UnavailableError(FetchError):

@@ -11,6 +11,7 @@ import asyncio
 
 from integrity.errors import ConflictError, NotFoundError
 from submit_api import audit, choosing, launches, modes, permissions, scopes
+from submit_api.facts import Facts
 from submit_api.identity import USER, Caller
 from submit_api.models import LaunchRequest
 from submit_api.registry import archives, ledger
@@ -23,21 +24,19 @@ async def reserve(service: Service, caller: Caller, wanted: LaunchRequest) -> La
     """A queued launch. Raises `NotFoundError`, `UnauthorizedError`, `ConflictError` or `InvalidRequestError`."""
     config = service.settings.launches
     async with service.database.write() as tx:
+        facts = Facts(service, tx)
+        release, why = await choosing.resolve(facts, caller, wanted.dag_id, wanted.run_id, wanted.release)
         chosen = await choosing.choose(
-            service,
-            tx,
+            facts,
             caller,
+            release,
+            why,
             dag_id=wanted.dag_id,
             task_id=wanted.task_id,
-            run_id=wanted.run_id,
             run_as_user=wanted.run_as_user,
             queue=wanted.queue,
-            number=wanted.release,
         )
-        release = chosen.release
-        rule = await choosing.require_all(
-            service, tx, release, chosen.groups, chosen.task, chosen.verdict, chosen.besides
-        )
+        rule = await choosing.require_all(facts, release, chosen.groups, chosen.task, chosen.verdict, chosen.besides)
         earlier = await ledger.find_try(
             tx, wanted.dag_id, wanted.task_id, wanted.run_id, wanted.map_index, wanted.try_number
         )
@@ -87,9 +86,10 @@ async def find(service: Service, caller: Caller, launch_id: str, wanted: int = m
     async with service.database.read() as tx:
         launch = await ledger.find(tx, launch_id)
         archive = await archives.find(tx, launch.archive) if launch else None
-    if launch is None or archive is None:
+    own = launch is not None and caller.kind == USER and (caller.admin or caller.principal == launch.principal)
+    if launch is None or (archive is None and not own):
         raise NotFoundError(f"there is no launch {launch_id}")
-    if caller.kind != USER or caller.principal != launch.principal:
+    if archive is not None and not own:
         permissions.require(caller, wanted, archive, f"launch {launch.id} of archive {archive.name}")
     permissions.require_scope(caller, scopes.LAUNCH, launch.dag_id)
     return launch
@@ -149,4 +149,5 @@ async def cancel(service: Service, caller: Caller, launch_id: str) -> Launch:
             tx, at=now, caller=caller, action="launch.cancel", about=f"launch:{launch.id}", digest=launch.digest
         )
     service.signals.notify(of_launch(launch_id))
+    service.signals.notify(QUEUE)  # who waits for this one is told
     return await find(service, caller, launch_id, modes.EXECUTE)

@@ -99,6 +99,7 @@ class LaunchesSection(_Section):
     default_impersonation: str = ""
     default_queue: str = "default"
     default_timeout_seconds: int = Field(default=3600, ge=1)
+    supervised_timeout_seconds: int = Field(default=30 * 86400, ge=1)  # Airflow has limits of its own
     ticket_seconds: int = Field(default=60, ge=1, le=3600)
     lost_after_seconds: int = Field(default=60, ge=1)
     silent_after_seconds: int = Field(default=60, ge=1)

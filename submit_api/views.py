@@ -23,12 +23,14 @@ from submit_api.models import (
     MatchView,
     OfferView,
     ReleaseView,
+    ReservationView,
     RuleView,
     TaskView,
     WorkerView,
 )
 from submit_api.registry.archives import Latest
 from submit_api.registry.records import Archive, Launch, Release, Worker
+from submit_api.reservations import Reserved
 
 V = TypeVar("V", bound=BaseModel)
 
@@ -116,6 +118,19 @@ def offer(found: Offer) -> OfferView:
         digest=found.launch.digest,
         ticket=to_base64(found.ticket),
         manifest=to_base64(found.manifest),
+        xcom_dags=list(found.xcom_dags),
+    )
+
+
+def reservation(found: Reserved) -> ReservationView:
+    launch, error = found.launch, found.error
+    return ReservationView(
+        task_instance=found.wanted.task_instance,
+        queueing=found.wanted.queueing,
+        launch_id=launch.id if launch else None,
+        state=launch.state if launch else "refused",
+        error=launch.error if launch else error.slug if error else "",
+        detail=launch.detail if launch else str(error),
     )
 
 

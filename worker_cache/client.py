@@ -19,6 +19,7 @@ from worker_cache.transport import Answer, Transport
 
 ENVELOPE_TYPE = "application/vnd.dsse+json"
 MAX_TAKE_BYTES = 32 * 1024 * 1024
+MAX_SET_BYTES = 4 * 1024 * 1024
 MAX_ENTRIES_BYTES = 8 * 1024 * 1024
 
 
@@ -145,17 +146,33 @@ class Client:
 
     # What only a worker calls.
 
-    async def take(self, worker: str, queues: list[str], *, wait_seconds: int) -> Any | None:
-        """The next offer for one of these queues, or None when there was none in that time."""
+    async def take(
+        self, worker: str, queues: list[str], *, wait_seconds: int, task_instance: str | None = None
+    ) -> Any | None:
+        """The next offer for one of these queues, or that of a task instance of Airflow's; None when there was none in that
+        time."""
         answer = await self._transport.request(
             "POST",
             f"/v1/workers/{segment(worker)}/take",
             query={"wait_seconds": str(wait_seconds)},
-            json_body={"queues": queues},
+            json_body={"queues": queues, **({"task_instance": task_instance} if task_instance is not None else {})},
             wait_seconds=wait_seconds,
             max_bytes=MAX_TAKE_BYTES,
         )
         return None if answer.status == 204 else answer.json()
+
+    async def put_set(self, body: bytes) -> str:
+        """Canonical JSON of a set of releases; its name, the SHA-512 of the body."""
+        name = Digest.of(body).hex
+        headers = {"Content-Type": "application/json"}
+        await self._transport.request("PUT", f"/v1/sets/{name}", body=body, headers=headers)
+        return name
+
+    async def get_set(self, name: str) -> bytes:
+        """The body of this set, of this digest. Raises `DigestMismatchError` for another."""
+        answer = await self._transport.request("GET", f"/v1/sets/{segment(name)}", max_bytes=MAX_SET_BYTES)
+        Digest(name).require(Digest.of(answer.body), "the set that the server sent")
+        return answer.body
 
     async def join(
         self, worker: str, *, token: str, request_key: VerifyKey, verify_key: VerifyKey, sealing_key: SealTo

@@ -6,6 +6,7 @@ from aiohttp import web
 
 from integrity import names
 from submit_api import administering, choosing, connections, importing, modes, permissions, views
+from submit_api.facts import Facts
 from submit_api.http.routes import Call, answer
 from submit_api.models import (
     ConnectionList,
@@ -139,11 +140,14 @@ async def explain_rules(call: Call) -> web.Response:
             raise InvalidRequestError(f"say {name}, as ?dag_id=DAG&task_id=TASK")
     user, queue = query.get("run_as_user"), query.get("queue")
     async with call.service.database.read() as tx:
+        facts, dag_id = Facts(call.service, tx), names.check("dag_id", query["dag_id"])
+        release, why = await choosing.resolve(facts, call.caller, dag_id, None, None)
         found = await choosing.choose(
-            call.service,
-            tx,
+            facts,
             call.caller,
-            dag_id=names.check("dag_id", query["dag_id"]),
+            release,
+            why,
+            dag_id=dag_id,
             task_id=names.check("task_id", query["task_id"]),
             run_as_user=names.check("unix user", user) if user is not None else None,
             queue=names.check("queue", queue) if queue is not None else None,

@@ -8,9 +8,19 @@ from aiohttp import web
 
 from integrity import logrecords, names
 from integrity.claims import MAX_CLAIM_BYTES, MAX_RESULT_BYTES
-from submit_api import bodies, claiming, dispatching, launches, reserving, scopes, views
+from submit_api import bodies, claiming, dispatching, launches, reservations, reserving, scopes, views
 from submit_api.http.routes import BYTES, DSSE, Call, answer
-from submit_api.models import Heartbeat, LaunchList, LaunchRequest, OffsetView, RefusedByWorker, StateView, TakeRequest
+from submit_api.models import (
+    Heartbeat,
+    LaunchList,
+    LaunchRequest,
+    OffsetView,
+    RefusedByWorker,
+    ReservationsRequest,
+    ReservationsView,
+    StateView,
+    TakeRequest,
+)
 from submit_api.refusals import InvalidRequestError
 from submit_api.registry import ledger
 from submit_api.registry.records import Launch
@@ -24,6 +34,12 @@ async def create(call: Call) -> web.Response:
     made = answer(views.launch(launch), status=201)
     made.headers["Location"] = f"/v1/launches/{launch.id}"
     return made
+
+
+async def reserve(call: Call) -> web.Response:
+    ask = await call.body(ReservationsRequest)
+    found = await reservations.reserve(call.service, call.caller, ask.reservations)
+    return answer(ReservationsView(reservations=[views.reservation(one) for one in found]))
 
 
 async def listed(call: Call) -> web.Response:
@@ -74,7 +90,9 @@ async def take(call: Call) -> web.Response:
         transport = call.request.transport
         return transport is None or transport.is_closing()
 
-    offer = await dispatching.take(call.service, call.caller, call.part("name"), ask.queues, call.wait_seconds, gone)
+    offer = await dispatching.take(
+        call.service, call.caller, call.part("name"), ask.queues, call.wait_seconds, gone, ask.task_instance
+    )
     return answer(views.offer(offer)) if offer else web.Response(status=204)
 
 

@@ -15,6 +15,7 @@ from submit_api.http import (
     log,
     ownership,
     publishing,
+    release_sets,
     releases,
     system,
     workers,
@@ -176,9 +177,23 @@ ROUTES: tuple[Route, ...] = (
         about="launch:{launch_id}", summary="Stop a launch", answers={200: m.LaunchView}, refusals=(404, 409),
     ),
     Route(
+        method="PUT", path="/v1/sets/{hex:[0-9a-f]{128}}", handler=release_sets.put, action="set.put", about="set:{hex}",
+        summary="Worker: a set of releases, by the SHA-512 of its canonical JSON", body=(JSON,),
+        answers={200: None, 201: None}, refusals=(404,),
+    ),
+    Route(
+        method="GET", path="/v1/sets/{hex:[0-9a-f]{128}}", handler=release_sets.get, action="set.read", about="set:{hex}",
+        summary="A set of releases; immutable", answers={200: JSON}, refusals=(404,),
+    ),
+    Route(
+        method="POST", path="/v1/reservations", handler=launches.reserve, action="launch.reserve",
+        about="reservations", summary="Scheduler: reserve task instances of Airflow's, each for one queueing",
+        body=(m.ReservationsRequest,), answers={200: m.ReservationsView},
+    ),
+    Route(
         method="POST", path="/v1/workers/{name}/take", handler=launches.take, action="launch.take",
-        about="worker:{name}", summary="Worker: take the next launch of these queues", body=(m.TakeRequest,),
-        query=("wait_seconds",), answers={200: m.OfferView, 204: None},
+        about="worker:{name}", summary="Worker: take the next launch of these queues, or of a task instance",
+        body=(m.TakeRequest,), query=("wait_seconds",), answers={200: m.OfferView, 204: None}, refusals=(409,),
     ),
     Route(
         method="POST", path="/v1/launches/{launch_id}/claim", handler=launches.claim, action="launch.claim",

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, exists, func, insert, or_, select, true, union, union_all, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    delete,
+    exists,
+    false,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+    tuple_,
+    union,
+    union_all,
+    update,
+)
 
 from submit_api.modes import READ
 from submit_api.registry import archives
 from submit_api.registry.database import Transaction
 from submit_api.registry.ownership import permitted
 from submit_api.registry.records import Launch, StoredXcom, columns, record
-from submit_api.registry.tables import ArchiveRow, LaunchRow, XcomRow
+from submit_api.registry.tables import ArchiveRow, LaunchRow, XcomRow, table
 
 _FEW = 50  # archives, so that the newest launches of each are asked for
+_AT_ONCE = 200  # of values in one statement
+LIVE = ("queued", "offered", "running")
 
 
 async def find(tx: Transaction, launch_id: str) -> Launch | None:
@@ -32,6 +49,7 @@ async def find_try(
             LaunchRow.run_id == run_id,
             LaunchRow.map_index == map_index,
             LaunchRow.try_number == try_number,
+            LaunchRow.supervised == false(),
         )
     )
     return record(Launch, row) if row else None
@@ -40,6 +58,16 @@ async def find_try(
 async def add(tx: Transaction, launch: Launch) -> None:
     tx.session.add(LaunchRow(**columns(launch)))
     await tx.session.flush()
+
+
+async def add_reserved(tx: Transaction, made: Sequence[Launch]) -> None:
+    """Each is the newest of its task instance from now on."""
+    for start in range(0, len(made), _AT_ONCE):
+        these = [launch.task_instance for launch in made[start : start + _AT_ONCE]]
+        former = update(LaunchRow).where(LaunchRow.task_instance.in_(these), LaunchRow.newest == true())
+        await tx.session.execute(former.values(newest=False))
+    if made:
+        await tx.session.execute(insert(table(LaunchRow)), [columns(launch) for launch in made])
 
 
 async def change(tx: Transaction, launch_id: str, **values: Any) -> None:
@@ -103,11 +131,11 @@ async def _readable(tx: Transaction, name: str, seen_by: tuple[str, Collection[s
 
 
 async def oldest_queued(tx: Transaction, queues: Collection[str]) -> Launch | None:
-    """Of these queues."""
+    """Of these queues, and not supervised."""
     oldest = (LaunchRow.created_at, LaunchRow.id)
     parts = [
         select(*oldest)
-        .where(LaunchRow.state == "queued", LaunchRow.queue == queue)
+        .where(LaunchRow.state == "queued", LaunchRow.queue == queue, LaunchRow.supervised == false())
         .order_by(*oldest)
         .limit(1)
         .subquery()
@@ -116,6 +144,48 @@ async def oldest_queued(tx: Transaction, queues: Collection[str]) -> Launch | No
     heads = union_all(*(select(part.c.created_at, part.c.id) for part in parts)).subquery()
     found = await tx.session.scalar(select(heads.c.id).order_by(heads.c.created_at, heads.c.id).limit(1))
     return await find(tx, found) if found is not None else None
+
+
+async def newest_of(tx: Transaction, task_instance: str) -> Launch | None:
+    """The last reservation of this task instance."""
+    found = await newest(tx, [task_instance])
+    return found.get(task_instance)
+
+
+async def newest(tx: Transaction, task_instances: Sequence[str]) -> dict[str, Launch]:
+    """Of each of these that was ever reserved its last reservation."""
+    found: dict[str, Launch] = {}
+    for start in range(0, len(task_instances), _AT_ONCE):
+        these = LaunchRow.task_instance.in_(task_instances[start : start + _AT_ONCE])
+        for row in await tx.session.scalars(select(LaunchRow).where(these, LaunchRow.newest == true())):
+            found[str(row.task_instance)] = record(Launch, row)
+    return found
+
+
+async def unended(tx: Transaction, task_instances: Sequence[str]) -> list[Launch]:
+    """What was reserved for these task instances and has not ended."""
+    found: list[Launch] = []
+    for start in range(0, len(task_instances), _AT_ONCE):
+        these = LaunchRow.task_instance.in_(task_instances[start : start + _AT_ONCE])
+        rows = await tx.session.scalars(select(LaunchRow).where(these, LaunchRow.state.in_(LIVE)))
+        found += [record(Launch, row) for row in rows]
+    return found
+
+
+async def reserved(tx: Transaction, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Launch]:
+    """Those of these (task instance and queueing) that are on record."""
+    found: dict[tuple[str, str], Launch] = {}
+    for start in range(0, len(keys), _AT_ONCE):
+        these = tuple_(LaunchRow.task_instance, LaunchRow.queueing).in_(keys[start : start + _AT_ONCE])
+        for row in await tx.session.scalars(select(LaunchRow).where(these)):
+            found[str(row.task_instance), str(row.queueing)] = record(Launch, row)
+    return found
+
+
+async def lapsed(tx: Transaction, now_us: int) -> list[Launch]:
+    """Reservations that nobody took while they were valid; the first of them."""
+    query = select(LaunchRow).where(LaunchRow.state == "queued", LaunchRow.valid_until <= now_us).limit(_AT_ONCE)
+    return [record(Launch, row) for row in await tx.session.scalars(query)]
 
 
 async def waiting(tx: Transaction) -> list[Launch]:

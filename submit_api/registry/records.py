@@ -199,6 +199,9 @@ class Invitation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
+    """A `supervised` one was reserved for a task instance of Airflow's, in one of its queueings; `newest` is the last of these.
+    Of one that was refused when it was reserved, what was not found out is empty, and its release 0."""
+
     id: str
     state: str
     dag_id: str
@@ -236,6 +239,22 @@ class Launch:
     log_held_bytes: int = 0
     log_truncated: bool = False
     log_digest: str | None = None
+    supervised: bool = False
+    newest: bool = False
+    task_instance: str | None = None
+    queueing: str | None = None
+    release_set: str | None = None
+    valid_until: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSet:
+    """`hex` is the SHA-512 of `body` (`submit_api.sets`)."""
+
+    hex: str
+    body: bytes = field(repr=False)
+    created_at: int
+    used_at: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,10 +9,9 @@ from sqlalchemy import ColumnElement, and_, or_, select, update
 
 from submit_api.registry import leaves, logged
 from submit_api.registry.database import Transaction
+from submit_api.registry.ledger import LIVE
 from submit_api.registry.records import columns_of, record
 from submit_api.registry.tables import ActivationRow, ArchiveRow, LaunchRow, ReleaseRow
-
-LIVE = ("queued", "offered", "running")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

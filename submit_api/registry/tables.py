@@ -23,6 +23,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 BigSerial = BigInteger().with_variant(Integer, "sqlite")
 OPEN = "(mode & 4) != 0"  # of an index: which rows it has. A query is served by it that says the same, in these words.
+PLAIN, NEWEST = ("supervised = 0", "NOT supervised"), ("newest = 1", "newest")  # for SQLite, and for PostgreSQL
+TRY = ("dag_id", "task_id", "run_id", "map_index", "try_number")
 
 
 class Base(DeclarativeBase):
@@ -254,8 +256,18 @@ class InvitationRow(Base):
 class LaunchRow(Base):
     __tablename__ = "launches"
     __table_args__ = (
-        UniqueConstraint("dag_id", "task_id", "run_id", "map_index", "try_number"),
-        Index("ix_launches_state_queue_created_at", "state", "queue", "created_at", "id"),
+        Index("ix_launches_try", *TRY, unique=True, sqlite_where=text(PLAIN[0]), postgresql_where=text(PLAIN[1])),
+        Index(
+            "ix_launches_newest",
+            "task_instance",
+            unique=True,
+            sqlite_where=text(NEWEST[0]),
+            postgresql_where=text(NEWEST[1]),
+        ),
+        Index("ix_launches_task_instance_queueing", "task_instance", "queueing", unique=True),
+        Index("ix_launches_task_instance_state", "task_instance", "state"),
+        Index("ix_launches_state_valid_until", "state", "valid_until"),
+        Index("ix_launches_state_queue_created_at", "state", "queue", "supervised", "created_at", "id"),
         Index("ix_launches_dag_id_run_id", "dag_id", "run_id", "created_at"),
         Index("ix_launches_created_at", "created_at", "id"),
         Index("ix_launches_state_created_at", "state", "created_at", "id"),
@@ -301,6 +313,22 @@ class LaunchRow(Base):
     log_held_bytes: Mapped[int]
     log_truncated: Mapped[bool]
     log_digest: Mapped[str | None] = mapped_column(String(135))
+    supervised: Mapped[bool] = mapped_column(server_default=false())
+    newest: Mapped[bool] = mapped_column(server_default=false())
+    task_instance: Mapped[str | None] = mapped_column(String(36))
+    queueing: Mapped[str | None] = mapped_column(String(128))
+    release_set: Mapped[str | None] = mapped_column(String(128))
+    valid_until: Mapped[int | None]
+
+
+class SetRow(Base):
+    """Releases that are one version of what Airflow sees. `hex` is the SHA-512 of `body`."""
+
+    __tablename__ = "release_sets"
+    hex: Mapped[str] = mapped_column(String(128), primary_key=True)
+    body: Mapped[bytes]
+    created_at: Mapped[int]
+    used_at: Mapped[int] = mapped_column(index=True)
 
 
 class XcomRow(Base):
