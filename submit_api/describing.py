@@ -12,16 +12,9 @@ import socket
 from dataclasses import dataclass
 from typing import Protocol
 
-from integrity import messages
+from integrity import messages, refusals
 from integrity.digests import Digest
-from integrity.errors import (
-    DagsealError,
-    DigestMismatchError,
-    FetchError,
-    InvalidArchiveError,
-    MalformedError,
-    UnsafeArchiveError,
-)
+from integrity.errors import FetchError, InvalidArchiveError, MalformedError
 from integrity.manifest import MAX_DAGS, DagEntry
 from submit_api import framing
 
@@ -64,7 +57,7 @@ class LauncherDescriber:
         except MalformedError as error:
             raise FetchError(f"the launcher sent what cannot be read: {error}") from None
         if answer.kind == "refused":
-            raise _refusal(answer)
+            raise refusals.read(answer.fields)
         return _description(answer)
 
     async def _ask(self, frame: bytes, fd: int) -> messages.Message:
@@ -94,23 +87,3 @@ def _description(answer: messages.Message) -> Description:
     if not dags:
         raise InvalidArchiveError("no-dag-found", "the archive was imported and defines no DAG")
     return Description(airflow_version=version, dags=dags)
-
-
-def _refusal(answer: messages.Message) -> DagsealError:
-    try:
-        slug = answer.fields.text("error", max_chars=100)
-        rule = answer.fields.text("rule", max_chars=100)
-        entry = answer.fields.text("entry", max_chars=1024)
-        detail = answer.fields.text("detail", max_chars=8192)
-        if "exit_code" in answer.fields.keys():  # what a command of the launcher's would exit with; nothing to us
-            answer.fields.integer("exit_code")
-        answer.fields.done()
-    except MalformedError as error:
-        return FetchError(f"the launcher sent what cannot be used: {error}")
-    if slug == UnsafeArchiveError.slug:
-        return UnsafeArchiveError(rule, detail, entry)
-    if slug == InvalidArchiveError.slug:
-        return InvalidArchiveError(rule, detail, entry)
-    if slug == DigestMismatchError.slug:
-        return DigestMismatchError(detail)
-    return FetchError(f"the launcher did not describe the archive ({slug}): {detail}")

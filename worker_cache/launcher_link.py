@@ -1,22 +1,26 @@
-"""The agent's end of a connection to the launcher: `identity`, and the one conversation of a `run`.
+"""A local caller's end of a connection to the launcher: `identity`, the one conversation of a `run`, and `serialise`.
 
 One connection is one job. Closing it ends the job and kills the task's whole tree, so leaving `run` in any way leaves
-nothing behind. The launcher sends no descriptors; we send one: the archive's, beside the first byte of `run`.
+nothing behind. The launcher sends no descriptors; we send the archive's beside the first byte of `run`, and behind it, of a
+supervised launch, the task's end of its supervisor's socket.
 """
 
 from __future__ import annotations
 
 import array
 import asyncio
+import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from integrity import claims, envelopes, messages
+from integrity import claims, envelopes, messages, refusals
+from integrity.digests import Digest
 from integrity.errors import FetchError, MalformedError
-from integrity.fields import to_base64
+from integrity.fields import Fields, to_base64
 from integrity.keys import KEY_BYTES, SealTo, VerifyKey
+from integrity.manifest import MAX_DAGS
 from integrity.messages import Message
 from worker_cache import framing
 from worker_cache.launchers import Launcher
@@ -67,6 +71,23 @@ class Ended:
 Event = ClaimMade | Refused | Log | Ended
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SerialisedDag:
+    """`data` is the JSON text of Airflow's serialised dag, whose dag_id is this one; what else it says is its author's word."""
+
+    dag_id: str
+    member: str
+    data: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serialised:
+    """Every dag of an archive, sorted, as the launcher's sandbox saw them."""
+
+    airflow_version: str
+    dags: tuple[SerialisedDag, ...]
+
+
 class Link:
     """One connection. What arrives is read by `event`; the others send."""
 
@@ -88,9 +109,28 @@ class Link:
         fields.done()
         return identity
 
-    async def run(self, *, ticket: bytes, manifest: bytes, archive_fd: int) -> None:
-        frame = messages.encode("run", fds=1, ticket=to_base64(ticket), manifest=to_base64(manifest))
-        await self._send(frame, archive_fd)
+    async def run(self, *, ticket: bytes, manifest: bytes, archive_fd: int, supervisor_fd: int | None = None) -> None:
+        """`supervisor_fd` is the task's end of its supervisor's socket, where the ticket says that it is supervised. It stays
+        the caller's to close, best at once: its other end is at its end when nobody holds it."""
+        fds = (archive_fd,) if supervisor_fd is None else (archive_fd, supervisor_fd)
+        frame = messages.encode("run", fds=len(fds), ticket=to_base64(ticket), manifest=to_base64(manifest))
+        await self._send(frame, *fds)
+
+    async def serialise(self, *, name: str, digest: Digest, archive_fd: int, task_check: str) -> Serialised:
+        """For Airflow's dag processor. Raises `InvalidArchiveError`, `UnsafeArchiveError`, `DigestMismatchError`, or
+        `FetchError` when nobody can say now."""
+        await self._send(
+            messages.encode("serialise", fds=1, name=name, digest=str(digest), task_check=task_check), archive_fd
+        )
+        try:
+            answer = await self._receive()
+            if answer.kind == "refused":
+                raise refusals.read(answer.fields)
+            if answer.kind != "serialised":
+                raise MalformedError(f"the launcher answered {answer.kind!r} to a serialise")
+            return read_serialised(answer.fields)
+        except MalformedError as error:
+            raise FetchError(f"the launcher sent what cannot be used: {error}") from None
 
     async def grant(self, envelope: bytes) -> None:
         await self._send(messages.encode("grant", envelope=to_base64(envelope)))
@@ -98,8 +138,9 @@ class Link:
     async def deny(self, detail: str) -> None:
         await self._send(messages.encode("deny", detail=detail[:4000]))
 
-    async def cancel(self) -> None:
-        await self._send(messages.encode("cancel"))
+    async def cancel(self, grace_seconds: int = 0) -> None:
+        """The task is asked to end by itself first, where it is given time for that (60 s at most)."""
+        await self._send(messages.encode("cancel", grace_seconds=grace_seconds))
 
     async def event(self) -> Event:
         """The next thing that the launcher says. Raises `FetchError` when it went away, `MalformedError` for nonsense."""
@@ -164,6 +205,31 @@ class Link:
         if message.fds:
             raise MalformedError("the launcher announced descriptors: it never sends any")
         return message
+
+
+def read_serialised(fields: Fields) -> Serialised:
+    """Read strictly what a process that ran an author's code says of it. Raises `MalformedError`."""
+    version = fields.text("airflow_version", max_chars=100)
+    dags = tuple(_serialised_dag(Fields(item, "dag")) for item in fields.items("dags", max_items=MAX_DAGS))
+    fields.done()
+    ids = [dag.dag_id for dag in dags]
+    if ids != sorted(set(ids)):
+        raise MalformedError("the dags of an archive are to be sorted, each named once")
+    return Serialised(airflow_version=version, dags=dags)
+
+
+def _serialised_dag(fields: Fields) -> SerialisedDag:
+    dag_id, member = fields.name("dag_id", "dag_id"), fields.text("member", max_chars=1024)
+    data = fields.text("data", max_chars=messages.MAX_FRAME_BYTES)
+    fields.done()
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise MalformedError(f"dag {dag_id!r}: its data is not JSON: {error}") from None
+    dag = document.get("dag") if isinstance(document, dict) else None
+    if not isinstance(dag, dict) or dag.get("dag_id") != dag_id:
+        raise MalformedError(f"dag {dag_id!r}: its data is not of that dag")
+    return SerialisedDag(dag_id=dag_id, member=member, data=data)
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """What the caller says while its run lasts: heard at once, beside whatever the run waits for.
 
-A caller may say `grant` or `deny` once, about the claim, and `cancel` at any time; hanging up is a cancel too. Any other word
-ends the run.
+A caller may say `grant` or `deny` once, about the claim, and `cancel` at any time; hanging up, or a second `cancel`, is one
+without grace. Any other word ends the run.
 """
 
 from __future__ import annotations
@@ -15,10 +15,15 @@ from integrity.messages import Message
 from launcher.channel import Channel
 
 T = TypeVar("T")
+MAX_GRACE_SECONDS = 60
 
 
 class Cancelled(Exception):
-    """The caller asked for it, or went away."""
+    """The caller asked for it, or went away. `grace_seconds`: what the task may have to end by itself."""
+
+    def __init__(self, why: str, grace_seconds: int = 0) -> None:
+        super().__init__(why)
+        self.grace_seconds = grace_seconds
 
 
 class CallerWord:
@@ -39,7 +44,7 @@ class CallerWord:
             raise Cancelled("the agent went away") from None
         self._word = asyncio.create_task(self._receive())
         if message.kind == "cancel":
-            raise Cancelled("cancelled by request")
+            raise _cancelled(message)
         if message.kind not in ("grant", "deny"):
             raise MalformedError(f"{message.kind!r} is not permitted while a claim is open")
         return message
@@ -52,12 +57,13 @@ class CallerWord:
             if task.done():
                 return task.result()
             try:
-                kind = self._word.result().kind
+                message = self._word.result()
             except EOFError:
                 raise Cancelled("the agent went away") from None
-            if kind == "cancel":
-                raise Cancelled("cancelled by request")
-            raise MalformedError(f"{kind!r} is not permitted while the task runs")
+            if message.kind == "cancel":
+                self._word = asyncio.create_task(self._receive())
+                raise _cancelled(message)
+            raise MalformedError(f"{message.kind!r} is not permitted while the task runs")
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -67,3 +73,12 @@ class CallerWord:
         self._word.cancel()
         await asyncio.gather(self._word, return_exceptions=True)
         del self._word
+
+
+def _cancelled(message: Message) -> Cancelled:
+    """Raises `MalformedError` for a grace that nobody may ask for."""
+    grace_seconds = message.fields.integer("grace_seconds")
+    message.fields.done()
+    if grace_seconds > MAX_GRACE_SECONDS:
+        raise MalformedError(f"cancel: a grace of {grace_seconds} s, the most is {MAX_GRACE_SECONDS}")
+    return Cancelled("cancelled by request", grace_seconds)

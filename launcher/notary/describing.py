@@ -57,20 +57,21 @@ def _or_raise(answer: Description | BaseException) -> Description:
 
 
 async def _variant(context: Context, name: str, code: VerifiedCode, task_check: str, variant: int) -> Description:
+    job = {"job": "describe", "variant": variant, "task_check": task_check}
+    return read_description(await ask_sandbox(context, job, "described", name=name, code=code, variant=variant))
+
+
+async def ask_sandbox(
+    context: Context, job: dict[str, Any], answer_kind: str, *, name: str, code: VerifiedCode, variant: int = 0
+) -> Fields:
+    """Have the parser user's sandbox import the archive for `job`; the fields of its answer. Raises `ArchiveError`."""
     limits = context.policy.limits
     task = await context.pool.take(await context.kind_of_description(variant))
     try:
-        job = {
-            "job": "describe",
-            "name": name,
-            "digest": str(code.digest),
-            "members": None,
-            "variant": variant,
-            "task_check": task_check,
-        }
+        job = {**job, "name": name, "digest": str(code.digest), "members": None}
         async with asyncio.timeout(limits.describe_timeout_seconds):
             await task.ask(job, code.fd)
-            answer = await task.answer("described", "refused")
+            answer = await task.answer(answer_kind, "refused")
     except TimeoutError:
         raise InvalidArchiveError(
             "describe-timeout",
@@ -87,7 +88,7 @@ async def _variant(context: Context, name: str, code: VerifiedCode, task_check: 
         await context.pool.give_back(task)
     if answer.kind == "refused":
         raise refusal(answer.fields)
-    return read_description(answer.fields)
+    return answer.fields
 
 
 def refusal(fields: Fields) -> UnsafeArchiveError | InvalidArchiveError:

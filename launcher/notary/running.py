@@ -10,6 +10,7 @@ signed with the launcher's key and a line in its journal.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,13 +23,14 @@ from integrity.errors import ArchiveError, DagsealError, ExpiredError, SecurityE
 from integrity.fields import Fields, to_base64
 from integrity.messages import Message
 from integrity.tickets import Ticket, VerifiedTicket
-from launcher.channel import Channel
+from launcher.channel import Channel, close_all
 from launcher.notary.attestation import attest
 from launcher.notary.callerword import CallerWord, Cancelled
 from launcher.notary.checks import VerifiedRequest, check_request, check_ticket
 from launcher.notary.context import Context
 from launcher.notary.describing import refusal
 from launcher.notary.sealed import seal
+from launcher.notary.supervision import require_descriptors
 from launcher.notary.taskprocess import TaskProcess
 from launcher.notary.warmprocess import WarmProcess
 
@@ -40,12 +42,14 @@ _RESULT_ROOM_BYTES = 64 * 1024  # for what a result holds besides
 
 @dataclass(slots=True)
 class Run:
-    """One run while it lasts. Nobody else uses `caller` meanwhile."""
+    """One run while it lasts. Nobody else uses `caller` meanwhile, nor takes from `fds`: the archive, and of a supervised
+    launch the task's end of its supervisor's socket, which is closed here as soon as the task has it."""
 
     context: Context
     caller: Channel
     verified: VerifiedTicket
     started_at: int
+    fds: list[int]
     timings: dict[str, int] = field(default_factory=dict)
     _word: CallerWord | None = None
     _log_pump: asyncio.Task[None] | None = None
@@ -55,13 +59,14 @@ class Run:
     def ticket(self) -> Ticket:
         return self.verified.ticket
 
-    async def go(self, manifest_envelope: bytes, fd: int) -> Result:
+    async def go(self, manifest_envelope: bytes) -> Result:
         """The whole of it. Every error of ours becomes a result; a bug goes up."""
         result = self._result("refused", EXIT_REFUSED, "", "")
         task: TaskProcess | None = None
         try:
             request = check_request(self.verified, manifest_envelope, self.context.ring)
-            task = await self._start(request, fd)
+            require_descriptors(self.fds, supervised=self.ticket.supervised)
+            task = await self._start(request)
             self._word = CallerWord(self.caller)
             result = await self._converse(task, request, self._word)
         except (SecurityError, ArchiveError) as error:
@@ -71,6 +76,8 @@ class Run:
         except DagsealError as error:
             result = self._result("failed", EXIT_REFUSED, error.slug, str(error))
         except Cancelled as why:
+            if task is not None and "secrets" in self.timings and why.grace_seconds:
+                await self._let_end(task, why.grace_seconds)
             result = self._result("cancelled", EXIT_KILLED, "cancelled", str(why))
         except EOFError as why:
             result = self._result("failed", EXIT_KILLED, "task-died", f"the task's process ended early: {why}")
@@ -99,11 +106,11 @@ class Run:
             )
         return replace(result, ended_at=self.context.now_us(), timings_us=self.timings)
 
-    async def _start(self, request: VerifiedRequest, fd: int) -> TaskProcess:
+    async def _start(self, request: VerifiedRequest) -> TaskProcess:
         context, ticket = self.context, self.ticket
         account = await context.account(ticket.unix_user, "run")
         kind = context.kind_of_run(account, ticket.queue)
-        with await seal(fd, ticket.digest, max_bytes=context.policy.limits.max_archive_bytes) as code:
+        with await seal(self.fds[0], ticket.digest, max_bytes=context.policy.limits.max_archive_bytes) as code:
             self._mark("verified")
             if context.now() >= ticket.expires_at:
                 raise ExpiredError("the ticket expired while its archive was verified: launch again")
@@ -142,12 +149,25 @@ class Run:
         self._log_pump = asyncio.create_task(self._pass_log_on(task))
         self._mark("granted")
         async with asyncio.timeout(limits.secrets_timeout_seconds):
+            if self.ticket.supervised:
+                await word.unless_cancelled(task.give_supervisor(self.fds[1]))
+                close_all([self.fds.pop()])
             await word.unless_cancelled(task.give_secrets(secrets))
         self._mark("secrets")
         async with asyncio.timeout(self.ticket.timeout_seconds):
-            finished = await word.unless_cancelled(task.answer("finished"))
+            finished = await word.unless_cancelled(task.answer("finished", "refused"))
         self._mark("finished")
+        if finished.kind == "refused":  # what it was given cannot be used
+            raise SecurityError(str(refusal(finished.fields)))
         return self._finished(finished)
+
+    async def _let_end(self, task: TaskProcess, grace_seconds: int) -> None:
+        """Until it is done or dead, or the caller speaks again or goes away. What it says then is not the launch's end."""
+        assert self._word is not None
+        with contextlib.suppress(DagsealError, EOFError, TimeoutError, Cancelled):
+            async with asyncio.timeout(grace_seconds):
+                await task.terminate()
+                await self._word.unless_cancelled(task.answer("finished"))
 
     def _claim(self, task: TaskProcess, reported: Digest) -> tuple[Claim, bytes]:
         context = self.context
@@ -211,6 +231,7 @@ class Run:
             "try_number": ticket.try_number,
             "queue": ticket.queue,
             "unix_user": ticket.unix_user,
+            "supervised": ticket.supervised,
         }
 
     def _finished(self, message: Message) -> Result:
@@ -219,7 +240,8 @@ class Run:
         state = fields.choice("state", tuple(s for s in claims.STATES if s not in ("refused", "cancelled", "lost")))
         exit_code = fields.integer("exit_code")
         detail = fields.text("detail", max_chars=8192)
-        xcoms = tuple(Xcom.from_json(item) for item in fields.items("xcoms", max_items=MAX_XCOMS))
+        most = 0 if self.ticket.supervised else MAX_XCOMS  # its supervisor was told
+        xcoms = tuple(Xcom.from_json(item) for item in fields.items("xcoms", max_items=most))
         timings = Fields(fields.take("timings_us"), "timings")
         for name in timings.keys()[:_MAX_TIMINGS]:
             self.timings[f"task_{name[:30]}"] = timings.integer(name)
@@ -265,17 +287,18 @@ class Run:
             await self._word.close()
 
 
-async def run(context: Context, caller: Channel, message: Message, fd: int) -> None:
-    """Answer one `run` on `caller`. Raises a `SecurityError` when there is no verified ticket to sign a result for."""
+async def run(context: Context, caller: Channel, message: Message, fds: list[int]) -> None:
+    """Answer one `run` on `caller`; what is taken out of `fds` is closed here. Raises a `SecurityError` when there is no verified
+    ticket to sign a result for."""
     started_at = context.now_us()
     ticket_envelope = message.fields.binary("ticket", max_bytes=MAX_ENVELOPE_BYTES)
     manifest_envelope = message.fields.binary("manifest", max_bytes=MAX_ENVELOPE_BYTES)
     message.fields.done()
     audience = context.keys.signing.public.key_id
     verified = check_ticket(ticket_envelope, context.ring, audience=audience, now=context.now())
-    job = Run(context, caller, verified, started_at)
+    job = Run(context, caller, verified, started_at, fds)
     try:
-        result = await job.go(manifest_envelope, fd)
+        result = await job.go(manifest_envelope)
         context.journal.write(
             "result", launch_id=result.launch_id, state=result.state, error=result.error, detail=result.detail[:1000],
             log=str(result.log_digest),

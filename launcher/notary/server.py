@@ -15,23 +15,27 @@ from typing import Any
 
 from integrity.errors import ArchiveError, DagsealError, MalformedError, OutOfScopeError
 from integrity.fields import to_base64
-from integrity.messages import MAX_FDS
+from integrity.messages import MAX_FDS, Message
 from launcher.channel import Channel, Received, close_all
 from launcher.log import log
 from launcher.modes import made_by
 from launcher.notary.context import Context
 from launcher.notary.describing import describe
 from launcher.notary.running import EXIT_REFUSED, run
+from launcher.notary.serialising import serialise
 from launcher.notary.unpromised import warnings
 
 VERSION = "0.1.0"
 
-# kind -> (descriptors it brings, the policy's list of accounts that may send it)
-REQUESTS: dict[str, tuple[int, str]] = {
-    "identity": (0, "anyone"),
-    "describe": (1, "describe"),
-    "run": (1, "run"),
+# kind -> (how many descriptors it may bring, the policy's list of accounts that may send it)
+REQUESTS: dict[str, tuple[tuple[int, ...], str]] = {
+    "identity": ((0,), "anyone"),
+    "describe": ((1,), "describe"),
+    "serialise": ((1,), "describe"),
+    "run": ((1, 2), "run"),  # which of the two, its ticket says
 }
+# kind -> (what looks into the archive, the answer's kind)
+_LOOKING = {"describe": (describe, "described"), "serialise": (serialise, "serialised")}
 _IDLE_SECONDS = 60
 _HOUSEKEEPING_SECONDS = 60
 _ACCEPT_AGAIN_SECONDS = 0.1
@@ -126,14 +130,15 @@ class Server:
             while True:
                 async with asyncio.timeout(_IDLE_SECONDS):
                     received = await channel.receive(max_fds=MAX_FDS)
+                fds = list(received.fds)
                 try:
-                    if await self._answer(channel, received):
+                    if await self._answer(channel, received.message, fds):
                         return
                 except DagsealError as error:
                     await self._refuse(channel, received, error)
                     return
                 finally:
-                    close_all(received.fds)
+                    close_all(fds)
         except (EOFError, TimeoutError):
             return
         except DagsealError as error:
@@ -157,35 +162,36 @@ class Server:
         self._strangers.add(channel)
         return channel
 
-    async def _answer(self, channel: Channel, received: Received) -> bool:
-        """Do one request; whether the connection is at its end."""
-        message = received.message
-        fds, may = REQUESTS.get(message.kind, (0, ""))
+    async def _answer(self, channel: Channel, message: Message, fds: list[int]) -> bool:
+        """Do one request; whether the connection is at its end. What is left in `fds` is the caller's to close."""
+        counts, may = REQUESTS.get(message.kind, ((), ""))
         if not may:
             raise MalformedError(f"{message.kind!r} is not a request; known are {', '.join(REQUESTS)}")
-        if len(received.fds) != fds:
-            raise MalformedError(f"{message.kind!r} brings {fds} descriptors, not {len(received.fds)}")
+        if len(fds) not in counts:
+            expected = " or ".join(map(str, counts))
+            raise MalformedError(f"{message.kind!r} brings {expected} descriptors, not {len(fds)}")
         self._require(channel.peer.uid, may)
         if message.kind == "identity":
             message.fields.done()
             await channel.send("identity", **self._identity())
             return False
-        if message.kind == "describe":
-            await self._describe(channel, received)
+        if message.kind in _LOOKING:
+            await self._look(channel, message, fds[0])
             return True
-        await run(self._context, channel, message, received.fds[0])
+        await run(self._context, channel, message, fds)
         return True
 
-    async def _describe(self, channel: Channel, received: Received) -> None:
+    async def _look(self, channel: Channel, message: Message, fd: int) -> None:
         """A caller that hangs up, or speaks out of turn, ends the job."""
-        work = asyncio.create_task(describe(self._context, received.message, received.fds[0]))
+        look, answer = _LOOKING[message.kind]
+        work = asyncio.create_task(look(self._context, message, fd))
         word = asyncio.create_task(channel.receive())
         try:
             await asyncio.wait({work, word}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 word.result()
-                raise MalformedError("nothing is to be sent while a description is made")
-            await channel.send("described", **work.result())
+                raise MalformedError("nothing is to be sent while an archive is looked into")
+            await channel.send(answer, **work.result())
         finally:
             work.cancel()
             word.cancel()

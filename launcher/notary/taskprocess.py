@@ -137,6 +137,14 @@ class TaskProcess:
         """Its job, the verified bytes, and where their modules' code is, or is to be put. Raises `EOFError` when it died."""
         await self.channel.send("job", pass_fds=fds, **job)
 
+    async def give_supervisor(self, fd: int) -> None:
+        """Its end of its supervisor's socket. Raises `EOFError` when it died."""
+        await self.channel.send("supervisor", pass_fds=(fd,))
+
+    async def terminate(self) -> None:
+        """Ask it to end by itself, as Airflow ends a task: its `on_kill` runs. Raises `EOFError` when it died."""
+        await self.channel.send("terminate")
+
     async def answer(self, *kinds: str) -> Message:
         """The task's next word, one of `kinds`. Raises `EOFError` when it died, `MalformedError` for any other word."""
         message = await self._while_alive()

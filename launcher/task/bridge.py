@@ -1,8 +1,9 @@
 """Lets the Python that an operator starts in another environment (`@task.external_python`, `@task.virtualenv`) ask what its
 task may ask: an Airflow in that environment finds its supervisor at the descriptor that the environment names.
 
-Only for tasks of those operators: other tasks have no such descriptor. What is asked is answered by the task's own
-`TaskComms`, so a subprocess gets no more than the task has. Its log records come back as lines of the task's log.
+Only for tasks of those operators: other tasks have no such descriptor. What is asked is answered as the task itself is
+answered, so a subprocess gets no more than the task has; the socket of a supervisor it does not get. Its log records come back
+as lines of the task's log.
 """
 
 from __future__ import annotations
@@ -12,18 +13,22 @@ import logging
 import os
 import socket
 import threading
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
 from airflow.sdk.execution_time import comms
 from pydantic import TypeAdapter
 
-from launcher.task.comms import TaskComms
-
 DESCRIPTOR_VARIABLE = "__AIRFLOW_SUPERVISOR_FD"
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
 _HEADER_BYTES = 4
+
+
+class Answers(Protocol):
+    """Who answers the task."""
+
+    def send(self, msg: Any) -> Any: ...
 
 
 def is_wanted(task: Any) -> bool:
@@ -35,7 +40,7 @@ def is_wanted(task: Any) -> bool:
     return issubclass(getattr(task, "operator_class", type(task)), _BasePythonVirtualenvOperator)
 
 
-def start(answers: TaskComms) -> None:
+def start(answers: Answers) -> None:
     """Open the descriptor, name it in the environment and answer on it until the process ends."""
     ours, theirs = socket.socketpair()
     theirs.set_inheritable(True)
@@ -43,7 +48,7 @@ def start(answers: TaskComms) -> None:
     threading.Thread(target=_serve, args=(ours, answers), name="dagseal-bridge", daemon=True).start()
 
 
-def _serve(sock: socket.socket, answers: TaskComms) -> None:
+def _serve(sock: socket.socket, answers: Answers) -> None:
     requests = msgspec.msgpack.Decoder(comms._RequestFrame)
     messages: TypeAdapter[Any] = TypeAdapter(comms.ToSupervisor)
     while True:
@@ -58,7 +63,7 @@ def _serve(sock: socket.socket, answers: TaskComms) -> None:
         sock.sendall(_answer(answers, request.id, message).as_bytes())
 
 
-def _answer(answers: TaskComms, number: int, message: Any) -> Any:
+def _answer(answers: Answers, number: int, message: Any) -> Any:
     try:
         answer = answers.send(message)
     except AirflowRuntimeError as error:

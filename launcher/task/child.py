@@ -3,8 +3,8 @@
 Promise: it is confined before it says hello, and it may then wait long for its job. Before any byte of the archive runs, this
 process has exactly seven descriptors (0 /dev/null, 1 stdout, 2 stderr, 3 control, 4 the sealed archive, 5 the secrets pipe,
 6 the structured log), of which 3 to 6 are not inherited by what it starts; the archive's seals and SHA-512 agreed with the
-job. The secrets are read after the launcher had the task's digest, and the pipe is closed before the task runs. Nothing
-returns from here.
+job. In a supervised launch there is a 7 besides, likewise: /dev/null, and with the grant the supervisor's socket. The secrets
+are read after the launcher had the task's digest, and the pipe is closed before the task runs. Nothing returns from here.
 """
 
 from __future__ import annotations
@@ -38,12 +38,14 @@ from launcher import privileges
 from launcher.isolation import Confinement
 from launcher.notary.sealed import SEALS
 from launcher.privileges import Identity
-from launcher.task import clock, compiling, confining, frames, logs, refusals, rehearsal
+from launcher.task import clock, compiling, confining, frames, logs, refusals, rehearsal, terminating
 
 CONTROL_FD, ARCHIVE_FD, SECRETS_FD = 3, 4, 5
 _FIRST_FREE_FD = logs.LOG_FD + 1
 _PARK_FROM = 16
 EXIT_BUG = 70
+# What a process is asked to do -> what it was started for.
+_PURPOSES = {"run": "run", "compile": "run", "describe": "describe", "serialise": "describe"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +109,8 @@ def _serve(control: socket.socket, birth: Birth, own_word: dict[str, int]) -> No
     if message.kind != "job":
         raise MalformedError(f"a job is expected, not {message.kind!r}")
     job = message.fields
-    kind = job.choice("job", ("run", "describe", "compile"))
-    if ("run" if kind == "compile" else kind) != birth.purpose:
+    kind = job.choice("job", tuple(_PURPOSES))
+    if _PURPOSES[kind] != birth.purpose:
         raise MalformedError(f"this process was started to {birth.purpose}, not to {kind}")
     try:
         if kind == "run":
@@ -116,7 +118,7 @@ def _serve(control: socket.socket, birth: Birth, own_word: dict[str, int]) -> No
         elif kind == "compile":
             _compile(control, job, more)
         else:
-            _describe(control, job, birth.copy)
+            _look(control, kind, job, birth.copy)
     except DagsealError as error:
         _refuse(control, error)
     sys.stdout.flush()
@@ -125,17 +127,18 @@ def _serve(control: socket.socket, birth: Birth, own_word: dict[str, int]) -> No
         pass
 
 
-def _describe(control: socket.socket, job: Fields, copy: str) -> None:
+def _look(control: socket.socket, kind: str, job: Fields, copy: str) -> None:
+    """Describe it or serialise it."""
     name, digest = job.name("name", "archive"), job.digest("digest")
     members = _members(job)
-    variant = job.integer("variant")
+    variant = job.integer("variant") if kind == "describe" else 0
     task_check = job.choice("task_check", ("task", "archive")) if "task_check" in job.keys() else "task"
     job.done()
     archive = _verified(name, digest, members)
     os.close(SECRETS_FD)
     archives.check_identifiers(archive)  # of all, before the first runs and can reach what checks them
 
-    from launcher.task import describe, secrets
+    from launcher.task import describe, secrets, serialise
     from launcher.task.comms import while_importing
     from launcher.task.discover import ImportedArchive
 
@@ -146,7 +149,10 @@ def _describe(control: socket.socket, job: Fields, copy: str) -> None:
         try:
             while_importing(imported.member_of)
             dags = imported.load()
-            answer = describe.describe(dags, digest, root=imported.root)
+            if kind == "describe":
+                answer = describe.describe(dags, digest, root=imported.root)
+            else:
+                answer = serialise.serialise(dags, name)
         except InvalidArchiveError:
             # What it asked for says more than what it died of, unless it never got that far.
             if task_check == "task" and secrets.reads():
@@ -156,7 +162,7 @@ def _describe(control: socket.socket, job: Fields, copy: str) -> None:
             raise refusals.of_reads(secrets.reads())
     finally:
         imported.remove()
-    frames.send(control, "described", **answer)
+    frames.send(control, "described" if kind == "describe" else "serialised", **answer)
 
 
 def _compile(control: socket.socket, job: Fields, more: list[int]) -> None:
@@ -177,6 +183,7 @@ def _run(control: socket.socket, job: Fields, copy: str, more: list[int]) -> Non
     dag_id, task_id, run_id = job.name("dag_id", "dag_id"), job.name("task_id", "task_id"), job.name("run_id", "run_id")
     map_index, try_number = job.integer("map_index", least=-1), job.integer("try_number", least=1)
     queue, unix_user = job.name("queue", "queue"), job.name("unix_user", "unix user")
+    is_supervised = job.boolean("supervised")
     job.done()
     started = time.perf_counter_ns()
     archive = _verified(name, digest, members)
@@ -185,12 +192,14 @@ def _run(control: socket.socket, job: Fields, copy: str, more: list[int]) -> Non
 
     from airflow.sdk.definitions._internal.dag_parsing_context import _airflow_parsing_context_manager
 
-    from launcher.task import describe, loader, runner, secrets
+    from launcher.task import describe, loader, runner, secrets, supervised
     from launcher.task.comms import while_importing
     from launcher.task.discover import ImportedArchive
 
     loader.expect({key: code for fd in more for key, code in compiling.read(fd, digest).items()})
     frames.close_all(more)
+    if is_supervised:
+        supervised.reserve()
     imported = ImportedArchive(archive, copy=copy)
     try:
         while_importing(imported.member_of)
@@ -205,18 +214,18 @@ def _run(control: socket.socket, job: Fields, copy: str, more: list[int]) -> Non
         task_digest = describe.task_digest(found, task_id, digest, root=imported.root)
         hashed = time.perf_counter_ns()
         frames.send(control, "ready", task_digest=str(task_digest))
+        if is_supervised:
+            supervised.receive(control)
         delivered = _read_secrets()
         secrets.deliver(delivered)
         received = time.perf_counter_ns()
-        outcome = runner.run(
-            found.dag,
-            runner.TaskName(task_id=task_id, run_id=run_id, map_index=map_index, try_number=try_number, queue=queue),
-            delivered,
-            dags=[one.dag for one in dags.values()],
-            archive=name,
-            digest=digest,
-            root=imported.root,
-        )
+        terminating.listen(control)
+        what = runner.TaskName(task_id=task_id, run_id=run_id, map_index=map_index, try_number=try_number, queue=queue)
+        bundle = runner.ArchiveBundle(name=name, version=str(digest), path=imported.root)
+        if is_supervised:
+            outcome = supervised.run(found.dag, what, bundle=bundle)
+        else:
+            outcome = runner.run(found.dag, what, delivered, dags=[one.dag for one in dags.values()], bundle=bundle)
         ended = time.perf_counter_ns()
     finally:
         imported.remove()

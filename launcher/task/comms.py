@@ -1,4 +1,5 @@
 """Answers what a task asks of its supervisor, inside the task: there is no supervisor process, API server or database.
+A supervised task has one, and asks it (`launcher.task.supervised`), but for what `FROM_GRANT` answers.
 
 Promise: every message that the Task SDK can send is in the table at the end, and each is answered from this launch's own
 archive and grant, or refused in words that say why. What belongs to other runs, or would change the state of Airflow, is
@@ -96,37 +97,7 @@ class TaskComms:
         self.skipped = [str(task) for task in msg.tasks]
 
     def _nothing(self, msg: Any) -> None:
-        """Only of use to Airflow's web pages (rendered fields), or done already (masking)."""
-
-    # -- connections and variables
-
-    def _connection(self, msg: comms.GetConnection) -> Any:
-        value = secrets.connection_value(msg.conn_id)
-        if value is None:
-            return _error(ErrorType.PERMISSION_DENIED, secrets.refusal("connection", msg.conn_id))
-        from airflow.sdk.definitions.connection import Connection
-
-        found = secrets.parse(Connection, msg.conn_id, value)
-        return comms.ConnectionResult(
-            conn_id=msg.conn_id,
-            conn_type=found.conn_type or "",
-            host=found.host,
-            schema=found.schema,
-            login=found.login,
-            password=found.password,
-            port=found.port,
-            extra=found.extra,
-        )
-
-    def _variable(self, msg: comms.GetVariable) -> Any:
-        value = secrets.variable_value(msg.key)
-        if value is None:
-            return _error(ErrorType.VARIABLE_NOT_FOUND, secrets.refusal("variable", msg.key))
-        return comms.VariableResult(key=msg.key, value=value)
-
-    def _variable_keys(self, msg: comms.GetVariableKeys) -> Any:
-        names = [name for name in secrets.variable_names() if name.startswith(msg.prefix or "")]
-        return comms.VariableKeysResult(keys=names[msg.offset : msg.offset + msg.limit], total_entries=len(names))
+        """Only of use to Airflow's web pages (rendered fields)."""
 
     # -- XComs
 
@@ -250,6 +221,52 @@ class TaskComms:
         return comms.OKResponse(ok=True)
 
 
+# -- connections and variables, and what of them is to be masked: answered by the grant, whoever else there is to ask
+
+
+def _connection(msg: comms.GetConnection) -> Any:
+    value = secrets.connection_value(msg.conn_id)
+    if value is None:
+        return _error(ErrorType.PERMISSION_DENIED, secrets.refusal("connection", msg.conn_id))
+    from airflow.sdk.definitions.connection import Connection
+
+    found = secrets.parse(Connection, msg.conn_id, value)
+    return comms.ConnectionResult(
+        conn_id=msg.conn_id,
+        conn_type=found.conn_type or "",
+        host=found.host,
+        schema=found.schema,
+        login=found.login,
+        password=found.password,
+        port=found.port,
+        extra=found.extra,
+    )
+
+
+def _variable(msg: comms.GetVariable) -> Any:
+    value = secrets.variable_value(msg.key)
+    if value is None:
+        return _error(ErrorType.VARIABLE_NOT_FOUND, secrets.refusal("variable", msg.key))
+    return comms.VariableResult(key=msg.key, value=value)
+
+
+def _variable_keys(msg: comms.GetVariableKeys) -> Any:
+    names = [name for name in secrets.variable_names() if name.startswith(msg.prefix or "")]
+    return comms.VariableKeysResult(keys=names[msg.offset : msg.offset + msg.limit], total_entries=len(names))
+
+
+def _masked_here(msg: comms.MaskSecret) -> None:
+    """The log is masked before it leaves the task: nobody outside is told a secret in order to hide it."""
+
+
+FROM_GRANT: dict[type, Callable[[Any], Any]] = {
+    comms.MaskSecret: _masked_here,
+    comms.GetConnection: _connection,
+    comms.GetVariable: _variable,
+    comms.GetVariableKeys: _variable_keys,
+}
+
+
 def refused(message: str) -> AirflowRuntimeError:
     """What the SDK raises in the task for a supervisor's refusal."""
     return AirflowRuntimeError(_error(ErrorType.PERMISSION_DENIED, message))
@@ -270,6 +287,10 @@ def _refuse(why: str) -> Callable[[TaskComms, Any], Any]:
     return answer
 
 
+def _by_grant(task: TaskComms, msg: Any) -> Any:
+    return FROM_GRANT[type(msg)](msg)
+
+
 _NO_WRITE = "a task may not change variables: change them at dagseal's API (PUT /v1/variables)"
 _NO_TRIGGER = "a task may not start a dag run here: `dagseal launch`, or Airflow's API with a granted connection"
 _NO_STATES = "the states of other tasks and runs are not known inside a task: ask Airflow's API"
@@ -286,10 +307,7 @@ ANSWERS: dict[type, Callable[[TaskComms, Any], Any]] = {
     comms.SkipDownstreamTasks: TaskComms._skip_downstream,
     comms.SetRenderedFields: TaskComms._nothing,
     comms.SetRenderedMapIndex: TaskComms._nothing,
-    comms.MaskSecret: TaskComms._nothing,
-    comms.GetConnection: TaskComms._connection,
-    comms.GetVariable: TaskComms._variable,
-    comms.GetVariableKeys: TaskComms._variable_keys,
+    **dict.fromkeys(FROM_GRANT, _by_grant),
     comms.PutVariable: _refuse(_NO_WRITE),
     comms.DeleteVariable: _refuse(_NO_WRITE),
     comms.GetXCom: TaskComms._get_xcom,

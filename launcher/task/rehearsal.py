@@ -54,9 +54,8 @@ def rehearse(purpose: str) -> None:
             name = runner.TaskName(task_id=_TASK, run_id=_NAME, map_index=-1, try_number=1, queue="default")
             given = Secrets.from_bytes(_SECRETS)
             with secrets.delivered_for_a_while(given):
-                done = runner.run(
-                    dag.dag, name, given, dags=[dag.dag], archive=archive.name, digest=digest, root=imported.root
-                )
+                bundle = runner.ArchiveBundle(name=archive.name, version=str(digest), path=imported.root)
+                done = runner.run(dag.dag, name, given, dags=[dag.dag], bundle=bundle)
             if done.state != "success":
                 raise RuntimeError(f"the rehearsal ended {done.state}: {done.detail}")
         del sys.modules[_NAME]

@@ -13,6 +13,7 @@ import json
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from airflow.sdk import DAG
@@ -23,7 +24,6 @@ from airflow.sdk.execution_time import comms, task_runner
 from airflow.sdk.observability.metrics import stats_utils
 from pydantic import JsonValue
 
-from integrity.digests import Digest
 from integrity.errors import MalformedError
 from integrity.grants import Secrets
 from launcher.task import bridge, logs, refusals, required
@@ -72,9 +72,7 @@ def run(
     secrets: Secrets,
     *,
     dags: Iterable[DAG],
-    archive: str,
-    digest: Digest,
-    root: str,
+    bundle: ArchiveBundle,
 ) -> Outcome:
     """Run the task of `dag`, one of the archive's `dags`, to its end.
 
@@ -83,10 +81,11 @@ def run(
     now = datetime.datetime.now(datetime.UTC)
     dag_run = _dag_run(dag.dag_id, name.run_id, secrets.run, now)
     task = dag.task_dict[name.task_id]
+    log = begin()
     max_tries = max(int(task.retries or 0), 0)
     ti = task_runner.RuntimeTaskInstance.model_construct(
         id=uuid.uuid5(_NAMESPACE, json.dumps([dag.dag_id, name.task_id, name.run_id, name.map_index, name.try_number])),
-        dag_version_id=uuid.uuid5(_NAMESPACE, str(digest)),
+        dag_version_id=uuid.uuid5(_NAMESPACE, bundle.version),
         task_id=name.task_id,
         dag_id=dag.dag_id,
         run_id=name.run_id,
@@ -96,7 +95,7 @@ def run(
         hostname=None,
         context_carrier=None,
         task=task,
-        bundle_instance=ArchiveBundle(name=archive, version=str(digest), path=root),
+        bundle_instance=bundle,
         _ti_context_from_server=TIRunContext(
             dag_run=dag_run,
             task_reschedule_count=0,
@@ -114,34 +113,47 @@ def run(
         dags=dags,
         dag_run=dag_run,
         xcoms=xcoms,
-        xcom_dags=required.declared(dag, task, archive).xcom_dags,
+        xcom_dags=required.declared(dag, task, bundle.name).xcom_dags,
         task_id=name.task_id,
         map_index=name.map_index,
     )
-    task_runner.SUPERVISOR_COMMS = ours
-    if bridge.is_wanted(task):
-        bridge.start(ours)
-    stats.initialize(
-        factory=stats_utils.get_stats_factory(), export_legacy_names=conf.getboolean("metrics", "legacy_names_on")
-    )
-    log = structlog.get_logger(logger_name="task")
-    log.info("::group::Pre Execute")  # printed by the part of Airflow's runner that is not run here; it prints the end
-    task_runner._register_deserialization_allowed_classes(dag, log)
     try:
-        context = ti.get_template_context()
-        state, _, error = task_runner.run(ti, context, log)
-        context["exception"] = error
-        task_runner.finalize(ti, state, context, log, error)
+        state, error = execute(ti, ours, log)
     except Exception as failure:  # before or after the task itself: wrong params, a listener, an extra link
         log.exception("Task could not be run")
         return Outcome(
             state="failed", exit_code=1, detail=logs.masked(refusals.describe(failure)), xcoms=xcoms.pushed()
         )
-    return _outcome(state, error, ours, xcoms)
+    return outcome(state, refusals.describe(error) if error else _explain(ours), xcoms.pushed())
 
 
-def _outcome(state: TaskInstanceState, error: BaseException | None, ours: TaskComms, xcoms: XComs) -> Outcome:
-    detail = refusals.describe(error) if error else _explain(ours)
+def begin() -> Any:
+    """What Airflow does before it knows the task; the task's logger."""
+    stats.initialize(
+        factory=stats_utils.get_stats_factory(), export_legacy_names=conf.getboolean("metrics", "legacy_names_on")
+    )
+    log = structlog.get_logger(logger_name="task")
+    log.info("::group::Pre Execute")  # printed by the part of Airflow's runner that is not run here; it prints the end
+    return log
+
+
+def execute(
+    ti: task_runner.RuntimeTaskInstance, answers: bridge.Answers, log: Any
+) -> tuple[TaskInstanceState, BaseException | None]:
+    """Airflow's own run and finalize, with `answers` for what the task asks. Raises whatever goes wrong around the task."""
+    task_runner.SUPERVISOR_COMMS = answers
+    if bridge.is_wanted(ti.task):
+        bridge.start(answers)
+    task_runner._register_deserialization_allowed_classes(ti.task.dag, log)
+    context = ti.get_template_context()
+    state, _, error = task_runner.run(ti, context, log)
+    context["exception"] = error
+    task_runner.finalize(ti, state, context, log, error)
+    return state, error
+
+
+def outcome(state: TaskInstanceState | None, detail: str, xcoms: list[dict[str, str]]) -> Outcome:
+    """As the launcher is told it."""
     word = state.value if state else "failed"
     if word not in ("success", "failed", "skipped", "up_for_retry", "up_for_reschedule", "deferred"):
         word, detail = "failed", detail or f"Airflow's state {word} does not exist here"
@@ -149,7 +161,7 @@ def _outcome(state: TaskInstanceState, error: BaseException | None, ours: TaskCo
         state=word,
         exit_code=1 if word in ("failed", "up_for_retry") else 0,
         detail=refusals.shorten(logs.masked(detail)),
-        xcoms=xcoms.pushed(),
+        xcoms=xcoms,
     )
 
 

@@ -69,6 +69,8 @@ PRELOADED = (
     "launcher.task.discover",
     "launcher.task.runner",
     "launcher.task.secrets",
+    "launcher.task.serialise",
+    "launcher.task.supervised",
 )
 
 

@@ -329,6 +329,7 @@ def run_job(name: str, data: bytes, dag_id: str, task_id: str, **changes: Any) -
         "try_number": 1,
         "queue": "default",
         "unix_user": USER,
+        "supervised": False,
     }
     return job | changes
 
