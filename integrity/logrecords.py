@@ -44,7 +44,7 @@ class Reader:
         if len(self._begun) > MAX_RECORD_BYTES:
             lines, self._begun = [*lines, self._begun], b""
         for line in lines:
-            source, text = _decode(line)
+            source, text = decode(line)
             if source == "log":
                 *whole, self._line = (self._line + text).split("\n")
                 if len(self._line) > MAX_RECORD_BYTES:
@@ -69,7 +69,8 @@ def text_of(data: bytes) -> bytes:
     return "".join((*(text for _, text in reader.feed(data)), reader.rest())).encode("utf-8", "backslashreplace")
 
 
-def _decode(line: bytes) -> tuple[str, str]:
+def decode(line: bytes) -> tuple[str, str]:
+    """Source and text of one line; the source is empty for what is no record."""
     try:
         fields = Fields(canonical.load(line, max_bytes=MAX_RECORD_BYTES), "log record")
         fields.integer("at")

@@ -23,6 +23,7 @@ from dagseal.cli.commands import (
     backups,
     checks,
     differing,
+    importing,
     launches,
     ownership,
     people,
@@ -92,7 +93,7 @@ def build() -> typer.Typer:
         context_settings=_SETTINGS,
     )
     app.callback()(_globals)
-    code = (archives, authoring, releases, differing, approving, verifying, proving)
+    code = (archives, importing, authoring, releases, differing, approving, verifying, proving)
     access = (secrets, tokens, publishers, workers, people, ownership)
     for group in (quickstart, services, *code, launches, *access, audit, checks, backups):
         group.register(app)

@@ -119,7 +119,7 @@ def push(
                 author = authorship.sign(key, archive=named.name, digest=digest)
             elif author_signature is not None:
                 author = authoring.given(author_signature, named.name, digest)
-            new, release = _push_one(run, named.name, named.data, digest, query, author, wait)
+            new, release = push_one(run, named.name, named.data, digest, query, author, wait)
         except DagsealError as error:
             if len(paths) == 1:
                 raise
@@ -138,7 +138,7 @@ def push(
         raise typer.Exit(failed)
 
 
-def _push_one(
+def push_one(
     run: Run, name: str, data: bytes, digest: Any, query: dict[str, str], author: bytes | None, wait: int
 ) -> tuple[bool, Any]:
     import asyncio

@@ -1,4 +1,4 @@
-"""serve, agent, launcher, quickstart: they become another process, or start some."""
+"""serve, agent, launcher, dag-processor, quickstart: they become another process, or start some."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def register(app: typer.Typer) -> None:
     app.command()(serve)
     app.command()(agent)
     app.command()(launcher)
+    app.command("dag-processor")(dag_processor)
     app.command()(quickstart)
 
 
@@ -44,6 +45,18 @@ def launcher(
         raise UsageError("the package launcher is not installed here")
     main = os.path.join(found.submodule_search_locations[0], "__main__.py")
     _become([sys.executable, "-s", "-P", "-S", main, *_config(ctx, needed=True), *["--rootless"] * rootless])
+
+
+def dag_processor(
+    num_runs: int = typer.Option(-1, "-n", "--num-runs", help="End when each file was parsed so often."),
+    bundle_name: list[str] = typer.Option([], "-B", "--bundle-name", help="Only this bundle; may be given again."),
+) -> None:
+    """Airflow's dag processor, parsing through the launcher (settings: airflow.cfg). Instead of `airflow dag-processor`."""
+    try:
+        from dagseal.airflow import dag_processing
+    except ModuleNotFoundError as error:
+        raise UsageError(f"Airflow is not installed here ({error.name}): pip install 'dagseal[airflow]'") from None
+    dag_processing.start(num_runs=num_runs, bundle_names=bundle_name)
 
 
 def quickstart(

@@ -1,0 +1,145 @@
+"""Frames of `integrity.messages` for a process of Airflow's: a question to the agent, or a conversation in its selector loop.
+
+Promise: nothing here waits longer than `ANSWER_SECONDS`; what a peer sends is capped before it is kept, and whoever does not
+answer, or not in frames, is a `FetchError` that names the socket.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import time
+from collections.abc import Callable, Sequence
+
+from integrity import messages
+from integrity.errors import DagsealError, FetchError, MalformedError, NotFoundError, SettingsError
+from integrity.messages import Message
+
+ANSWER_SECONDS = 60.0  # a set's folder is made meanwhile, where the agent has none
+_AGAIN_SECONDS = 1.0
+_CHUNK_BYTES = 256 * 1024
+
+
+class Incoming:
+    """Frames out of the chunks that they come in."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def feed(self, chunk: bytes) -> list[Message]:
+        """The frames that are whole now. Raises `MalformedError`."""
+        self._data += chunk
+        found = []
+        while len(self._data) >= messages.HEADER_BYTES:
+            end = messages.HEADER_BYTES + messages.body_length(bytes(self._data[: messages.HEADER_BYTES]))
+            if len(self._data) < end:
+                break
+            found.append(messages.decode(bytes(self._data[messages.HEADER_BYTES : end])))
+            del self._data[:end]
+        return found
+
+
+def connect(path: str, whose: str) -> socket.socket:
+    """Raises `SettingsError` where this account may not, `FetchError`."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    sock.settimeout(ANSWER_SECONDS)
+    try:
+        sock.connect(path)
+    except PermissionError:
+        sock.close()
+        raise SettingsError(
+            f"uid {os.geteuid()} may not use {whose} socket {path}: give its account the socket's group"
+        ) from None
+    except OSError as error:
+        sock.close()
+        raise FetchError(f"{whose} socket {path} does not answer ({error.strerror or error}): is it running?") from None
+    return sock
+
+
+def ask_set(path: str, archives: Sequence[str], digest: str | None, *, want: str = "folder") -> tuple[str, str]:
+    """The set's digest, as 128 hex, and its folder. Without a digest: the set that is active now.
+
+    Raises `NotFoundError` for a refusal, in the agent's words, `FetchError`, `SettingsError`."""
+    incoming = Incoming()
+    with connect(path, "the agent's") as sock:
+        try:
+            sock.sendall(messages.encode("set", archives=list(archives), digest=digest, want=want))
+            while True:
+                chunk = sock.recv(_CHUNK_BYTES)
+                if not chunk:
+                    raise FetchError(f"the agent at {path} closed the connection before it answered")
+                for message in incoming.feed(chunk):
+                    return read_set(message)
+        except OSError as error:
+            raise FetchError(f"the agent at {path} does not answer ({error.strerror or error})") from None
+        except MalformedError as error:
+            raise FetchError(f"the agent at {path} sent what cannot be read: {error}") from None
+
+
+def read_set(message: Message) -> tuple[str, str]:
+    """Raises `NotFoundError` for a refusal, `MalformedError`."""
+    if message.kind == "refused":
+        raise NotFoundError(f"the agent: {message.fields.text('error')}: {message.fields.text('detail')}")
+    if message.kind != "set" or message.fds:
+        raise MalformedError(f"the agent answered {message.kind!r} to a question for a set")
+    digest, folder = message.fields.text("digest", max_chars=128), message.fields.text("folder", max_chars=4096)
+    message.fields.done()
+    if not is_version(digest):
+        raise MalformedError("a set's digest is 128 lower-case hexadecimal digits")
+    return digest, folder
+
+
+def is_version(text: str) -> bool:
+    return len(text) == 128 and not set(text) - set("0123456789abcdef")
+
+
+class Watch:
+    """Told by the agent whenever the set of these archives is another; asks again when the agent went away.
+
+    `tend` is to be called now and then; `changed` hears each digest, from the selector's thread."""
+
+    def __init__(self, path: str, archives: Sequence[str], changed: Callable[[str], None]) -> None:
+        self._path = path
+        self._question = messages.encode("watch", archives=list(archives))
+        self._changed = changed
+        self._incoming = Incoming()
+        self._sock: socket.socket | None = None
+        self._not_before = 0.0
+        self.problem = ""
+
+    def tend(self, selector: selectors.BaseSelector) -> None:
+        """Ask, unless it is asked already."""
+        if self._sock is not None or time.monotonic() < self._not_before:
+            return
+        self._not_before = time.monotonic() + _AGAIN_SECONDS
+        try:
+            sock = connect(self._path, "the agent's")
+        except DagsealError as error:
+            self.problem = str(error)
+            return
+        try:
+            sock.sendall(self._question)
+        except OSError as error:
+            sock.close()
+            self.problem = str(error)
+            return
+        sock.setblocking(False)
+        self._sock, self._incoming = sock, Incoming()
+        selector.register(sock, selectors.EVENT_READ, (self._read, selector.unregister))
+
+    def _read(self, sock: socket.socket) -> bool:
+        """As Airflow's selector loop calls it: whether more is to come; after False it is unregistered and closed."""
+        try:
+            chunk = sock.recv(_CHUNK_BYTES)
+            for message in self._incoming.feed(chunk):
+                digest, _ = read_set(message)
+                self.problem = ""
+                self._changed(digest)
+        except BlockingIOError:
+            return True
+        except (DagsealError, OSError) as error:
+            self.problem, chunk = str(error), b""
+        if not chunk:
+            self._sock = None
+        return bool(chunk)
