@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.airflow import accounts, database, installation, plain
+from tests.airflow import accounts, database, installation, plain, sealed
 from tests.airflow.comparing import Outcome, run_all, run_own
 from tests.airflow.database import LoopbackServer
 from tests.airflow.plain import Plain
 from tests.airflow.public import RunEnd
+from tests.airflow.sealed import Sealed
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +49,19 @@ def plain_outcomes(plain_airflow: Plain) -> dict[str, Outcome]:
 @pytest.fixture(scope="session")
 def plain_own(plain_airflow: Plain) -> dict[str, RunEnd]:
     return run_own(plain_airflow)
+
+
+@pytest.fixture(scope="session")
+def sealed_airflow(server: LoopbackServer, folder: Path) -> Iterator[Sealed]:
+    with sealed.running(server, folder / "sealed") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def sealed_outcomes(sealed_airflow: Sealed) -> dict[str, Outcome]:
+    return run_all(sealed_airflow.api)
+
+
+@pytest.fixture(scope="session")
+def sealed_own(sealed_airflow: Sealed) -> dict[str, RunEnd]:
+    return run_own(sealed_airflow)

@@ -1,7 +1,7 @@
 """Which of Airflow's own example DAGs run here, and what of their end is the same each time.
 
-Not here: those that ask a network, a cluster, a provider that is not installed or a person (`example_hitl_operator`), that build
-virtual environments, that choose at random which branch they take, whose classes need a plugin (`example_custom_weight`,
+Not here: those that ask a network, a cluster, a provider that is not installed or a person (`example_hitl_operator`), that
+build virtual environments, that choose at random which branch they take, whose classes need a plugin (`example_custom_weight`,
 `example_workday_timetable`), or whose sensors wait for hours or for their own time-out, or that read
 a file beside the DAG file (`tutorial_taskflow_templates`).
 """

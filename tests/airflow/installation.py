@@ -1,8 +1,8 @@
-"""A real Airflow on loopback: database, API server, scheduler, DAG processor, triggerer, each a process of the account `SERVICE`.
+"""A real Airflow on loopback: API server, scheduler, DAG processor and triggerer, each a process of the account `SERVICE`.
 
-`Airflow` takes the sections of airflow.cfg that differ between the suites; the rest is the same for plain Airflow and for ours, so
-that what they end in, and how fast, can be compared. Everything is read from the environment, as in Airflow's own images, secrets
-too. `stop` ends what was started, by pid, and what that left behind.
+`Airflow` takes the sections of airflow.cfg that differ between the suites; the rest is the same for plain Airflow and for ours,
+so that what they end in, and how fast, can be compared. Everything is read from the environment, as in Airflow's own images,
+secrets too. `stop` ends what was started, by pid, and what that left behind.
 """
 
 from __future__ import annotations

@@ -12,16 +12,13 @@ from pathlib import Path
 
 from tests.airflow import examples
 from tests.airflow.accounts import SERVICE
+from tests.airflow.cleaning import AT_ONCE
 from tests.airflow.database import LoopbackServer
 from tests.airflow.installation import TEMPLATE, Airflow, parts
 from tests.airflow.public import PublicApi
 
 _GIT = "airflow.providers.git.bundles.git.GitDagBundle"
 _LOCAL = "airflow.dag_processing.bundles.local.LocalDagBundle"
-_AT_ONCE = {
-    "AIRFLOW__DAG_PROCESSOR__STALE_BUNDLE_CLEANUP_AGE_THRESHOLD": "0",
-    "AIRFLOW__DAG_PROCESSOR__STALE_BUNDLE_CLEANUP_MIN_VERSIONS": "0",
-}
 
 
 @dataclass(slots=True)
@@ -59,7 +56,7 @@ class Plain:
             path.write_text(kept + more)
 
     def clean_up(self) -> None:
-        self.airflow.command("tests.airflow.cleaning", **_AT_ONCE)
+        self.airflow.command("tests.airflow.cleaning", **AT_ONCE)
 
     def connection(self, conn_id: str, password: str) -> None:
         self.api.post("connections", {"connection_id": conn_id, "conn_type": "generic", "password": password})

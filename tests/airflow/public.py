@@ -1,4 +1,4 @@
-"""Airflow's public REST API, as its users call it: switch a DAG on, trigger a run, wait for its end, look at what it ended in."""
+"""Airflow's public REST API, as its users call it: switch a DAG on, trigger a run, wait for its end, see what that is."""
 
 from __future__ import annotations
 

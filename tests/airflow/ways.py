@@ -1,7 +1,7 @@
 """The nine ways in which plain Airflow 3.3 lets a task do, read or be what it should not.
 
-Each is one function that goes the way on an installation and answers with the evidence when it is open, "" when it is closed. The
-same functions run against plain Airflow, where every one is open, and against ours, where none is.
+Each is one function that goes the way on an installation and answers with the evidence when it is open, "" when it is closed.
+The same functions run against plain Airflow, where every one is open, and against ours, where none is.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What no example shows: a retry that succeeds, a sensor that is rescheduled, a task that ends by its own time limit, callbacks of
-its end, a deferral that comes back with an event, and trigger rules after a failure."""
+"""What no example shows: a retry that succeeds, a sensor that is rescheduled, a task that ends by its own time limit, a
+callback of its end, a deferral that comes back with an event, and trigger rules after a failure."""
 
 from datetime import timedelta
 from pathlib import Path
