@@ -13,13 +13,14 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 
 import structlog
 
 from integrity.errors import DagsealError, FetchError
+from integrity.logview import LogView
 from worker_cache import agent, authors, mirrors, readers, serving, settings
-from worker_cache.authors import Authors
 from worker_cache.cache import Cache
 from worker_cache.client import Client
 from worker_cache.following import Follower
@@ -27,9 +28,11 @@ from worker_cache.keeping import Keeper
 from worker_cache.launchers import Launcher
 from worker_cache.logstore import LogStore
 from worker_cache.releasesocket import ReleaseSocket
+from worker_cache.setfolders import SetFolders
 from worker_cache.settings import MIB, AgentSettings
 from worker_cache.spool import Spool
 from worker_cache.store import Store
+from worker_cache.tasksocket import TaskSocket
 from worker_cache.transport import Transport
 from worker_cache.trees import Trees
 from worker_cache.workplace import Workplace
@@ -105,10 +108,26 @@ async def _run(found: AgentSettings) -> None:
                 max_age_seconds=found.max_log_age_seconds,
                 now=time.time,
                 log=log,
-                changed=keeper.changed,
+                changed=lambda view: _tell(view, keeper, folders),
+            )
+            trees = Trees(found.trees_dir, max_bytes=found.max_trees_mib * MIB) if found.trees_dir is not None else None
+            folders = SetFolders(
+                put=api.put_set,
+                get=api.get_set,
+                view=lambda: follower.view,
+                fetch=lambda release: cache.open(release.digest, size=release.size),
+                trees=trees,
+                authors=whose,
             )
             if found.releases_socket is not None:
-                stack.push_async_callback(_hand_out(found, found.releases_socket, cache, follower, whose, log).close)
+                releases = ReleaseSocket(
+                    found.releases_socket,
+                    readers=readers.load(found.readers_file) if found.readers_file is not None else {},
+                    folders=folders,
+                    open_cached=lambda release: cache.open_held(release.digest),
+                    log=log,
+                )
+                stack.push_async_callback(releases.close)
             place = Workplace(
                 api=api,
                 cache=cache,
@@ -126,8 +145,13 @@ async def _run(found: AgentSettings) -> None:
                 jitter=random.random,
                 log=log,
             )
+            supervised: Callable[[], Iterable[asyncio.Task[None]]] = tuple
+            if found.tasks_socket is not None:
+                tasks = TaskSocket(found.tasks_socket, place, accounts=found.task_uids(), max_tasks=found.max_tasks)
+                stack.push_async_callback(tasks.close)
+                supervised = tasks.under_way
             _stop_on_signals(place)
-            await agent.run(place, slots=found.slots, grace_seconds=found.stop_grace_seconds)
+            await agent.run(place, slots=found.slots, grace_seconds=found.stop_grace_seconds, supervised=supervised)
     finally:
         await launcher.close()
         spool.close()
@@ -136,24 +160,9 @@ async def _run(found: AgentSettings) -> None:
     log.info("agent stopped")
 
 
-def _hand_out(
-    found: AgentSettings,
-    path: str,
-    cache: Cache,
-    follower: Follower,
-    whose: Authors,
-    log: structlog.typing.FilteringBoundLogger,
-) -> ReleaseSocket:
-    """Verified releases for local processes."""
-    return ReleaseSocket(
-        path,
-        readers=readers.load(found.readers_file) if found.readers_file is not None else {},
-        view=lambda: follower.view,
-        open_cached=lambda release: cache.open_held(release.digest),
-        trees=Trees(found.trees_dir, max_bytes=found.max_trees_mib * MIB) if found.trees_dir is not None else None,
-        authors=whose,
-        log=log,
-    )
+def _tell(view: LogView, keeper: Keeper, folders: SetFolders) -> None:
+    keeper.changed(view)
+    folders.changed()
 
 
 async def _greet(launcher: Launcher, log: structlog.typing.FilteringBoundLogger) -> None:

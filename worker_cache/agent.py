@@ -9,21 +9,28 @@ API has not acknowledged.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from integrity.errors import DagsealError, FetchError
+from integrity.errors import DagsealError
 from worker_cache import delivery, launcher_link, launching
 from worker_cache.launcher_link import Identity
 from worker_cache.launchers import Launcher
+from worker_cache.waiting import unless
 from worker_cache.workplace import Workplace
 
 TAKE_WAIT_SECONDS = 25
 CANCEL_SECONDS = 15.0
 
 
-async def run(place: Workplace, *, slots: int, grace_seconds: float) -> None:
-    """Work until `place.stopping` is set; returns when every slot ended."""
+async def run(
+    place: Workplace,
+    *,
+    slots: int,
+    grace_seconds: float,
+    supervised: Callable[[], Iterable[asyncio.Task[None]]] = tuple,
+) -> None:
+    """Work until `place.stopping` is set; returns when every slot ended, and each launch that is then `supervised`."""
     async with asyncio.TaskGroup() as group:
         for launch_id in place.spool.pending():
             group.create_task(delivery.deliver_kept(place, launch_id))
@@ -38,7 +45,7 @@ async def run(place: Workplace, *, slots: int, grace_seconds: float) -> None:
         place.log.info("agent started", worker=place.worker, queues=list(place.queues), slots=slots)
         await place.stopping.wait()
         place.log.info("agent stopping: nothing more is taken")
-        _, running = await asyncio.wait(working, timeout=grace_seconds)
+        _, running = await asyncio.wait([*working, *supervised()], timeout=grace_seconds)
         if running:
             place.log.warning("cancelling what still runs", launches=len(running))
             place.cancelling.set()
@@ -55,7 +62,7 @@ async def _slot(place: Workplace, taking: asyncio.Lock) -> None:
                 if place.stopping.is_set():
                     return
                 identity = await identify(place.launcher)
-                offered = await _unless_stopping(place, _take(place))
+                offered = await unless(_take(place), place.stopping)  # an offer lost so is offered again
         except DagsealError as error:
             place.log.warning("nothing taken", slug=error.slug, error=str(error))
             await place.pause(next(delays))
@@ -70,21 +77,6 @@ async def _slot(place: Workplace, taking: asyncio.Lock) -> None:
 
 async def _take(place: Workplace) -> Any | None:
     return await place.api.take(place.worker, list(place.queues), wait_seconds=TAKE_WAIT_SECONDS)
-
-
-async def _unless_stopping(place: Workplace, taking: Any) -> Any | None:
-    """The result of `taking`, or None when the agent is told to stop first; an offer lost so is offered again."""
-    task = asyncio.ensure_future(taking)
-    stopped = asyncio.ensure_future(place.stopping.wait())
-    try:
-        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        return await task if task.done() else None
-    finally:
-        stopped.cancel()
-        if not task.done():
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, FetchError):
-                await task
 
 
 async def identify(launcher: Launcher) -> Identity:

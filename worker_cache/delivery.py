@@ -6,28 +6,30 @@ launcher's journal still has it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from integrity.errors import DagsealError, FetchError
-from worker_cache.log_relay import LogRelay
+from worker_cache.log_relay import KeptLog, LogRelay
 from worker_cache.workplace import Workplace
 
 
-async def ship_log(place: Workplace, relay: LogRelay, launch_id: str) -> bool:
-    """Ship until the relay is closed and empty; False when the agent stops while the API is away."""
-    delays = place.delays()
-    while True:
-        try:
-            if not await relay.ship_next():
+async def ship_log(place: Workplace, log: KeptLog, launch_id: str) -> bool:
+    """Ship until the log is closed and all is sent; False when the agent stops while the API is away."""
+    with contextlib.closing(LogRelay(place.api, launch_id, log)) as relay:
+        delays = place.delays()
+        while True:
+            try:
+                if not await relay.ship_next():
+                    return True
+                delays = place.delays()
+            except FetchError as error:
+                place.log.warning("log not delivered yet", launch_id=launch_id, error=str(error))
+                if not await place.pause(next(delays)):
+                    return False
+            except DagsealError as error:
+                place.log.error("the API refused the log", launch_id=launch_id, error=str(error))
                 return True
-            delays = place.delays()
-        except FetchError as error:
-            place.log.warning("log not delivered yet", launch_id=launch_id, error=str(error))
-            if not await place.pause(next(delays)):
-                return False
-        except DagsealError as error:
-            place.log.error("the API refused the log", launch_id=launch_id, error=str(error))
-            return True
 
 
 async def send_result(place: Workplace, launch_id: str) -> bool:
@@ -59,9 +61,9 @@ async def deliver_kept(place: Workplace, launch_id: str) -> None:
     """Deliver what an earlier run of this agent left in the spool."""
     fd = place.spool.open_log(launch_id)
     try:
-        relay = LogRelay(place.api, launch_id, fd)
-        relay.close()
-        if await ship_log(place, relay, launch_id):
+        log = KeptLog(fd)
+        log.close()
+        if await ship_log(place, log, launch_id):
             await send_result(place, launch_id)
     finally:
         os.close(fd)

@@ -6,20 +6,52 @@
 A refusal is reported; what only failed (network, launcher away) before the claim is not: the ticket expires and the API
 offers the launch again. After the claim everything goes through the spool. Leaving this module closes the launcher's
 connection, and with it the task's whole tree.
+
+A supervised launch goes the same way; who supervises it stands `Beside` it (`worker_cache.tasksocket`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from integrity.errors import DagsealError, FetchError, SignatureError
 from worker_cache import delivery, launcher_link, trust
 from worker_cache.launcher_link import ClaimMade, Ended, Link, Log, Refused
-from worker_cache.log_relay import LogRelay
-from worker_cache.trust import Offer, VerifiedOffer
+from worker_cache.log_relay import KeptLog
+from worker_cache.trust import Instance, Offer, VerifiedOffer
+from worker_cache.waiting import unless
 from worker_cache.workplace import Workplace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """An offer that may be run here, and a descriptor of its verified bytes."""
+
+    offer: VerifiedOffer
+    archive: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """Who hears of a launch, and may end it; by default nobody.
+
+    `task_end`, the task's end of its supervisor's socket, is closed when the launcher has it. `grace_seconds`: what the task is
+    given to end by itself when the API or this agent wants it to; each of `wishes` to cancel comes with its own. What is told
+    is told at once, and waits for nobody: the log, from the claim on; then the result, on disk; or instead why there is none.
+    """
+
+    task_end: socket.socket | None = None
+    grace_seconds: int = 0
+    wishes: asyncio.Queue[int] = field(default_factory=asyncio.Queue)
+    claimed: Callable[[KeptLog], None] = lambda log: None
+    ended: Callable[[bytes], None] = lambda result: None
+    refused: Callable[[str, str], None] = lambda slug, detail: None
 
 
 async def carry_out(place: Workplace, offered: Any, *, audience: str) -> bool:
@@ -29,26 +61,41 @@ async def carry_out(place: Workplace, offered: Any, *, audience: str) -> bool:
         place.log.error("the API offered a launch without an id")
         return False
     try:
-        offer = await _verified(place, Offer.from_json(offered), audience)
-        place.authors.require(await place.follower.require_launchable(offer.manifest))
-        await _run(place, offer)
+        async with checked(place, offered, audience=audience) as ready:
+            await run(place, ready, Beside())
     except FetchError as error:
         place.log.warning("launch not started or lost", launch_id=launch_id, error=str(error))
         return False
     except DagsealError as error:
-        await _report_refusal(place, launch_id, error.slug, str(error))
+        await report_refusal(place, launch_id, error.slug, str(error))
     except OSError as error:
         place.log.error("this host cannot keep the launch's log or result", launch_id=launch_id, error=str(error))
         return False
     return True
 
 
-async def _verified(place: Workplace, offer: Offer, audience: str) -> VerifiedOffer:
+@contextlib.asynccontextmanager
+async def checked(
+    place: Workplace, offered: Any, *, audience: str, asked: Instance | None = None
+) -> AsyncIterator[Ready]:
+    """Everything that is to hold before the launcher is asked, and the bytes: pinned while inside. `asked`: by a supervisor."""
+    offer = await _verified(place, Offer.from_json(offered), audience, asked)
+    place.authors.require(await place.follower.require_launchable(offer.manifest))
+    digest = offer.offer.digest
+    with place.cache.pin(digest):
+        archive = await place.cache.open(digest, size=offer.manifest.manifest.size)
+        try:
+            yield Ready(offer=offer, archive=archive)
+        finally:
+            os.close(archive)
+
+
+async def _verified(place: Workplace, offer: Offer, audience: str, asked: Instance | None) -> VerifiedOffer:
     """Where the API's key was handed on a moment ago, the log says so, if it is asked."""
 
     def verify() -> VerifiedOffer:
         keys, queues = place.follower.keys, frozenset(place.queues)
-        return trust.verify(offer, keys, audience=audience, queues=queues, now=int(place.now()))
+        return trust.verify(offer, keys, audience=audience, queues=queues, asked=asked, now=int(place.now()))
 
     try:
         return verify()
@@ -57,31 +104,39 @@ async def _verified(place: Workplace, offer: Offer, audience: str) -> VerifiedOf
         return verify()
 
 
-async def _run(place: Workplace, offer: VerifiedOffer) -> None:
-    with place.cache.pin(offer.offer.digest):
-        await _run_pinned(place, offer)
-
-
-async def _run_pinned(place: Workplace, offer: VerifiedOffer) -> None:
+async def run(place: Workplace, ready: Ready, beside: Beside) -> None:
+    """From the launcher's `run` to the acknowledged result. Raises `FetchError` when there is none, or another error before
+    there could be one."""
+    offer = ready.offer
     launch_id = offer.offer.launch_id
-    archive = await place.cache.open(offer.offer.digest, size=offer.manifest.manifest.size)
-    try:
-        async with launcher_link.connect(place.launcher) as link:
-            await link.run(ticket=offer.offer.ticket, manifest=offer.offer.manifest, archive_fd=archive)
+    async with launcher_link.connect(place.launcher) as link:
+        await link.run(
+            ticket=offer.offer.ticket,
+            manifest=offer.offer.manifest,
+            archive_fd=ready.archive,
+            supervisor_fd=beside.task_end.fileno() if beside.task_end is not None else None,
+        )
+        if beside.task_end is not None:
+            beside.task_end.close()
+        cancelling = asyncio.create_task(_cancel_when_wished(place, link, beside.wishes))
+        try:
             match await link.event():
                 case Refused(error=slug, detail=detail):
-                    await _report_refusal(place, launch_id, slug, detail)
+                    beside.refused(slug, detail)
+                    await report_refusal(place, launch_id, slug, detail)
                     return
                 case ClaimMade(envelope=claim):
-                    await _claimed(place, offer, link, claim)
+                    await _claimed(place, offer, link, claim, beside)
                     return
                 case Ended(envelope=result):
                     _keep(place, launch_id, result)
+                    beside.ended(result)
                 case Log():
                     raise FetchError("the launcher sent a log before a claim: this is not its protocol")
-        await delivery.send_result(place, launch_id)
-    finally:
-        os.close(archive)
+        finally:
+            cancelling.cancel()
+            await asyncio.gather(cancelling, return_exceptions=True)
+    await delivery.send_result(place, launch_id)
 
 
 def _keep(place: Workplace, launch_id: str, result: bytes) -> None:
@@ -92,24 +147,26 @@ def _keep(place: Workplace, launch_id: str, result: bytes) -> None:
         os.close(fd)
 
 
-async def _claimed(place: Workplace, offer: VerifiedOffer, link: Link, claim: bytes) -> None:
+async def _claimed(place: Workplace, offer: VerifiedOffer, link: Link, claim: bytes, beside: Beside) -> None:
     """From the claim on nothing may be lost: log and result are on disk before anybody is told."""
     launch_id = offer.offer.launch_id
     log_fd = place.spool.open_log(launch_id)
-    relay = LogRelay(place.api, launch_id, log_fd)
+    log = KeptLog(log_fd)
     wanted = asyncio.Event()
-    shipping = asyncio.create_task(delivery.ship_log(place, relay, launch_id))
+    shipping = asyncio.create_task(delivery.ship_log(place, log, launch_id))
     tasks: list[asyncio.Task[Any]] = [shipping]
     try:
+        beside.claimed(log)
         if await _answer_claim(place, offer, link, claim):
             place.log.info("launch claimed", launch_id=launch_id, digest=str(offer.offer.digest))
             tasks.append(asyncio.create_task(_beat(place, launch_id, wanted)))
-        tasks.append(asyncio.create_task(_cancel_when_wanted(place, link, wanted)))
+        tasks.append(asyncio.create_task(_wish_when_wanted(place, beside, wanted)))
         try:
-            result = await _until_ended(link, relay)
+            result = await _until_ended(link, log)
             place.spool.keep_result(launch_id, result, log_fd=log_fd)
         finally:
-            relay.close()
+            log.close()
+        beside.ended(result)
         if await shipping:
             await delivery.send_result(place, launch_id)
     except DagsealError as error:
@@ -133,20 +190,22 @@ async def _answer_claim(place: Workplace, offer: VerifiedOffer, link: Link, clai
         except FetchError as error:
             if place.now() < offer.ticket.ticket.expires_at and await place.pause(next(delays)):
                 continue
-            await link.deny(f"the API did not answer the claim in time: {error}")
-            return False
+            denied = f"the API did not answer the claim in time: {error}"
         except DagsealError as error:
-            await link.deny(str(error))
-            return False
-        await link.grant(grant)
-        return True
+            denied = str(error)
+        else:
+            denied = ""
+        # A launcher that was cancelled meanwhile hears neither: its result is there to be read all the same.
+        with contextlib.suppress(FetchError):
+            await (link.deny(denied) if denied else link.grant(grant))
+        return not denied
 
 
-async def _until_ended(link: Link, relay: LogRelay) -> bytes:
+async def _until_ended(link: Link, log: KeptLog) -> bytes:
     while True:
         match await link.event():
             case Log(data=data):
-                relay.append(data)
+                log.append(data)
             case Ended(envelope=envelope):
                 return envelope
             case Refused(error=slug, detail=detail):
@@ -171,20 +230,22 @@ async def _beat(place: Workplace, launch_id: str, wanted: asyncio.Event) -> None
         await place.sleep(place.heartbeat_seconds)
 
 
-async def _cancel_when_wanted(place: Workplace, link: Link, wanted: asyncio.Event) -> None:
-    waiting = [asyncio.ensure_future(wanted.wait()), asyncio.ensure_future(place.cancelling.wait())]
+async def _wish_when_wanted(place: Workplace, beside: Beside, wanted: asyncio.Event) -> None:
+    await unless(wanted.wait(), place.cancelling)
+    beside.wishes.put_nowait(beside.grace_seconds)
+
+
+async def _cancel_when_wished(place: Workplace, link: Link, wishes: asyncio.Queue[int]) -> None:
+    """The first is with its grace; whoever wishes again will not wait for it: the launcher takes a second one so."""
     try:
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in waiting:
-            task.cancel()
-    try:
-        await link.cancel()
+        while True:
+            await link.cancel(await wishes.get())
     except FetchError as error:
         place.log.warning("the launcher could not be asked to cancel", error=str(error))
 
 
-async def _report_refusal(place: Workplace, launch_id: str, slug: str, detail: str) -> None:
+async def report_refusal(place: Workplace, launch_id: str, slug: str, detail: str) -> None:
+    """This host will not run it: say so, if the API can be reached within a while."""
     place.log.error("launch refused", launch_id=launch_id, slug=slug, detail=detail)
     delays = place.delays()
     for _ in range(5):

@@ -8,6 +8,7 @@ A 408, 425, 429 or 5xx is a `FetchError`: the peer did not do the work, and the 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from integrity import errors
@@ -24,6 +25,20 @@ class RequestError(errors.DagsealError):
     slug = "bad-request"
 
 
+class StatedError(errors.ConflictError):
+    """A conflict that the server calls by a name of its own: `named`, which is `conflict` for who knows none but ours."""
+
+    def __init__(self, named: str, detail: str) -> None:
+        super().__init__(detail)
+        self.named = named
+
+
+def named(error: errors.DagsealError) -> str:
+    """The slug to pass on."""
+    return error.named if isinstance(error, StatedError) else error.slug
+
+
+_SLUG = re.compile(r"[a-z0-9-]{1,100}")
 _RETRYABLE = frozenset({408, 425, 429})
 
 
@@ -43,6 +58,8 @@ def to_error(status: int, content_type: str, body: bytes, *, what: str) -> error
         return errors.FetchError(f"{detail}; try again")
     slug = _text(problem.get("type")).rpartition("/")[2]
     kind = _CLASSES.get(slug) or _archive_rule(slug, problem) or _by_status(status)
+    if status == 409 and kind is errors.ConflictError and slug != kind.slug and _SLUG.fullmatch(slug):
+        return StatedError(slug, detail)
     if status == 413 and not issubclass(kind, errors.ArchiveError):
         return errors.InvalidArchiveError("too-large", detail)
     if issubclass(kind, errors.ArchiveError):

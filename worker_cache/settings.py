@@ -20,6 +20,9 @@
     log_sync_seconds = 2.0                       # how often the server is asked for its log's newest checkpoint
     report_seconds = 15.0                        # how often the server is told what is held here, at least
     releases_socket = "/run/dagseal/releases.sock"   # optional: hands verified releases to local processes
+    tasks_socket = "/run/dagseal/tasks.sock"     # optional: runs the tasks of Airflow's supervisors on this host
+    tasks_accounts = ["airflow"]                 # whose supervisors: unix accounts; of nobody, if it is left out
+    max_tasks = 64                               # how many of these at once; the others wait
     readers_file = "/etc/dagseal/readers.toml"   # who these are: `worker_cache/readers.py`
     authors_file = "/etc/dagseal/authors.toml"   # optional: whose code alone runs here: `worker_cache/authors.py`
     trees_dir = "/var/lib/dagseal/trees"         # optional: releases as folders of files, for who asks for a path
@@ -35,6 +38,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import stat
 import time
 import tomllib
@@ -84,6 +88,9 @@ class AgentSettings(BaseSettings):
     log_sync_seconds: float = Field(default=2.0, gt=0, le=300)
     report_seconds: float = Field(default=15.0, gt=0, le=300)
     releases_socket: str | None = None
+    tasks_socket: str | None = None
+    tasks_accounts: list[str] = []
+    max_tasks: int = Field(default=64, ge=1, le=10_000)
     readers_file: str | None = None
     authors_file: str | None = None
     trees_dir: str | None = None
@@ -129,6 +136,13 @@ class AgentSettings(BaseSettings):
         if self.launcher_command is not None:
             return OnDemand(self.launcher_command)
         return AtSocket(self.launcher_socket or DEFAULT_SOCKET)
+
+    def task_uids(self) -> frozenset[int]:
+        """Who may ask at `tasks_socket`. Raises `SettingsError` for an account that is not there."""
+        try:
+            return frozenset(pwd.getpwnam(names.check("unix user", account)).pw_uid for account in self.tasks_accounts)
+        except (KeyError, DagsealError) as error:
+            raise SettingsError(f"tasks_accounts: no such account on this host: {error}") from None
 
     def token(self, environ: Mapping[str, str]) -> str:
         """Read the worker's token, where it has no key of its own. Raises `SettingsError`, never showing it."""

@@ -26,10 +26,11 @@ from integrity.keys import SigningKey
 from integrity.leaves import Activated, Keyed, Leaf, Owned, Released, Revoked
 from integrity.logview import LoggedRelease, LogView
 from tests.forked import in_fork, refusal
-from worker_cache import releasesocket
+from worker_cache import askreleases, releasesocket
 from worker_cache.authors import ANYBODY
 from worker_cache.readers import Reader
 from worker_cache.releasesocket import ReleaseSocket
+from worker_cache.setfolders import SetFolders
 from worker_cache.store import Store
 from worker_cache.trees import Trees
 
@@ -62,6 +63,7 @@ class Agent:
 
     def __init__(self, folder: str) -> None:
         self.view: LogView | DagsealError = LogView().extended(leaves())
+        self.sets: dict[str, bytes] = {}
         self.store = Store.open(os.path.join(folder, "cache"))
         for data in (*CODE.values(), OLD):
             receiver = self.store.receive()
@@ -76,10 +78,15 @@ class Agent:
                 pwd.getpwnam(ETL).pw_uid: Reader(principal="etl"),
                 pwd.getpwnam(ML).pw_uid: Reader(principal="ml"),
             },
-            view=self._view,
+            folders=SetFolders(
+                put=self._put,
+                get=self._get,
+                view=self._view,
+                fetch=self._open,
+                trees=self.trees,
+                authors=ANYBODY,
+            ),
             open_cached=self._open,
-            trees=self.trees,
-            authors=ANYBODY,
             log=structlog.get_logger("agent"),
         )
 
@@ -90,6 +97,12 @@ class Agent:
 
     async def _open(self, release: LoggedRelease) -> int:
         return self.store.open_verified(release.digest)
+
+    async def _put(self, name: str, body: bytes) -> None:
+        self.sets[name] = body
+
+    async def _get(self, name: str) -> bytes:
+        raise NotFoundError("no such set")
 
     async def close(self) -> None:
         await self.socket.close()
@@ -111,7 +124,7 @@ class Agent:
         """The bytes as text, or the folder, or the refusal."""
 
         def body() -> str:
-            message, fd = releasesocket.ask(self.path, archive, number, want=want)
+            message, fd = askreleases.ask(self.path, archive, number, want=want)
             return os.pread(fd, 1 << 20, 0).hex() if fd is not None else message.fields.text("folder")
 
         return await self.tried(account, body)
@@ -152,7 +165,7 @@ async def test_a_stale_log_gives_nothing(agent: Agent) -> None:
 
 async def test_the_descriptor_cannot_write_the_cache(agent: Agent) -> None:
     def body() -> str:
-        _, fd = releasesocket.ask(agent.path, "etl.zip")
+        _, fd = askreleases.ask(agent.path, "etl.zip")
         assert fd is not None
         tried = [
             refusal(lambda: os.write(fd, b"x")),
@@ -171,7 +184,7 @@ async def test_a_held_lock_on_the_descriptor_keeps_nobody_from_the_release(agent
     locked, done = os.pipe(), os.pipe()
 
     def body() -> str:
-        _, fd = releasesocket.ask(agent.path, "etl.zip")
+        _, fd = askreleases.ask(agent.path, "etl.zip")
         assert fd is not None
         fcntl.flock(fd, fcntl.LOCK_EX)
         os.write(locked[1], b"x")
@@ -266,4 +279,4 @@ async def test_silent_askers_do_not_keep_others_out_for_long(agent: Agent, monke
         sock.close()
     assert await agent.asked(ETL, "etl.zip") == CODE["etl.zip"].hex()
     with pytest.raises(NotFoundError, match="not-owner"):
-        await asyncio.to_thread(releasesocket.ask, agent.path, "etl.zip")  # root is an account like others
+        await asyncio.to_thread(askreleases.ask, agent.path, "etl.zip")  # root is an account like others

@@ -31,11 +31,12 @@ from tests.integration.worker_cache.agent_host import Host
 from tests.integration.worker_cache.agent_peers import ARCHIVE, NAME, ApiSim, LauncherSim
 from tests.logsim import released
 from tests.sshsig import sshsig
-from worker_cache import releasesocket
+from worker_cache import askreleases, releasesocket
 from worker_cache.authors import Authors
 from worker_cache.batch import BLOB_BYTES
 from worker_cache.readers import Reader
 from worker_cache.releasesocket import ReleaseSocket
+from worker_cache.setfolders import SetFolders
 from worker_cache.store import Store
 
 ANN, MALLORY = SigningKey(bytes([1]) * 32), SigningKey(bytes([66]) * 32)
@@ -230,6 +231,7 @@ async def test_a_forged_release_is_not_handed_out(tmp_path: Path) -> None:
         *(Owned(at=1, by="ann", archive=name, owner="ann", group="ann", mode=0o700) for name in (NAME, "free.py")),
         forged,
         replace(forged, archive="free.py"),
+        *(Activated(at=2, by="ann", archive=name, number=1) for name in (NAME, "free.py")),
     ]
     view = LogView().extended(said)
 
@@ -237,22 +239,30 @@ async def test_a_forged_release_is_not_handed_out(tmp_path: Path) -> None:
         return store.open_verified(DIGEST)
 
     path = str(tmp_path / "r.sock")
+    told: list[bytes] = []
+
+    async def put(_: str, body: bytes) -> None:
+        told.append(body)
+
+    async def get(_: str) -> bytes:
+        raise NotFoundError("no such set")
+
     socket = ReleaseSocket(
         path,
         readers={os.geteuid(): Reader(principal="ann")},
-        view=lambda: view,
+        folders=SetFolders(put=put, get=get, view=lambda: view, fetch=held, trees=None, authors=AUTHORS),
         open_cached=held,
-        trees=None,
-        authors=AUTHORS,
         log=structlog.get_logger("agent"),
     )
     try:
         for want in releasesocket.WANTS:
             with pytest.raises(NotFoundError, match=rf"author: {NAME}@1 is not signed by an author"):
-                await asyncio.to_thread(releasesocket.ask, path, NAME, 1, want=want)
-        _, fd = await asyncio.to_thread(releasesocket.ask, path, "free.py", 1)
+                await asyncio.to_thread(askreleases.ask, path, NAME, 1, want=want)
+        _, fd = await asyncio.to_thread(askreleases.ask, path, "free.py", 1)
         assert fd is not None and os.pread(fd, 1 << 20, 0) == EVIL
         os.close(fd)
+        await asyncio.to_thread(askreleases.ask_set, path, ["*"], want="version")
+        assert b"free.py" in told[0] and NAME.encode() not in told[0]
     finally:
         await socket.close()
         store.close()
