@@ -288,8 +288,8 @@ class Run:
 
 
 async def run(context: Context, caller: Channel, message: Message, fds: list[int]) -> None:
-    """Answer one `run` on `caller`; what is taken out of `fds` is closed here. Raises a `SecurityError` when there is no verified
-    ticket to sign a result for."""
+    """Answer one `run` on `caller`; what is taken out of `fds` is closed here. Raises a `SecurityError` when there is no
+    verified ticket to sign a result for."""
     started_at = context.now_us()
     ticket_envelope = message.fields.binary("ticket", max_bytes=MAX_ENVELOPE_BYTES)
     manifest_envelope = message.fields.binary("manifest", max_bytes=MAX_ENVELOPE_BYTES)

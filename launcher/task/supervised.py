@@ -6,7 +6,8 @@ values are answered from the grant (`comms.FROM_GRANT`): of those nothing is ask
 states, deferral, assets, the history of runs) is the supervisor's, and what its API holds.
 
 What Airflow does between a process's start and a task's end is done here in its order, but for what the launcher did before:
-finding and importing the dag file, becoming the user. A bundle's version is not locked: the archive is in memory.
+finding and importing the dag file, becoming the user. A bundle's version is not locked, as the archive is in memory, and the
+process keeps its title.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from airflow.sdk.api.datamodels._generated import TaskInstanceState
 from airflow.sdk.execution_time import comms, task_runner
 from airflow.sdk.listener import get_listener_manager
 from opentelemetry.trace import Status, StatusCode
-from setproctitle import setproctitle
 from structlog.contextvars import bind_contextvars
 
 from integrity.errors import MalformedError, SecurityError
@@ -93,7 +93,6 @@ def _startup_details(supervisor: SupervisorComms, dag_id: str, name: TaskName) -
 def _run(
     dag: DAG, details: comms.StartupDetails, supervisor: SupervisorComms, log: Any, bundle: ArchiveBundle
 ) -> Outcome:
-    setproctitle(f"airflow worker -- {details.ti.id}")
     bind_contextvars(
         ti_id=str(details.ti.id),
         dag_id=details.ti.dag_id,

@@ -199,7 +199,7 @@ def test_words_while_the_task_runs(live: Live, agent: LyingAgent, traces: Traces
             if word == "grant":
                 peer.grant(grant.body)
             else:
-                peer.send(word)
+                peer.send(word, **({"grace_seconds": 0} if word == "cancel" else {}))
             said, _ = peer.hear_end()
             result = result_of(live, said)
             error = "cancelled" if word == "cancel" else "malformed"

@@ -107,7 +107,7 @@ def test_a_flood_on_all_three_ends_within_a_second(live: Live, agent: LyingAgent
         pids = until("all three flood", lambda: found if len(found := tree_of(task)) == 4 else None)
         start = time.monotonic()
         if end == "cancel":
-            peer.send("cancel")
+            peer.send("cancel", grace_seconds=0)
         elif end == "gone":
             peer.__exit__()
         until("all of it is dead", lambda: not any(map(is_alive, pids)))

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from supervisor_rig import Supervisor
 from task_rig import ENVIRONMENT, Warm
 
 
@@ -23,6 +24,13 @@ def describer() -> Iterator[Warm]:
     warm = Warm("describe", environment={"PYTHONHASHSEED": "0"})
     yield warm
     assert warm.close() == 0
+
+
+@pytest.fixture(scope="session")
+def supervisor() -> Iterator[Supervisor]:
+    supervisor = Supervisor()
+    yield supervisor
+    supervisor.close()
 
 
 @pytest.fixture

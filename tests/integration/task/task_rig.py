@@ -279,9 +279,11 @@ class Warm:
         return status
 
     def describe(self, name: str, data: bytes, *, variant: int = 0, **extra: Any) -> Answer:
+        return self.look("describe", name, data, variant=variant, **extra)
+
+    def look(self, job: str, name: str, data: bytes, **extra: Any) -> Answer:
         task = Task(self)
-        digest = str(Digest.of(data))
-        task.ask(data, job="describe", name=name, digest=digest, members=None, variant=variant, **extra)
+        task.ask(data, job=job, name=name, digest=str(Digest.of(data)), members=None, **extra)
         return _last(task)
 
     def run(
@@ -292,9 +294,12 @@ class Warm:
         task_id: str,
         grant: Grant | None = Grant(),  # noqa: B008 - never changed
         code: int | None = None,
+        supervisor: socket.socket | None = None,
         **changes: Any,
     ) -> Answer:
+        """With `supervisor`, the task's end of its socket, which is closed here, it is a supervised launch."""
         task = Task(self)
+        changes = {"supervised": supervisor is not None, **changes}
         task.ask(data, code=code, **run_job(name, data, dag_id, task_id, **changes))
         try:
             kind, fields = receive(task.control)
@@ -302,6 +307,9 @@ class Warm:
             return Answer("eof", {}, task.close(), pid=task.pid)
         if kind != "ready":
             return Answer(kind, fields, task.close(), pid=task.pid)
+        if supervisor is not None:
+            send(task.control, "supervisor", fds=(supervisor.fileno(),))
+            supervisor.close()
         task.send_secrets(grant.to_bytes() if grant else b"")
         answer = _last(task)
         answer.task_digest = fields["task_digest"]
