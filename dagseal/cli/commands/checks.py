@@ -8,7 +8,7 @@ import typer
 
 from dagseal.cli import printing
 from dagseal.cli.context import Run, run_of
-from dagseal.cli.exits import NotVerifiedError, VerificationFailedError
+from dagseal.cli.exits import NotVerifiedError, UsageError, VerificationFailedError
 
 DEFAULT_SOCKET = "/run/dagseal/launcher.sock"
 
@@ -89,11 +89,17 @@ def doctor(
     ),
     launcher_socket: str | None = typer.Option(None, "--launcher-socket", metavar="PATH"),
     offline: bool = typer.Option(False, "--offline", help="Leave out the server and the launcher."),
+    airflow: bool = typer.Option(
+        False, "--airflow", help="Instead: does this host's Airflow run all through dagseal? Prints the lines to add."
+    ),
 ) -> None:
     """Is this host fit to run tasks? Each finding says what to do. 1 when something is not right."""
     from dagseal.cli import doctoring, trying
 
     run = run_of(ctx)
+    if airflow:
+        _airflow(run)
+        return
     users, socket, needed = list(user), launcher_socket or DEFAULT_SOCKET, {"standard"}
     notary: list[str] = []
     if launcher_config is not None:
@@ -115,6 +121,33 @@ def doctor(
     failed = sum(check.state == "failed" for check in checks)
     if failed:
         raise VerificationFailedError(f"doctor: {failed} of {len(checks)} checks failed")
+
+
+def _airflow(run: Run) -> None:
+    import contextlib
+    import os
+    import sys
+
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # Airflow logs there from its import on
+            from dagseal.airflow import installation
+
+            found = installation.findings(installation.look(os.environ))
+    except ModuleNotFoundError as error:
+        raise UsageError(f"Airflow is not installed here ({error.name}): pip install 'dagseal[airflow]'") from None
+    failed = sum(finding.state == "failed" for finding in found)
+    if run.settings.output in ("json", "yaml"):
+        rows = [
+            {"check": f.name, "state": f.state, "detail": f.detail, "section": f.section, "line": f.line} for f in found
+        ]
+        printing.rows(run, rows, ())
+    else:
+        for finding in found:
+            printing.verdict(run, finding.state != "failed", f"{finding.name}: {finding.detail}")
+        if added := installation.lines(found):
+            sys.stdout.write(f"\nTo be in airflow.cfg:\n\n{added}\n")
+    if failed:
+        raise VerificationFailedError(f"doctor: {failed} of {len(found)} checks failed")
 
 
 def _server_check(run: Run) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from dagseal.cli.exits import REFUSED, UsageError, code_of
 
 if TYPE_CHECKING:
     from dagseal.cli.importing import Planned
+    from integrity.errors import DagsealError
     from worker_cache.client import Client
 
 COLUMNS = ("source", "archive", "files", "owner", "state", "detail")
@@ -90,15 +92,16 @@ def import_dags(
         raise typer.Exit(failed or REFUSED)
 
 
-def _planned(folder: str, read: Callable[[str], bytes]) -> dict[str, Planned | Exception]:
+def _planned(folder: str, read: Callable[[str], bytes]) -> dict[str, Planned | DagsealError]:
     """By DAG file; in the place of one that cannot be an archive, why."""
     from dagseal.cli import importing
     from integrity.errors import ConflictError, DagsealError
 
     try:
-        from dagseal.airflow import dags_folder
+        with contextlib.redirect_stdout(sys.stderr):  # Airflow logs there from its import on
+            from dagseal.airflow import dags_folder
 
-        sources = dags_folder.dag_files(os.path.realpath(folder))
+            sources = dags_folder.dag_files(os.path.realpath(folder))
     except ModuleNotFoundError as error:
         raise UsageError(
             f"Airflow is not installed here ({error.name}), by whose rule a file is a DAG file: pip install 'dagseal[airflow]'"
@@ -106,7 +109,7 @@ def _planned(folder: str, read: Callable[[str], bytes]) -> dict[str, Planned | E
     if not sources:
         raise UsageError(f"Airflow takes no file of {folder} for a DAG file")
     files = importing.files_of(folder)
-    found: dict[str, Planned | Exception] = {}
+    found: dict[str, Planned | DagsealError] = {}
     for source in sources:
         try:
             found[source] = importing.plan(source, files, read, frozenset(sources))

@@ -1,0 +1,87 @@
+"""What `dagseal doctor --airflow` says of an installation: each way around dagseal is failed, by a line that ends it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from dagseal.airflow.installation import BACKEND, BUNDLE, COORDINATOR, EXECUTORS, Installation, Stored, findings, lines
+
+SOUND = Installation(
+    version="3.3.2",
+    executor=EXECUTORS[0],
+    coordinators={"dagseal": {"classpath": COORDINATOR}},
+    by_queue={"default": "dagseal", "gpu": "dagseal"},
+    default_queue="default",
+    bundles=(("dagseal", BUNDLE),),
+    examples=False,
+    unversioned=False,
+    backend=BACKEND,
+    enforced=True,
+    other_bundles=False,
+    processor_timeout=60,
+    environment=frozenset({"PATH", "AIRFLOW_HOME", "AIRFLOW__CORE__FERNET_KEY_CMD"}),
+    config_path="/etc/airflow.cfg",
+    config_mode=0o640,
+    reached={"tasks socket": "", "server": ""},
+    stored=Stored(queues=frozenset({"gpu"}), processors=(("a", True),)),
+)
+
+
+def test_a_sound_installation_has_nothing_to_add() -> None:
+    found = findings(SOUND)
+    assert {finding.state for finding in found} == {"ok"}, found
+    assert lines(found) == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "line"),
+    [
+        ({"version": "3.2.1"}, "version", ""),
+        ({"version": "3.30.0"}, "version", ""),
+        ({"enforced": False}, "enforce", "enforce = true"),
+        ({"executor": "LocalExecutor"}, "executor", f"executor = {EXECUTORS[0]}"),
+        ({"executor": "CeleryExecutor"}, "executor", f"executor = {EXECUTORS[1]}"),
+        ({"executor": f"{EXECUTORS[0]},KubernetesExecutor"}, "executor", f"executor = {EXECUTORS[0]}"),
+        ({"coordinators": {}}, "coordinator", 'coordinators = {"dagseal": {"classpath": "' + COORDINATOR + '"}}'),
+        ({"by_queue": {"gpu": "dagseal"}}, "queues", 'queue_to_coordinator = {"default": "dagseal", "gpu": "dagseal"}'),
+        (
+            {"by_queue": {"default": "java", "gpu": "dagseal"}},
+            "queues",
+            'queue_to_coordinator = {"default": "dagseal", "gpu": "dagseal"}',
+        ),
+        ({"bundles": (("dags-folder", "airflow.dag_processing.bundles.local.LocalDagBundle"),)}, "bundles", BUNDLE),
+        ({"bundles": (("dagseal", BUNDLE), ("git", "x.GitDagBundle"))}, "bundles", BUNDLE),
+        ({"examples": True}, "examples", "load_examples = False"),
+        ({"unversioned": True}, "versioning", "disable_bundle_versioning = False"),
+        ({"other_bundles": True}, "other bundles", "unsafe_other_bundles = false"),
+        ({"backend": ""}, "secrets backend", f"secrets_backend = {BACKEND}"),
+        ({"reached": {"server": "no token"}}, "server", ""),
+        ({"environment": frozenset({"AIRFLOW__CORE__FERNET_KEY"})}, "environment", ""),
+        ({"environment": frozenset({"AIRFLOW__API_AUTH__JWT_SECRET"})}, "environment", ""),
+        ({"environment": frozenset({"AIRFLOW_CONN_DB"})}, "environment", ""),
+        ({"config_mode": 0o644}, "airflow.cfg", ""),
+        ({"stored": "OperationalError"}, "database", ""),
+        ({"stored": Stored(connections=("db",))}, "Airflow's connections", ""),
+        ({"stored": Stored(variables=("k",))}, "Airflow's variables", ""),
+        ({"stored": Stored(queues=frozenset({"big"}))}, "queues", '"big": "dagseal"'),
+        ({"stored": Stored(processors=(("a", True), ("b", False)))}, "dag processor", ""),
+    ],
+)
+def test_each_way_around_is_failed(change: dict[str, Any], name: str, line: str) -> None:
+    found = findings(replace(SOUND, **change))
+    failed = [finding for finding in found if finding.state == "failed"]
+    assert [finding.name for finding in failed] == [name]
+    assert line in failed[0].line and bool(line) == bool(failed[0].line)
+
+
+def test_what_is_only_to_be_known_is_a_warning() -> None:
+    for stored in (Stored(), Stored(processors=(("a", True),), triggerers=("t",))):
+        assert [f.state for f in findings(replace(SOUND, stored=stored)) if f.state != "ok"] == ["warning"]
+
+
+def test_the_lines_stand_below_their_sections() -> None:
+    found = findings(replace(SOUND, executor="LocalExecutor", examples=True, enforced=False))
+    assert lines(found) == (f"[dagseal]\nenforce = true\n[core]\nexecutor = {EXECUTORS[0]}\nload_examples = False")
