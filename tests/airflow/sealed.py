@@ -1,5 +1,7 @@
-"""Airflow through dagseal as a rig: the same Airflow with dagseal's executor, coordinator, bundle and dag processor; and API, agent
-and launcher beside it, each as an account of its own. Airflow's is one of the host's like others, which may ask agent and launcher.
+"""Airflow through dagseal as a rig: the same Airflow, with dagseal's executor, coordinator, bundle and dag processor.
+
+API, agent and launcher run beside it, each as an account of its own. Airflow's account may ask agent and launcher, and is one
+of the host's like others.
 """
 
 from __future__ import annotations
