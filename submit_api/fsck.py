@@ -21,7 +21,7 @@ from integrity.digests import Digest
 from integrity.errors import DigestMismatchError, MalformedError, NotFoundError, SecurityError, SettingsError
 from integrity.keys import SealTo, VerifyKey, fingerprint
 from integrity.manifest import VerifiedManifest
-from submit_api import connections, fsck_log, launches
+from submit_api import connections, fsck_log, fsck_sets, launches
 from submit_api.audit_numbers import MAX_FINDINGS, REMOVE, Numbers
 from submit_api.findings import Finding, damage, warning
 from submit_api.registry import archives, events, ledger, people, secrets
@@ -69,6 +69,8 @@ async def _everything(service: Service, tx: Transaction) -> AsyncIterator[Findin
     for finding in await _logs(service, tx):
         yield finding
     for finding in await _audit(tx):
+        yield finding
+    for finding in await fsck_sets.examined(tx):
         yield finding
     async for finding in fsck_log.examined(tx, service.keys.signing.public):
         yield finding

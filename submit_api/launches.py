@@ -67,8 +67,7 @@ def require_takeable(launch: Launch, queues: Collection[str]) -> None:
     if launch.state not in ("queued", "offered"):
         raise EndedError(
             f"launch {launch.id} of task instance {launch.task_instance} was taken already and is {launch.state}: each "
-            "queueing is reserved anew",
-            ConflictError.slug,
+            "queueing is reserved anew"
         )
 
 

@@ -210,7 +210,7 @@ class NoVersionError(ConflictError):
 class EndedError(ConflictError):
     """The reservation is not offered, or not again; `rule` is the slug of why, also of the problem."""
 
-    def __init__(self, detail: str, rule: str) -> None:
+    def __init__(self, detail: str, rule: str = ConflictError.slug) -> None:
         super().__init__(detail)
         self.rule = rule
 

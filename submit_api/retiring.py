@@ -4,6 +4,7 @@ Promise: never retired are the active release and the newest ones, what waits fo
 that has not ended, and what was launched or active within the last days. The row is changed first, with its audit event;
 its blob is removed after that commit, under the same writer lock, when no other release has these bytes. So nothing is ever
 recorded as kept whose bytes are gone. A crash in between leaves bytes that the next start removes; `fsck` knows them.
+Sets (`submit_api.sets`) go by the same setting, when nothing was put or reserved by them for as many days.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from integrity.digests import Digest
 from submit_api import audit
-from submit_api.registry import archives, retention
+from submit_api.registry import archives, released_sets, retention
 from submit_api.registry.retention import Head
 from submit_api.service import Service
 
@@ -49,7 +50,30 @@ async def retire(service: Service) -> list[Head]:
     done = []
     for start in range(0, len(found), _AT_ONCE):
         done += await _retire(service, found[start : start + _AT_ONCE], now)
+    await _remove_sets(service, before, now)
     return done
+
+
+async def _remove_sets(service: Service, before: int, now: int) -> None:
+    """Nothing is reserved by them any more, or only a run that stood still for as long; an agent that still serves one puts it
+    again."""
+    async with service.database.read() as tx:
+        unused = await released_sets.unused_since(tx, before)
+    if not unused:
+        return
+    async with service.database.write() as tx:
+        for name in await released_sets.unused_since(tx, before):
+            await released_sets.remove(tx, name)
+            why = f"unused for {service.settings.retention.keep_days} days"
+            await audit.accepted(
+                tx,
+                at=now,
+                caller=audit.SERVICE,
+                action="set.remove",
+                about=f"set:{name}",
+                digest=f"sha512:{name}",
+                detail=why,
+            )
 
 
 async def _retire(service: Service, heads: Sequence[Head], now: int) -> list[Head]:

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Select,
+    and_,
     delete,
     exists,
     false,
@@ -186,6 +187,15 @@ async def lapsed(tx: Transaction, now_us: int) -> list[Launch]:
     """Reservations that nobody took while they were valid; the first of them."""
     query = select(LaunchRow).where(LaunchRow.state == "queued", LaunchRow.valid_until <= now_us).limit(_AT_ONCE)
     return [record(Launch, row) for row in await tx.session.scalars(query)]
+
+
+async def half_reserved(tx: Transaction) -> list[str]:
+    """The ids of launches of which one column says that they were reserved for a task instance and another does not."""
+    marks = (LaunchRow.task_instance, LaunchRow.queueing)
+    whole = and_(*(mark.is_not(None) for mark in marks))
+    none = and_(*(mark.is_(None) for mark in marks), LaunchRow.newest == false())
+    wrong = or_(and_(LaunchRow.supervised == true(), ~whole), and_(LaunchRow.supervised == false(), ~none))
+    return list(await tx.session.scalars(select(LaunchRow.id).where(wrong).order_by(LaunchRow.id)))
 
 
 async def waiting(tx: Transaction) -> list[Launch]:

@@ -57,9 +57,10 @@ def value(kind: types.TypeEngine[Any], number: int) -> Any:
 
 
 def filler(table: Table) -> dict[str, Any]:
-    """The first row of a table: its foreign keys name the first row of the others. A rule that denies has no form before."""
+    """The first row of a table: its foreign keys name the first row of the others. A rule that denies has no form before, and
+    neither has a reservation."""
     found = {column.name: value(column.type, 1) for column in table.columns}
-    return found | ({"effect": "allow"} if "effect" in found else {})
+    return found | {name: plain for name, plain in {"effect": "allow", "supervised": False}.items() if name in found}
 
 
 async def fill(database: Database, tables: MetaData) -> dict[str, dict[str, Any]]:

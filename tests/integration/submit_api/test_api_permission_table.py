@@ -19,7 +19,7 @@ from sqlalchemy import delete, select, update
 from integrity import merkle
 from integrity.digests import Digest
 from integrity.fields import to_base64
-from submit_api import connections, modes, permissions
+from submit_api import connections, modes, permissions, sets
 from submit_api.http.table import ROUTES
 from submit_api.registry import ownership, people, secrets
 from submit_api.registry.records import Grant, Queue
@@ -32,8 +32,10 @@ from submit_api.registry.tables import (
     LaunchRow,
     QueueRow,
     ReleaseRow,
+    SetRow,
     TokenRow,
 )
+from submit_api.sets import Member
 
 EMPTY = to_base64(merkle.root_of([]))
 OWNER, GROUP, ID = "alice", "team", "0" * 32
@@ -44,6 +46,13 @@ KEY = {"verify_key": "", "sealing_key": "", "fingerprint": "0" * 64, "queues": [
 
 REPORT = {
     "log_size": 0, "log_root": EMPTY, "held_root": EMPTY, "missing": [], "missing_count": 0, "damaged": [], "alarm": ""
+}  # fmt: skip
+SET = sets.to_bytes([Member(archive="etl.py", number=1, digest=Digest.of(SOURCE))])
+NEW_SET = sets.to_bytes([Member(archive="other.py", number=1, digest=Digest.of(SOURCE + b"#"))])
+RESERVATION = {
+    "task_instance": f"{'0' * 8}-0000-0000-0000-{'0' * 12}", "queueing": "1", "dag_id": "etl", "task_id": "t",
+    "run_id": "new", "map_index": -1, "try_number": 1, "queue": "default", "set": Digest.of(SET).hex,
+    "task_digest": str(Digest.of(b"task t")), "valid_seconds": 60,
 }  # fmt: skip
 JOIN = {"token": "x", "request_key": "x", "verify_key": "x", "sealing_key": "x"}
 
@@ -71,9 +80,12 @@ ASKS: dict[str, Ask] = {
     "release.revoke": Ask("POST", "/v1/archives/etl.py/releases/1/revoke", 200),
     "manifest.read": Ask("GET", "/v1/archives/etl.py/releases/1/manifest", 200),
     "blob.read": Ask("GET", f"/v1/blobs/sha512/{Digest.of(SOURCE).hex}", 200, hidden=404),
+    "set.put": Ask("PUT", f"/v1/sets/{Digest.of(NEW_SET).hex}", 201, body=NEW_SET),
+    "set.read": Ask("GET", f"/v1/sets/{Digest.of(SET).hex}", 200, hidden=404),
     "log.checkpoint": Ask("GET", "/v1/log/checkpoint", 200),
     "log.read": Ask("GET", "/v1/log/entries?start=0&end=9", 200),
     "launch.create": Ask("POST", "/v1/launches", 201, json={"dag_id": "etl", "task_id": "t", "run_id": "new"}),
+    "launch.reserve": Ask("POST", "/v1/reservations", 200, json={"reservations": [RESERVATION]}),
     "launch.list": Ask("GET", "/v1/launches", 200),
     "launch.read": Ask("GET", "/v1/launches/LAUNCH", 200),
     "launch.log.read": Ask("GET", "/v1/launches/LAUNCH/log", 200),
@@ -130,11 +142,11 @@ ASKS: dict[str, Ask] = {
     "docs": Ask("GET", "/docs", 200),
 }  # fmt: skip
 # The word of the table, also for those whose object decides besides it.
-WORDS = permissions.ACTIONS | dict.fromkeys(("manifest.read", "blob.read", "ownership.read"), "archive:r")
+WORDS = permissions.ACTIONS | dict.fromkeys(("manifest.read", "blob.read", "set.read", "ownership.read"), "archive:r")
 ADMINISTRATION = ("queue", "impersonation", "group", "token", "key", "publisher", "worker", "audit")
 PUBLIC = ("health", "metrics", "openapi", "docs", "log")
 AREAS = {
-    "archives": ("archive", "release", "manifest", "blob", "dag"),
+    "archives": ("archive", "release", "manifest", "blob", "set", "dag"),
     "launches": ("launch",),
     "secrets": ("connection", "variable", "grant"),
     "administration": ("ownership", *ADMINISTRATION, *PUBLIC),
@@ -172,6 +184,8 @@ class Table:
         self.places["RUNNING"] = (await api.launch(run_id="running")).json["id"]
         offer = await self.worker.take()
         assert offer is not None and (await self.worker.claim(offer)).status == 200
+        answer = await api.call("PUT", f"/v1/sets/{Digest.of(SET).hex}", token=self.worker.token, body=SET)
+        assert answer.status == 201, answer.body
         self.places["LAUNCH"] = (await api.launch(run_id="queued")).json["id"]
 
     async def arrange(self, mode: int) -> None:
@@ -186,6 +200,7 @@ class Table:
                 update(LaunchRow).where(LaunchRow.id == self.places["LAUNCH"]).values(state="queued", ended_at=None)
             )
             await run(delete(LaunchRow).where(LaunchRow.run_id == "new"))
+            await run(delete(SetRow).where(SetRow.hex == Digest.of(NEW_SET).hex))
             await run(delete(QueueRow))
             await ownership.add_queue(tx, Queue(name="it", owner=OWNER, group=GROUP, mode=mode, created_at=1))
             for row in self.secrets:
@@ -262,6 +277,12 @@ async def test_who_may(table: Table, area: str) -> None:
         if action in LISTS and role not in ("anonymous", "worker"):
             seen = [one for one in answer.json[LISTS[action]] if one.get("name") != "other.py"]
             assert (answer.status, bool(seen)) == (200, may), case
+            continue
+        if action == "launch.reserve" and role not in ("anonymous", "worker"):
+            (told,) = answer.json["reservations"]
+            said = ("queued", "") if may else ("refused", "not-owner")
+            assert (answer.status, told["state"], told["error"]) == (200, *said), case
+            arranged = None  # a refusal is on record, too
             continue
         if may:
             assert answer.status == ASKS[action].ok, case

@@ -44,6 +44,8 @@ EXCEPT: tuple[tuple[str, str, dict[str, Any], str], ...] = (
     ("POST", "/v1/connections/import", accepts("422") | {"allow_header_conformance": {"enabled": False}},
      _SEMANTICS + "the body is a file of connections; and one called 'import' has GET, PUT and DELETE at this path"),
     ("POST", "/v1/launches", accepts("422"), "733.0 is an integer to JSON Schema, and none to us"),
+    ("POST", "/v1/reservations", accepts("422"), _SEMANTICS + "a batch names each task instance once"),
+    ("PUT", "/v1/sets/{hex}", accepts("400", "422"), _SEMANTICS + "the digest is the body's, which is a set"),
     ("POST", "/v1/grants", accepts("400", "422"), _SEMANTICS + "the name is one of the kind that `kind` says"),
     ("POST", "/v1/tokens", accepts("422"), _SEMANTICS + "it expires in the future"),
     ("POST", "/v1/workers", accepts("400", "422"), _SEMANTICS + "the keys are keys, and the fingerprint is theirs"),

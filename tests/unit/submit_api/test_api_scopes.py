@@ -17,8 +17,12 @@ ROOT = replace(ALICE, principal="root", admin=True)
 PERMITTED = {
     "archive:push:etl": {
         "archive.submit", "archive.list", "archive.read", "release.read", "manifest.read", "blob.read",
+        "set.read",
     },
-    "launch:etl*": {"launch.create", "launch.list", "launch.read", "launch.log.read", "launch.cancel", "impersonation.explain"},
+    "launch:etl*": {
+        "launch.create", "launch.reserve", "launch.list", "launch.read", "launch.log.read", "launch.cancel",
+        "impersonation.explain",
+    },
     "audit:read": {"audit.read"},
     "admin": set(permissions.ACTIONS),
 }  # fmt: skip
