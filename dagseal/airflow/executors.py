@@ -24,7 +24,8 @@ from airflow.executors.workloads import ExecuteTask
 from dagseal.airflow import recheck, settings
 from dagseal.airflow.recheck import Recheck
 from dagseal.airflow.reserving import Reservation, Reserver
-from integrity.errors import DagsealError
+from integrity import names
+from integrity.errors import DagsealError, MalformedError
 
 COORDINATORS = frozenset({"dagseal.airflow.SealedCoordinator", "dagseal.airflow.coordinator.SealedCoordinator"})
 AGAIN_SECONDS = 5.0
@@ -69,7 +70,8 @@ class Sealing:
                 if self._settings.enforce:
                     continue
             admitted.append(workload)
-        if admitted and self._reserve([one for one in admitted if not unsealable(one, self._served)]):
+        admitted = self._reserved(admitted)
+        if admitted:
             super()._process_workloads(admitted)  # type: ignore[misc]
 
     def _refuse(self: Any, workload: Any, reason: str) -> None:
@@ -84,26 +86,29 @@ class Sealing:
         self.log_task_event(event="dagseal refused", extra=reason, ti_key=key)
         self.fail(key, reason)
 
-    def _reserve(self: Any, workloads: list[Any]) -> bool:
-        """Whether they may be sent."""
-        if not workloads:
-            return True
-        if time.monotonic() < self._not_before:
-            return not self._settings.enforce
+    def _reserved(self: Any, workloads: list[Any]) -> list[Any]:
+        """Those that may be sent; with `enforce` none that has no launch on the API's record."""
+        sealable = [one for one in workloads if not unsealable(one, self._served)]
+        unasked = [] if self._settings.enforce else workloads
+        if not sealable or time.monotonic() < self._not_before:
+            return unasked
         try:
-            wanted = [self._reservation(workload) for workload in workloads]
-            answers = self._reserver.reserve(wanted)
+            answers = self._reserver.reserve([self._reservation(workload) for workload in sealable])
         except DagsealError as error:
             self._not_before = time.monotonic() + AGAIN_SECONDS
-            if not self._settings.enforce:
-                self.log.error("dagseal (not enforced): sent without a reservation: %s", error)
-                return True
-            self.log.error("dagseal: %d tasks stay queued: %s", len(workloads), error)
-            return False
-        for workload, answer in zip(workloads, answers, strict=True):
+            outcome = "stay queued" if self._settings.enforce else "are sent without a reservation (not enforced)"
+            self.log.error("dagseal: %d tasks %s: %s", len(sealable), outcome, error)
+            return unasked
+        recorded = []
+        for workload, answer in zip(sealable, answers, strict=True):
+            reason = f"{answer.error}: {answer.detail}"
+            if answer.launch_id is None:
+                self._refuse(workload, reason)
+                continue
+            recorded.append(workload)
             if answer.error:
-                self.log.warning("dagseal: %s is refused: %s: %s", workload.key, answer.error, answer.detail)
-        return True
+                self.log.warning("dagseal: %s is refused: %s", workload.key, reason)
+        return unasked or recorded
 
     def _reservation(self: Any, workload: Any) -> Reservation:
         ti, set_hex = workload.ti, workload.bundle_info.version
@@ -161,6 +166,12 @@ def unsealable(workload: Any, served: Iterable[str]) -> str:
             f"no coordinator of dagseal's serves queue {queue!r}; add to [sdk] queue_to_coordinator of scheduler and workers: "
             f'"{queue}": "dagseal"'
         )
+    try:
+        for kind in ("dag_id", "task_id", "run_id"):
+            names.check(kind, getattr(workload.ti, kind))
+        names.check("queue", queue)
+    except MalformedError as error:
+        return f"{error}; dagseal has no record of such a name"
     if not _SET.fullmatch(workload.bundle_info.version or ""):
         return (
             f"its run has no version of a set of releases (bundle {workload.bundle_info.name!r}); let the DAG come from "

@@ -15,10 +15,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Any, TypeVar
+from uuid import UUID
 
 from integrity import taskdigest
 from integrity.digests import Digest
-from integrity.errors import NotFoundError
+from integrity.errors import FetchError, NotFoundError
 
 _MAX_KEPT = 512
 
@@ -68,14 +69,19 @@ def tasks(stored: Any, dag_id: str) -> dict[str, Any]:
 
 
 def stored(dag_version: str) -> Any:
-    """From Airflow's database, in a session of its own."""
+    """From Airflow's database, in a session of its own. Raises `FetchError`."""
     from airflow.models.serialized_dag import SerializedDagModel
     from airflow.utils.session import create_session
     from sqlalchemy import select
+    from sqlalchemy.exc import SQLAlchemyError
 
-    with create_session(scoped=False) as session:
-        found = session.scalar(select(SerializedDagModel).where(SerializedDagModel.dag_version_id == dag_version))
-        return None if found is None else found.data
+    wanted = select(SerializedDagModel).where(SerializedDagModel.dag_version_id == UUID(dag_version))
+    try:
+        with create_session(scoped=False) as session:
+            found = session.scalar(wanted)
+            return None if found is None else found.data
+    except SQLAlchemyError as error:
+        raise FetchError(f"Airflow's database does not answer: {error}") from None
 
 
 def _kept(kept: OrderedDict[K, V], key: K, make: Callable[[], V]) -> V:

@@ -49,9 +49,10 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reserved:
-    """The API's word on one of them. A refusal has a slug in `error`; the worker will tell it to the task's log."""
+    """The API's word on one of them. A refusal has a slug in `error`, and the worker will tell it to the task's log; but one
+    without a launch is on no record that a worker could ask for."""
 
-    launch_id: str
+    launch_id: str | None
     state: str
     error: str
     detail: str
@@ -146,7 +147,7 @@ def _answer(fields: Fields, asked: Reservation) -> Reserved:
     if named != (asked.task_instance, asked.queueing):
         raise MalformedError(f"reservation {asked.task_instance} was asked for, {named[0]!r:.80} is answered")
     reserved = Reserved(
-        launch_id=fields.name("launch_id", "id"),
+        launch_id=fields.optional("launch_id", lambda key: fields.name(key, "id")),
         state=fields.text("state", max_chars=32),
         error=fields.text("error", max_chars=100),
         detail=fields.text("detail", max_chars=8192),

@@ -218,6 +218,23 @@ def test_what_the_api_refuses_goes_to_the_worker_who_says_so_in_the_tasks_log(ex
     assert len(executor.sent) == 1
 
 
+def test_what_has_no_launch_on_record_is_not_sent(executor: Any, api: Api) -> None:
+    api.refuses = "out-of-scope"
+    api.bend = lambda answer: {"reservations": [one | {"launch_id": None} for one in answer["reservations"]]}
+    queue(executor, task(executor))
+    executor.trigger_tasks(10)
+    assert executor.sent == [] and executor.queued_tasks == {}
+    ((state, why),) = executor.event_buffer.values()
+    assert state == TaskInstanceState.FAILED and why.startswith("out-of-scope")
+
+
+@pytest.mark.parametrize("named", [{"run_id": "a b"}, {"dag_id": "d/g"}, {"task_id": ""}])
+def test_one_bad_name_holds_no_other_up(named: dict[str, str], executor: Any, api: Api) -> None:
+    queue(executor, task(executor, **named), task(executor, run_id="good"))
+    executor.trigger_tasks(10)
+    assert [one.ti.run_id for one in executor.sent] == ["good"] == [one["run_id"] for one in api.batches[0]]
+
+
 @pytest.mark.parametrize("version", [None, "", "1", "ab" * 32, VERSION.upper()])
 def test_a_run_without_a_version_is_not_sent(version: str | None, executor: Any, api: Api) -> None:
     unversioned, good = task(executor, version=version, run_id="bad"), task(executor, run_id="good")
@@ -271,7 +288,7 @@ def test_not_enforced_everything_is_sent_and_told(
     assert all(state != TaskInstanceState.FAILED for state, _ in executor.event_buffer.values())
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     assert any("(not enforced)" in line and "SealedBundle" in line for line in told)
-    assert any("(not enforced): sent without a reservation" in line for line in told)
+    assert any("sent without a reservation (not enforced)" in line for line in told)
 
 
 def test_an_unknown_set_or_task_has_no_digest(executor: Any, api: Api) -> None:
