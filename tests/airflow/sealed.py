@@ -119,7 +119,7 @@ def config(stack: SealedStack, token: Path, executor: str = "SealedLocalExecutor
 
 def scheduler_token(live: Live, path: Path) -> Path:
     """All that the scheduler needs: it may launch."""
-    asked = {"principal": "admin", "scopes": ["launch:*"], "expires_at": int(time.time()) + _DAY}
+    asked = {"principal": "admin", "scopes": ["launch:*"], "expires_at": int((time.time() + _DAY) * 1_000_000)}
     made = live.http("POST", "/v1/tokens", asked)
     assert made.status == 201, made.body
     path.write_text(made.json["token"])
