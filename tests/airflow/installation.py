@@ -64,7 +64,9 @@ class Airflow:
     database: str
     config: Config
     parts: Mapping[str, list[str]]
+    address: str = "127.0.0.1"
     port: int = field(default_factory=free_port)
+    more: dict[str, dict[str, str]] = field(default_factory=dict)
     fernet_key: str = field(default_factory=lambda: Fernet.generate_key().decode())
     jwt_secret: str = field(default_factory=lambda: token_hex(32))
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -72,7 +74,7 @@ class Airflow:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.address}:{self.port}"
 
     @property
     def home(self) -> Path:
@@ -139,17 +141,18 @@ class Airflow:
             self.until(lambda: api.healthy(*(PARTS[name] for name in self.parts if name in PARTS)), "all parts")
         self.seconds_to_start = time.monotonic() - begin
 
-    def start_part(self, name: str, command: list[str]) -> None:
+    def start_part(self, name: str, command: list[str], *, before: list[str] | None = None) -> None:
+        """`before` are words that become Airflow's account themselves; `more` has environment of this part alone."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-s", "-P", "-m", *command],
-                env=self.environment(),
+                [*(before or ()), sys.executable, "-s", "-P", "-m", *command],
+                env=self.environment() | self.more.get(name, {}),
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                **self._who(),
+                **({} if before else self._who()),
             )
 
     def kill(self, name: str) -> None:
