@@ -42,6 +42,8 @@ class Stack:
     more_agent_toml: str = ""
     slots: int = 4
     worker: str = WORKER
+    # the accounts that may start tasks of Airflow's here: none, and there is no tasks.sock
+    supervisors: tuple[str, ...] = ()
     more_users: tuple[str, ...] = ()
     profile: str = "standard"
     describe: str = "strict"
@@ -60,6 +62,10 @@ class Stack:
     @property
     def releases_socket(self) -> Path:
         return self.folder / "handed-out" / "releases.sock"
+
+    @property
+    def tasks_socket(self) -> Path:
+        return self.folder / "handed-out" / "tasks.sock"
 
     @property
     def cache(self) -> Path:
@@ -215,8 +221,13 @@ class Stack:
             f'queues = ["default"]\napi_key = "{self._api_key()}"\ncache_dir = "{self.cache}"\n'
             f'spool_dir = "{self.folder}/agent/spool"\nlauncher_socket = "{self.launcher_socket}"\nslots = {self.slots}\n'
             f'releases_socket = "{self.releases_socket}"\ntrees_dir = "{self.folder}/handed-out/trees"\n'
-            f"{self.more_agent_toml}"
+            f"{self._tasks_toml()}{self.more_agent_toml}"
         )
+
+    def _tasks_toml(self) -> str:
+        if not self.supervisors:
+            return ""
+        return f'tasks_socket = "{self.tasks_socket}"\ntasks_accounts = {json.dumps(self.supervisors)}\n'
 
     def _api_key(self) -> str:
         raw = bytes.fromhex((self.folder / "api" / "keys" / "signing.pub").read_text(encoding="ascii").strip())

@@ -24,7 +24,7 @@ from worker_cache.trees import Trees, Wanted
 
 MAX_KNOWN = 1000
 
-Put = Callable[[str, bytes], Awaitable[None]]  # the API's, by name in hex; so is Get
+Put = Callable[[bytes], Awaitable[str]]  # the API's; so is Get, by its name
 Get = Callable[[str], Awaitable[bytes]]
 Fetch = Callable[[LoggedRelease], Awaitable[int]]  # a verified descriptor, the caller's to close
 
@@ -54,7 +54,7 @@ class SetFolders:
         if found is not None:
             async with self._telling:
                 if found.digest not in self._known:
-                    await self.put(found.digest.hex, found.to_bytes())
+                    await self.put(found.to_bytes())
                 self._remember(found.digest, found.to_bytes())
         return found
 

@@ -29,7 +29,7 @@ class Offer:
     digest: Digest
     ticket: bytes
     manifest: bytes
-    xcom_dags: tuple[str, ...] = ()
+    xcom_dags: tuple[str, ...]
 
     @classmethod
     def from_json(cls, value: Any) -> Offer:
@@ -41,7 +41,7 @@ class Offer:
             digest=fields.digest("digest"),
             ticket=fields.binary("ticket", max_bytes=tickets.MAX_BYTES * 2),
             manifest=fields.binary("manifest", max_bytes=envelopes.MAX_ENVELOPE_BYTES),
-            xcom_dags=_xcom_dags(fields) if "xcom_dags" in fields.keys() else (),
+            xcom_dags=_xcom_dags(fields),
         )
         fields.done()
         return offer

@@ -1,6 +1,6 @@
 """Frames of `integrity.messages` for a process of Airflow's: a question to the agent, or a conversation in its selector loop.
 
-Promise: nothing here waits longer than `ANSWER_SECONDS`; what a peer sends is capped before it is kept, and whoever does not
+Promise: nothing here waits for ever; what a peer sends is capped before it is kept, and whoever does not
 answer, or not in frames, is a `FetchError` that names the socket.
 """
 
@@ -13,10 +13,12 @@ import time
 from collections.abc import Callable, Sequence
 
 from integrity import messages
+from integrity.digests import Digest
 from integrity.errors import DagsealError, FetchError, MalformedError, NotFoundError, SettingsError
 from integrity.messages import Message
+from worker_cache import askreleases
 
-ANSWER_SECONDS = 60.0  # a set's folder is made meanwhile, where the agent has none
+ANSWER_SECONDS = 10.0
 _AGAIN_SECONDS = 1.0
 _CHUNK_BYTES = 256 * 1024
 
@@ -46,35 +48,34 @@ def connect(path: str, whose: str) -> socket.socket:
     sock.settimeout(ANSWER_SECONDS)
     try:
         sock.connect(path)
-    except PermissionError:
-        sock.close()
-        raise SettingsError(
-            f"uid {os.geteuid()} may not use {whose} socket {path}: give its account the socket's group"
-        ) from None
     except OSError as error:
         sock.close()
-        raise FetchError(f"{whose} socket {path} does not answer ({error.strerror or error}): is it running?") from None
+        raise unreachable(error, path, whose) from None
     return sock
 
 
-def ask_set(path: str, archives: Sequence[str], digest: str | None, *, want: str = "folder") -> tuple[str, str]:
+def unreachable(error: OSError, path: str, whose: str) -> DagsealError:
+    """What is to be done about it."""
+    if isinstance(error, PermissionError):
+        return SettingsError(
+            f"uid {os.geteuid()} may not use {whose} socket {path}: give its account the socket's group"
+        )
+    return FetchError(f"{whose} socket {path} does not answer ({error.strerror or error}): is it running?")
+
+
+def ask_set(path: str, archives: Sequence[str], digest: str | None) -> tuple[str, str]:
     """The set's digest, as 128 hex, and its folder. Without a digest: the set that is active now.
 
     Raises `NotFoundError` for a refusal, in the agent's words, `FetchError`, `SettingsError`."""
-    incoming = Incoming()
-    with connect(path, "the agent's") as sock:
-        try:
-            sock.sendall(messages.encode("set", archives=list(archives), digest=digest, want=want))
-            while True:
-                chunk = sock.recv(_CHUNK_BYTES)
-                if not chunk:
-                    raise FetchError(f"the agent at {path} closed the connection before it answered")
-                for message in incoming.feed(chunk):
-                    return read_set(message)
-        except OSError as error:
-            raise FetchError(f"the agent at {path} does not answer ({error.strerror or error})") from None
-        except MalformedError as error:
-            raise FetchError(f"the agent at {path} sent what cannot be read: {error}") from None
+    try:
+        found, folder = askreleases.ask_set(path, archives, Digest(digest) if digest else None)
+    except NotFoundError as error:
+        raise NotFoundError(f"the agent: {error}") from None
+    except OSError as error:
+        raise unreachable(error, path, "the agent's") from None
+    except MalformedError as error:
+        raise FetchError(f"the agent at {path} sent what cannot be read: {error}") from None
+    return found.hex, folder
 
 
 def read_set(message: Message) -> tuple[str, str]:

@@ -27,12 +27,12 @@ from airflow.utils import cli as cli_utils
 from airflow.utils.process_utils import set_component_mp_start_method
 
 from dagseal.airflow import settings
-from dagseal.airflow.asking import Watch
+from dagseal.airflow.asking import Watch, unreachable
 from dagseal.airflow.bundle import SealedBundle, enter_sealed_processor
 from dagseal.airflow.serialising import Serialising
 from integrity.digests import Digest
 from integrity.errors import DagsealError, FetchError, SettingsError
-from worker_cache import releasesocket
+from worker_cache import askreleases
 
 # In the table of jobs, by which `dagseal doctor --airflow` knows this kind of dag processor from Airflow's.
 MARK = "dagseal.airflow.dag_processing"
@@ -165,11 +165,9 @@ class SealedDagFileProcessorManager(DagFileProcessorManager):  # type: ignore[mi
     def _ask(self, job: Serialising, bundle: SealedBundle) -> None:
         """Raises `FetchError`, `NotFoundError`, `SettingsError`."""
         try:
-            message, fd = releasesocket.ask(bundle.releases_socket, job.archive)
+            message, fd = askreleases.ask(bundle.releases_socket, job.archive)
         except OSError as error:
-            raise FetchError(
-                f"the agent at {bundle.releases_socket} does not answer ({error.strerror or error})"
-            ) from None
+            raise unreachable(error, bundle.releases_socket, "the agent's") from None
         if fd is None:
             raise FetchError(f"the agent gave no descriptor of {job.archive}")
         try:

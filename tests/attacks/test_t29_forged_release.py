@@ -241,8 +241,9 @@ async def test_a_forged_release_is_not_handed_out(tmp_path: Path) -> None:
     path = str(tmp_path / "r.sock")
     told: list[bytes] = []
 
-    async def put(_: str, body: bytes) -> None:
+    async def put(body: bytes) -> str:
         told.append(body)
+        return Digest.of(body).hex
 
     async def get(_: str) -> bytes:
         raise NotFoundError("no such set")

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from airflow_rig import Agent, Airflow, Parser, migrate
+
+from tests.airflow_rig import Agent, Airflow, Parser, migrate
 
 
 @pytest.fixture(scope="session")

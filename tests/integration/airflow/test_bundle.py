@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from airflow_rig import Agent, Airflow
+from tests.airflow_rig import Agent, Airflow
 
 ASK = """
 import json, sys

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow_rig import BUNDLE, Agent, Airflow, Parser, until
+
+from tests.airflow_rig import BUNDLE, Agent, Airflow, Parser, until
 
 DAG = """
 import os

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from typing import Any
 
-from airflow_rig import ROOT, Agent, Airflow
+from tests.airflow_rig import ROOT, Agent, Airflow
 
 PLAIN = """
 [core]

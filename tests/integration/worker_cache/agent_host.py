@@ -23,6 +23,7 @@ from worker_cache.launchers import AtSocket
 from worker_cache.logstore import LogStore
 from worker_cache.spool import Spool
 from worker_cache.store import Store
+from worker_cache.tasksocket import TaskSocket
 from worker_cache.transport import Transport
 from worker_cache.workplace import Workplace
 
@@ -43,12 +44,19 @@ class Host:
         self.folder = folder
         self.api = api
         self.launcher = launcher
+        self.tasks = str(folder / "tasks.sock")
         self.authors = ANYBODY
         self.log = structlog.testing.CapturingLogger()
 
     @asynccontextmanager
     async def agent(
-        self, *, slots: int = 1, grace_seconds: float = 5.0, url: str | None = None
+        self,
+        *,
+        slots: int = 1,
+        grace_seconds: float = 5.0,
+        url: str | None = None,
+        accounts: frozenset[int] | None = None,
+        max_tasks: int = 4,
     ) -> AsyncIterator[Workplace]:
         store, spool = Store.open(str(self.folder / "cache")), Spool(str(self.folder / "spool"))
         kept, pinned = LogStore(store.log_folder()), self.api.log.log.key.public
@@ -84,7 +92,11 @@ class Host:
                     jitter=lambda: 0.0,
                     log=self.log,
                 )
-                running = asyncio.create_task(agent.run(place, slots=slots, grace_seconds=grace_seconds))
+                given = frozenset([os.geteuid()]) if accounts is None else accounts
+                tasks = TaskSocket(self.tasks, place, accounts=given, max_tasks=max_tasks)
+                running = asyncio.create_task(
+                    agent.run(place, slots=slots, grace_seconds=grace_seconds, supervised=tasks.under_way)
+                )
                 try:
                     yield place
                     place.stopping.set()
@@ -92,6 +104,7 @@ class Host:
                 finally:
                     running.cancel()
                     await asyncio.gather(running, return_exceptions=True)
+                    await tasks.close()
                     await cache.close()
         finally:
             spool.close()

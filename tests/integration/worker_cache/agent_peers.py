@@ -52,6 +52,8 @@ class LauncherSim:
         self.plaintexts: list[bytes] = []
         self.denied: list[str] = []
         self.cancelled = 0
+        self.graces: list[int] = []
+        self.say_refused = False
         self.closed_early = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -118,7 +120,7 @@ class LauncherSim:
                     )
                     continue
                 assert message.kind == "run"
-                await self._run(sock, message, fds[0])
+                await self._run(sock, message, fds)
                 return
         except (EOFError, ConnectionError):
             self.closed_early += 1
@@ -128,17 +130,24 @@ class LauncherSim:
     async def _send(self, sock: socket.socket, kind: str, **fields: Any) -> None:
         await asyncio.get_running_loop().sock_sendall(sock, messages.encode(kind, **fields))
 
-    async def _run(self, sock: socket.socket, message: messages.Message, fd: int) -> None:
+    async def _run(self, sock: socket.socket, message: messages.Message, fds: list[int]) -> None:
         ticket_envelope = message.fields.binary("ticket", max_bytes=64_000)
         manifest_envelope = message.fields.binary("manifest", max_bytes=1_000_000)
         message.fields.done()
-        data = os.pread(fd, 10_000_000, 0)
-        os.close(fd)
+        data = os.pread(fds[0], 10_000_000, 0)
         ticket = tickets.verify(ticket_envelope, self._ring, audience=self.key.public.key_id, now=self._now())
         stated = manifest.verify(manifest_envelope, self._ring)
         assert stated.digest == ticket.ticket.manifest_digest
         assert Digest.of(data) == ticket.ticket.digest
+        assert len(fds) == (2 if ticket.ticket.supervised else 1)
+        if ticket.ticket.supervised:
+            os.write(fds[1], b"the task's word")
+        for fd in fds:
+            os.close(fd)
         self.seen_archives.append(data)
+        if self.say_refused:
+            await self._send(sock, "result", envelope=to_base64(self.sign_result(ticket, "refused", "not here", b"")))
+            return
         if self.say_nonsense:
             await self._send(sock, "sing")
             return
@@ -189,6 +198,7 @@ class LauncherSim:
                 return "success"
             message, _ = told.result()
             assert message.kind == "cancel"
+            self.graces.append(message.fields.integer("grace_seconds"))
             self.cancelled += 1
             return "cancelled"
         finally:
@@ -231,6 +241,7 @@ class ApiSim:
         self._now = now
         self.blobs: dict[str, bytes] = {Digest.of(ARCHIVE).hex: ARCHIVE}
         self.queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.reserved: dict[str, asyncio.Queue[dict[str, Any] | web.Response]] = {}
         self.logs: dict[str, bytes] = {}
         self.states: dict[str, str] = {}
         self.refusals: dict[str, tuple[str, str]] = {}
@@ -337,6 +348,7 @@ class ApiSim:
             "digest": str(digest),
             "ticket": to_base64(ticket),
             "manifest": to_base64(envelope),
+            "xcom_dags": [],
         }
 
     def record(self, stated: Manifest, **changes: Any) -> Released:
@@ -379,15 +391,22 @@ class ApiSim:
         return web.json_response({"state": "verified", "why": ""})
 
     async def _take(self, request: web.Request) -> web.StreamResponse:
-        assert (await request.json())["queues"]
+        asked = await request.json()
+        assert asked["queues"]
+        queue = self.queue if "task_instance" not in asked else self.reserve(asked["task_instance"])
         self.takes_waiting += 1
         try:
             async with asyncio.timeout(float(request.query["wait_seconds"])):
-                return web.json_response(await self.queue.get())
+                found = await queue.get()
+                return found if isinstance(found, web.Response) else web.json_response(found)
         except TimeoutError:
             return web.Response(status=204)
         finally:
             self.takes_waiting -= 1
+
+    def reserve(self, task_instance: str) -> asyncio.Queue[Any]:
+        """What is answered to takes of this task instance."""
+        return self.reserved.setdefault(task_instance, asyncio.Queue())
 
     async def _blob(self, request: web.Request) -> web.StreamResponse:
         data = self.blobs.get(request.match_info["hex"])

@@ -84,3 +84,10 @@ def test_a_very_long_detail_is_cut() -> None:
 @pytest.mark.parametrize(("slug", "kind"), [("replay", errors.ReplayError), ("nonsense", errors.SecurityError)])
 def test_a_slug_alone(slug: str, kind: type[errors.DagsealError]) -> None:
     assert type(problems.from_slug(slug, "why")) is kind
+
+
+def test_a_conflict_keeps_the_name_that_the_server_gave_it() -> None:
+    for slug, named in (("no-version", "no-version"), ("conflict", "conflict"), ("No Version", "conflict")):
+        error = problem(409, slug)
+        assert (isinstance(error, errors.ConflictError), problems.named(error)) == (True, named)
+    assert problems.named(problem(409, "digest-mismatch")) == "digest-mismatch"

@@ -41,6 +41,14 @@ def test_the_cache_s_limits_and_mirrors(tmp_path: Path) -> None:
     assert (found.mirrors.first, found.mirrors.serve_at()) == (False, ("::1", 0))
 
 
+def test_the_accounts_that_may_start_tasks_are_named_and_there(tmp_path: Path) -> None:
+    assert load(tmp_path, GOOD).task_uids() == frozenset()
+    assert load(tmp_path, GOOD + 'tasks_accounts = ["root"]\n').task_uids() == frozenset([0])
+    for account in ("nobody-there", "0", ""):
+        with pytest.raises(SettingsError, match="tasks_accounts"):
+            load(tmp_path, GOOD + f'tasks_accounts = ["{account}"]\n').task_uids()
+
+
 def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSEAL__AGENT__SLOTS", "9")
     assert load(tmp_path, GOOD + "slots = 2\n").slots == 9
@@ -58,6 +66,8 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         (GOOD + 'slots = "many"\n', "slots"),
         (GOOD + "log_sync_seconds = 0\n", "log_sync_seconds"),
         (GOOD + "max_log_age_seconds = 0\n", "max_log_age_seconds"),
+        (GOOD + "max_tasks = 0\n", "max_tasks"),
+        (GOOD + 'tasks_accounts = "airflow"\n', "tasks_accounts"),
         (GOOD + "queues = []\n", "queues"),
         (GOOD + 'queues = ["a b"]\n', "queue"),
         (GOOD.replace('"w"', '"W!"'), "worker"),

@@ -1,6 +1,6 @@
-"""Plays the launcher's `serialise`: `python parsing_peer.py SOCKET`. Airflow is imported once, each file in a fork of its own.
+"""Plays the launcher's `serialise`: `python airflow_parsing_peer.py SOCKET`. Airflow is imported once, a file in a fork each.
 
-It checks nothing that the launcher checks but the digest; the real one is asked in tests/root.
+It checks nothing that the launcher checks but the digest; the real one is asked in tests/e2e.
 """
 
 from __future__ import annotations

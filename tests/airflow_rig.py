@@ -21,7 +21,7 @@ from integrity.digests import Digest
 from integrity.messages import Message
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[2]
+ROOT = HERE.parent
 DEADLINE_SECONDS = 60
 BUNDLE = {"name": "dagseal", "classpath": "dagseal.airflow.SealedBundle", "kwargs": {"archives": ["*"]}}
 
@@ -149,7 +149,7 @@ class Parser:
         self.socket = str(folder / "launcher.sock")
         self._log = folder / "parser.log"
         self._process = subprocess.Popen(
-            [sys.executable, str(HERE / "parsing_peer.py"), self.socket],
+            [sys.executable, str(HERE / "airflow_parsing_peer.py"), self.socket],
             env=environment,
             stdout=self._log.open("wb"),
             cwd=ROOT,
