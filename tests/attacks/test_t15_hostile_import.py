@@ -15,6 +15,7 @@ import io
 import json
 import os
 import pwd
+import re
 import signal
 import sys
 import tempfile
@@ -25,20 +26,27 @@ from typing import Any
 
 import pytest
 
+from integrity.digests import Digest
+from integrity.errors import DigestMismatchError, FetchError, InvalidArchiveError
 from tests.attacks.attacker import (
     PR_SET_NAME,
     PROBES,
     Traces,
+    acting_as,
     all_pids,
     is_alive,
     name_of,
     notary_pid,
+    opened,
     traced_dag,
     until,
     warm_pids,
 )
 from tests.attacks.conftest import LIMITS
 from tests.live import Live
+from worker_cache import launcher_link
+from worker_cache.launcher_link import Serialised
+from worker_cache.launchers import AtSocket
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ("standard", "minimal", "strict")
@@ -362,3 +370,28 @@ def test_nothing_runs_any_more(fragile: Live, traces: Traces) -> None:
         until("all that was imported is dead", lambda: not processes(fragile))
     assert fragile.push("t15last.py", traced_dag("t15last", traces)).status == 201
     assert fragile.launch("t15last", "t", os.urandom(4).hex())["state"] == "success"
+
+
+async def serialised(live: Live, account: str, data: bytes, *, digest: Digest | None = None) -> Serialised:
+    """As a local caller of this account asks for it."""
+    with opened(data) as fd, acting_as(account):
+        async with launcher_link.connect(AtSocket(str(live.stack.launcher_socket))) as link:
+            return await link.serialise(
+                name="t15.py", digest=digest or Digest.of(data), archive_fd=fd, task_check="task"
+            )
+
+
+@pytest.mark.parametrize("case", ["exit", "really_exit", "sleep", "memory", "connection", "caught"])
+async def test_what_is_serialised_is_imported_as_what_is_described(fragile: Live, case: str) -> None:
+    source, rule, words = REFUSED[case]
+    with pytest.raises(InvalidArchiveError, match=re.escape(words)) as refused:
+        await serialised(fragile, fragile.stack.accounts.api, source.encode())
+    assert refused.value.rule == rule
+    good = STABLE.format("t15serialised").encode()
+    found = await serialised(fragile, fragile.stack.accounts.api, good)
+    assert [(dag.dag_id, dag.member) for dag in found.dags] == [("t15serialised", "t15.py")]
+    with pytest.raises(DigestMismatchError):
+        await serialised(fragile, fragile.stack.accounts.api, good, digest=Digest.of(b""))
+    if os.geteuid() == 0:
+        with pytest.raises(FetchError, match="out-of-scope"):
+            await serialised(fragile, fragile.stack.accounts.agent, good)

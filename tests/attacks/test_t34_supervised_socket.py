@@ -1,12 +1,12 @@
 """T34 supervised-socket: who holds the socket between a task and Airflow, and for which launches.
 
-The lying agent puts a socket of its own under a launch that has no supervisor, keeps it away from one that has, or puts another
-task's there; an archive reaches for it while it is imported; a task lets what it starts have it, or tells the launcher XComs.
-The supervisor is played here: it stands for Airflow, and answers with nothing.
+The lying agent puts a socket of its own under a launch that has no supervisor, keeps it away from one that has, or puts
+another task's there; an archive reaches for it while it is imported; a task lets what it starts have it, or tells the launcher
+of XComs. The supervisor is played here: it stands for Airflow, and answers with nothing.
 
-Seen to fail when weakened: `require_descriptors` that counts nothing, or takes any descriptor; `Run` that gives the socket before
-the import; `supervised._startup_details` that compares nothing; `supervised.receive` that lets the socket be inherited;
-`Run._finished` that takes XComs of a supervised launch; `Run._let_end` that waits for nothing; a second cancel that is not heard.
+Seen to fail when weakened: `require_descriptors` that counts nothing, or takes any descriptor; `Run` that gives the socket
+before the import, or keeps it; `supervised._startup_details` that compares nothing; `supervised.receive` that lets the socket
+be inherited; `Run._finished` that takes XComs of a supervised launch; `Run._let_end` that waits for nothing, or hears nothing.
 """
 
 from __future__ import annotations
@@ -260,6 +260,18 @@ def test_what_the_task_starts_has_it_not(live: Live, agent: LyingAgent, traces: 
         assert run(live, agent, offer, supervisor).state == "success"
     assert traces.text("own") == "True"
     assert traces.text("started").strip() == "['0', '1', '2', '3']"  # 3 is the folder that it lists
+
+
+def test_nobody_between_keeps_it(live: Live, agent: LyingAgent, traces: Traces) -> None:
+    """The supervisor knows by its end that the task has it no more, while the launch goes on."""
+    offer = offered(live, agent, traces, 'os.close(7)\ntrace("closed")\ntime.sleep(1000)', top="\nimport time")
+    ticket = other_ticket(live, offer.ticket, supervised=True)
+    with supervised(live, offer) as supervisor, agent.connect() as peer:
+        said = ask(peer, ticket, offer, supervisor.theirs.fileno())
+        supervisor.theirs.close()
+        peer.grant(grant(live, ticket, said))
+        until("the task has closed it", lambda: traces.of("closed"))
+        assert "SucceedTask" not in supervisor.heard()
 
 
 def test_xcoms_that_a_supervised_task_tells_the_launcher(live: Live, agent: LyingAgent, traces: Traces) -> None:

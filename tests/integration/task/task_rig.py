@@ -199,6 +199,10 @@ class Task:
             while chunk := pipe.read(65536):
                 into += chunk
 
+    def said(self, source: str) -> bytes:
+        """What came on that pipe so far."""
+        return bytes(self._streams[source])
+
     def _said(self) -> dict[str, str]:
         for reader in self._readers:
             reader.join(DEADLINE_SECONDS)

@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from task_rig import ENVIRONMENT, NOBODY, SEALS, Grant, Task, Warm, gone, receive, run_job, wait_until, zipped
+from task_rig import ENVIRONMENT, NOBODY, SEALS, Grant, Task, Warm, gone, receive, run_job, send, wait_until, zipped
 
 from launcher.task.environment import SETTINGS
 
@@ -143,6 +143,37 @@ def test_a_task_ends_when_the_launcher_goes_away(runner: Warm) -> None:
     task = Task(runner)
     task.control.shutdown(socket.SHUT_RDWR)
     wait_gone(task.pid)
+    task.close()
+
+
+KILLED = b"""
+import time
+from airflow.sdk import DAG, BaseOperator
+ended = []
+class Stays(BaseOperator):
+    def execute(self, context):
+        print("it stays", flush=True)
+        while not ended:
+            time.sleep(0.01)
+        return ended
+    def on_kill(self):
+        ended.append("on_kill")
+with DAG("k", schedule=None):
+    Stays(task_id="t")
+"""
+
+
+def test_a_task_that_is_to_end_is_told_as_airflow_tells_it(runner: Warm) -> None:
+    task = Task(runner)
+    task.ask(KILLED, **run_job("k.py", KILLED, "k", "t"))
+    assert receive(task.control)[0] == "ready"
+    task.send_secrets(Grant().to_bytes())
+    wait_until(lambda: b"it stays" in task.said("stdout"), "the task began")
+    send(task.control, "terminate")
+    kind, fields = receive(task.control)
+    assert (kind, fields["state"], fields["xcoms"]) == (
+        "finished", "success", [{"key": "return_value", "value": '["on_kill"]'}],
+    )  # fmt: skip
     task.close()
 
 
