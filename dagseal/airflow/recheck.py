@@ -4,8 +4,8 @@ Airflow's DAG processor stored `DagSerialization.to_dict` as JSON in its databas
 rules, mapping, retries, queue. Here the digest of a task's entry is taken as `launcher.task.describe` took it when the archive
 was submitted, so that a stored form which somebody changed, or which comes from other bytes, is found before it is queued.
 
-What the way through the database changes is what `integrity.taskdigest.normalise` makes equal anyway: tuples have become lists,
-and Airflow's words for types plain texts. The folder of the archive never stands in the stored form: the launcher that
+Of what the way through the database changes, `integrity.taskdigest.normalise` makes tuples and lists equal; the keys by which
+Airflow marks an encoded value get back the spelling that the recorded digest has (`as_recorded`). The folder of the archive never stands in the stored form: the launcher that
 serialised it wrote `taskdigest.ARCHIVE_ROOT` for it.
 """
 
@@ -22,6 +22,7 @@ from integrity.digests import Digest
 from integrity.errors import FetchError, NotFoundError
 
 _MAX_KEPT = 512
+_ENUM_KEYS = {"__type": "Encoding.TYPE", "__var": "Encoding.VAR"}
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -53,7 +54,7 @@ class Recheck:
     def _all(self, dag_version: str, archive: Digest, dag_id: str) -> Mapping[str, Digest]:
         entries = tasks(self._read_stored(dag_version), dag_id)
         return {
-            task_id: taskdigest.task_digest(archive, dag_id, task_id, entry, root=taskdigest.ARCHIVE_ROOT)
+            task_id: taskdigest.task_digest(archive, dag_id, task_id, as_recorded(entry), root=taskdigest.ARCHIVE_ROOT)
             for task_id, entry in entries.items()
         }
 
@@ -66,6 +67,18 @@ def tasks(stored: Any, dag_id: str) -> dict[str, Any]:
         return {entry["__var"]["task_id"]: entry["__var"] for entry in stored["dag"]["tasks"]}
     except (TypeError, KeyError):
         return {}
+
+
+def as_recorded(value: Any) -> Any:
+    """Before JSON the keys of an encoded value, which has both, are members of an Enum, and `taskdigest` hashed their `str`."""
+    match value:
+        case dict():
+            spelled = _ENUM_KEYS if value.keys() >= _ENUM_KEYS.keys() else {}
+            return {spelled.get(key, key): as_recorded(item) for key, item in value.items()}
+        case list():
+            return [as_recorded(item) for item in value]
+        case _:
+            return value
 
 
 def stored(dag_version: str) -> Any:

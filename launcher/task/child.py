@@ -152,7 +152,7 @@ def _look(control: socket.socket, kind: str, job: Fields, copy: str) -> None:
             if kind == "describe":
                 answer = describe.describe(dags, digest, root=imported.root)
             else:
-                answer = serialise.serialise(dags, name)
+                answer = serialise.serialise(dags, name, root=imported.root)
         except InvalidArchiveError:
             # What it asked for says more than what it died of, unless it never got that far.
             if task_check == "task" and secrets.reads():
