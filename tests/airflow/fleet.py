@@ -141,6 +141,7 @@ def running(server: LoopbackServer, folder: Path, broker: Broker) -> Iterator[Fl
     settings = {
         "task_user": OWNER,
         "more_users": (OTHER,),
+        "supervisors": (SERVICE,),
         "writable": (shared,),
         "more_api_toml": f'[database]\nurl = "{server.make_empty()}"\n',
     }
@@ -151,7 +152,8 @@ def running(server: LoopbackServer, folder: Path, broker: Broker) -> Iterator[Fl
         hosts = {}
         for name in HOSTS:
             stack = HostStack(
-                folder=folder / name, port=hub.port, task_user=OWNER, more_users=(OTHER,), writable=(shared,), hub=hub,
+                folder=folder / name, port=hub.port, task_user=OWNER, more_users=(OTHER,),
+                supervisors=(SERVICE,), writable=(shared,), hub=hub,
                 worker=name, accounts=hub.accounts,
             )  # fmt: skip
             ends.callback(stack.stop)

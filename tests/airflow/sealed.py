@@ -34,10 +34,6 @@ _DAY = 86400
 class SealedStack(Stack):
     """Airflow's account may ask for tasks, releases and serialised DAGs."""
 
-    @property
-    def tasks_socket(self) -> Path:
-        return self.folder / "handed-out" / "tasks.sock"
-
     def _launcher_toml(self) -> str:
         mine = f'describe = ["{self.accounts.api}"]'
         text = Stack._launcher_toml(self)
@@ -47,11 +43,7 @@ class SealedStack(Stack):
     def _agent_toml(self) -> str:
         readers = "".join(f'[{account}]\nprincipal = "admin"\n' for account in (SERVICE, OWNER))
         self._write("readers.toml", readers)
-        return (
-            f"{Stack._agent_toml(self)}"
-            f'tasks_socket = "{self.tasks_socket}"\ntasks_accounts = ["{SERVICE}"]\n'
-            f'readers_file = "{self.folder}/readers.toml"\n'
-        )
+        return f'{Stack._agent_toml(self)}readers_file = "{self.folder}/readers.toml"\n'
 
 
 @dataclass(slots=True)
@@ -138,6 +130,7 @@ def running(server: LoopbackServer, folder: Path) -> Iterator[Sealed]:
     settings = {
         "task_user": OWNER,
         "more_users": (OTHER,),
+        "supervisors": (SERVICE,),
         "writable": (shared,),
         "slots": 8,
         "more_api_toml": f'[database]\nurl = "{server.make_empty()}"\n',
