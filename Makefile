@@ -7,7 +7,7 @@ BIN    := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
 
-.PHONY: setup quickstart test test-host test-beside lint e2e-airflow bench bench-distribution bench-launch bench-scale bench-submit soak lock clean
+.PHONY: setup quickstart test test-host test-beside lint e2e-airflow e2e-celery bench bench-distribution bench-launch bench-scale bench-submit soak lock clean
 
 setup: .venv/.ready
 
@@ -53,6 +53,10 @@ test-beside:
 # Whole Airflow installations, plain and ours, side by side. As root; minutes.
 e2e-airflow: setup
 	$(BIN)/python -m pytest tests/airflow/test_airflow_*.py --timeout=900
+
+# CeleryExecutor: Redis and RabbitMQ, and three worker hosts in network namespaces. As root; minutes.
+e2e-celery: setup
+	$(BIN)/python -m pytest tests/airflow/celery_hosts --timeout=900
 
 bench: setup
 	$(BIN)/python -m tests.bench

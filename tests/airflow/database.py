@@ -22,7 +22,8 @@ class LoopbackServer(postgres.Server):
         listening = {"listen_addresses": self.address, "port": str(self.port), "max_connections": "300"}
         if self.network:
             rules = self.folder / "cluster" / "pg_hba.conf"
-            rules.write_text(f"{rules.read_text()}\nhost all all {self.network} scram-sha-256\n")
+            if self.network not in rules.read_text():
+                rules.write_text(f"{rules.read_text()}\nhost all all {self.network} scram-sha-256\n")
         super().up(**{**listening, **changed})
 
     def url(self, database: str, user: str = "postgres", password: str | None = None) -> str:

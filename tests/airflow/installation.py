@@ -7,6 +7,7 @@ secrets too. `stop` ends what was started, by pid, and what that left behind.
 
 from __future__ import annotations
 
+import os
 import pwd
 import shutil
 import signal
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
@@ -155,10 +156,18 @@ class Airflow:
                 **({} if before else self._who()),
             )
 
-    def kill(self, name: str) -> None:
-        """As a crash: this process alone, and at once."""
+    def stop_part(self, name: str) -> None:
         process = self.processes.pop(name)
-        process.kill()
+        process.terminate()
+        process.wait(_START_SECONDS)
+
+    def kill_session(self, name: str) -> None:
+        """As a crash of the host's part: the process and all that it started, at once; tasks that another account runs go on."""
+        process = self.processes.pop(name)
+        for pid in accounts.processes(SERVICE):
+            with suppress(ProcessLookupError):
+                if os.getsid(pid) == process.pid:
+                    os.kill(pid, signal.SIGKILL)
         process.wait()
 
     def stop(self) -> None:
