@@ -1,7 +1,7 @@
 """Airflow with CeleryExecutor and three worker hosts, through dagseal.
 
-Each host has a launcher, an agent and a Celery worker in a network namespace; API, scheduler, DAG processor and the launcher that
-describes are on the hub, as are broker and database.
+Each host has a launcher, an agent and a Celery worker in a network namespace; API, scheduler, DAG processor and the launcher
+that describes are on the hub, as are broker and database.
 """
 
 from __future__ import annotations

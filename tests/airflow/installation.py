@@ -162,7 +162,7 @@ class Airflow:
         process.wait(_START_SECONDS)
 
     def kill_session(self, name: str) -> None:
-        """As a crash of the host's part: the process and all that it started, at once; tasks that another account runs go on."""
+        """As a crash: the process and all that it started as Airflow's account, at once."""
         process = self.processes.pop(name)
         for pid in accounts.processes(SERVICE):
             with suppress(ProcessLookupError):

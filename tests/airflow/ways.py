@@ -129,10 +129,8 @@ def changed_body_same_version(rig: Rig) -> str:
     second = _succeeded(rig.api.run("way_body", "second"))
     said = [end.xcoms["say", -1, "return_value"] for end in (first, second)]
     assert said == ["as it was read", "something else"]
-    versions = [
-        [(made["id"], made["bundle_version"]) for made in rig.api.get(f"dags/way_body/dagRuns/{run}")["dag_versions"]]
-        for run in ("first", "second")
-    ]
+    runs = [rig.api.get(f"dags/way_body/dagRuns/{run}") for run in ("first", "second")]
+    versions = [(run["bundle_version"], [made["id"] for made in run["dag_versions"]]) for run in runs]
     return "other code, the same version of the DAG" if versions[0] == versions[1] else ""
 
 

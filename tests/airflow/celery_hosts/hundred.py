@@ -31,8 +31,8 @@ def begun(path: Path, run_id: str) -> int:
 
 
 def run(fleet: Fleet, run_id: str, meanwhile: Callable[[], None] = lambda: None, *, at: int = 20) -> None:
-    """`meanwhile` happens when `at` tasks have begun. Then: every instance ended, none ran twice in one try, none that Airflow says
-    succeeded lacks its end or has ended under another user, and nobody is left over."""
+    """`meanwhile` happens when `at` tasks have begun. Then: every instance ended, none ran twice in one try, each that Airflow
+    calls a success came to its end, all as their user, and nothing is left over."""
     path = installed(fleet)
     fleet.api.switch_on(DAG_ID)
     fleet.api.trigger(DAG_ID, run_id)

@@ -1,4 +1,4 @@
-"""Who can write to the broker runs nothing: forged, replayed, altered and foreign messages, and the workers go on afterwards."""
+"""Who can write to the broker runs nothing: forged, replayed, altered and foreign messages; and the workers go on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""kill -9 of one part in the middle of a run of a hundred tasks: each ends in a true state, none runs twice, none is left over."""
+"""kill -9 of one part during a run of a hundred tasks: each ends in a true state, none runs twice, none is left over."""
 
 from __future__ import annotations
 
