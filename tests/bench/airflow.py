@@ -1,7 +1,7 @@
 """`python -m tests.bench.airflow`: a no-op task from queued to finished, in whole Airflows: plain, and through dagseal.
 
 One run: both installations stand side by side, as `make e2e-airflow` starts them, and each round has one run of each DAG on
-each, in an order that changes, one at a time. The times are Airflow's own: queued_when, start_date and end_date of the task instance.
+each, in an order that changes, one at a time. The times are Airflow's own: queued_when, start_date and end_date of the task.
 Then the mapped DAG of 200 tasks, alternately. As root.
 """
 
