@@ -21,6 +21,7 @@ from airflow.sdk.api.datamodels._generated import TaskInstanceState
 from airflow.sdk.execution_time import comms, task_runner
 from airflow.sdk.listener import get_listener_manager
 from opentelemetry.trace import Status, StatusCode
+from pydantic import TypeAdapter
 from structlog.contextvars import bind_contextvars
 
 from integrity.errors import MalformedError, SecurityError
@@ -29,6 +30,8 @@ from launcher.task.comms import FROM_GRANT
 from launcher.task.runner import ArchiveBundle, Outcome, TaskName
 
 SUPERVISOR_FD = logs.LOG_FD + 1
+# Airflow builds this validator, which has no state, twice for each task.
+_ANSWERS: TypeAdapter[comms.ToTask] = TypeAdapter(comms.ToTask)
 
 
 class SupervisorComms(comms.CommsDecoder[comms.ToTask, comms.ToSupervisor]):  # type: ignore[misc]
@@ -61,7 +64,7 @@ def receive(control: socket.socket) -> None:
 def run(dag: DAG, name: TaskName, *, bundle: ArchiveBundle) -> Outcome:
     """Run the task of `dag` to its end. Raises `SecurityError` when the supervisor is not that of this task."""
     with socket.socket(fileno=SUPERVISOR_FD) as sock:
-        supervisor = SupervisorComms(socket=sock)
+        supervisor = SupervisorComms(socket=sock, body_decoder=_ANSWERS, err_decoder=_ANSWERS)
         task_runner.SUPERVISOR_COMMS = supervisor
         log = runner.begin()
         details = _startup_details(supervisor, dag.dag_id, name)

@@ -65,7 +65,7 @@ async def fill(pool: Pool, task: TaskProcess, source: bytes) -> None:
 async def spent(task: TaskProcess, source: bytes) -> dict[str, int]:
     """Run the archive's task with what its warm process has kept; how long it compiled and unmarshalled."""
     more = {"dag_id": "d", "task_id": "quick", "run_id": "r", "map_index": -1, "try_number": 1, "queue": "default"}
-    job = job_of("run", source) | more | {"unix_user": "nobody"}
+    job = job_of("run", source) | more | {"unix_user": "nobody", "supervised": False}
     with sealed(source) as code, task.warm.codes.lend(Digest.of(source)) as kept:
         await task.ask(job, code.fd, *kept)
     await task.answer("ready")
@@ -152,6 +152,7 @@ async def test_a_source_that_does_not_compile_is_no_failure(pool: Pool) -> None:
         assert os.fstat(fd).st_size < 100
     with sealed(NEVER_COMPILED) as code, task.warm.codes.lend(Digest.of(NEVER_COMPILED)) as kept:
         job = job_of("run", NEVER_COMPILED) | {"dag_id": "d", "task_id": "quick", "run_id": "r", "map_index": -1}
-        await task.ask(job | {"try_number": 1, "queue": "default", "unix_user": "nobody"}, code.fd, *kept)
+        more = {"try_number": 1, "queue": "default", "unix_user": "nobody", "supervised": False}
+        await task.ask(job | more, code.fd, *kept)
     refused = (await task.answer("refused")).fields
     assert refused.text("rule", max_chars=100) == "source-too-complex"

@@ -138,7 +138,14 @@ async def ran(task: TaskProcess) -> str:
     with verify_and_seal(fd, digest, max_bytes=1000) as code:
         os.close(fd)
         job = {"job": "run", "name": "d.py", "digest": str(digest), "members": None, "dag_id": "d", "task_id": "quick"}
-        job |= {"run_id": "r", "map_index": -1, "try_number": 1, "queue": "default", "unix_user": "nobody"}
+        job |= {
+            "run_id": "r",
+            "map_index": -1,
+            "try_number": 1,
+            "queue": "default",
+            "unix_user": "nobody",
+            "supervised": False,
+        }
         await task.ask(job, code.fd)
     await task.answer("ready")
     await task.give_secrets(Secrets(connections={}, variables={}, xcoms=(), run={}).to_bytes())
