@@ -166,7 +166,7 @@ def running(server: LoopbackServer, folder: Path, broker: Broker) -> Iterator[Fl
         ours["scheduler"]["task_instance_heartbeat_timeout_detection_interval"] = "5"
         ours["celery"] = {
             "broker_url": broker.url,
-            "result_backend": "db+" + database.replace("127.0.0.1", HUB),
+            "result_backend": "db+" + database.replace("127.0.0.1", HUB).replace("postgresql:", "postgresql+psycopg2:"),
             "worker_concurrency": "4",
         }
         airflow = Airflow(
