@@ -6,6 +6,7 @@ Airflow's own `run_as_user` wants it; only the suites of plain Airflow make it.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import signal
@@ -17,12 +18,19 @@ from pathlib import Path
 
 SERVICE, OWNER, OTHER = "dagseal-e2e-af", "dagseal-e2e-u", "dagseal-e2e-v"
 SUDOERS = Path("/etc/sudoers.d/dagseal-e2e")
+_LOCK = Path("/run/dagseal-e2e.lock")
 _END_SECONDS = 20.0
 
 
 @contextmanager
 def made() -> Iterator[None]:
-    """All three. One that an interrupted run left behind is taken over."""
+    """All three, for one session at a time. One that an interrupted run left behind is taken over."""
+    with _LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield from _made()
+
+
+def _made() -> Iterator[None]:
     for name in (SERVICE, OWNER, OTHER):
         if not exists(name):
             subprocess.run(["useradd", "--system", "--no-create-home", "--shell", "/bin/sh", name], check=True)

@@ -58,8 +58,9 @@ class Supervisor:
             async with asyncio.timeout(10):
                 message = await framing.receive(self.sock)
             if message.kind != "log":
-                with pytest.raises(EOFError):
-                    await framing.receive(self.sock)
+                async with asyncio.timeout(10):
+                    with pytest.raises(EOFError):
+                        await framing.receive(self.sock)
                 return log, message.kind, {key: message.fields.take(key) for key in message.fields.keys()}
             log += message.fields.binary("data", max_bytes=1 << 20)
 
@@ -112,6 +113,21 @@ async def test_an_asker_that_dies_ends_the_task_and_its_result_is_delivered(host
         await until(lambda: not host.spooled())
     assert host.launcher.graces == [0]
     assert host.api.results[ID].state == "cancelled"
+
+
+async def test_the_agent_does_not_hold_the_tasks_end_while_it_runs(host: Host) -> None:
+    host.launcher.hold = asyncio.Event()
+    reserve(host)
+    async with host.agent():
+        with Supervisor(host.tasks).launch() as asker:
+            await asker.hear()
+            await asker.say("start")
+            await asyncio.wait_for(host.api.running.wait(), 10)
+            asker.requests.settimeout(5)
+            assert await asyncio.to_thread(asker.requests.recv, 100) == b"the task's word"
+            assert await asyncio.to_thread(asker.requests.recv, 100) == b""
+            host.launcher.hold.set()
+            assert (await asker.to_the_end())[2]["state"] == "success"
 
 
 async def test_an_asker_that_dies_before_it_starts_runs_nothing_and_frees_its_place(host: Host) -> None:
@@ -319,7 +335,7 @@ async def test_a_stop_before_the_start_ends_the_conversation_without_a_word(host
             await asker.hear()
             place.stopping.set()
             with pytest.raises(EOFError):
-                await framing.receive(asker.sock)
+                await asker.hear()
     assert host.launcher.seen_archives == []
 
 
