@@ -169,7 +169,8 @@ class AgentLink:
         try:
             self._sock.settimeout(_SEND_SECONDS)
             sent = socket.send_fds(self._sock, [frame], fds) if fds else 0
-            self._sock.sendall(frame[sent:])
+            if sent < len(frame):  # even no byte at all is an error when the agent has answered and closed
+                self._sock.sendall(frame[sent:])
         except OSError as error:
             raise FetchError(f"dagseal's agent went away: {error}") from None
 

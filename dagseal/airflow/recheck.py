@@ -5,8 +5,8 @@ rules, mapping, retries, queue. Here the digest of a task's entry is taken as `l
 was submitted, so that a stored form which somebody changed, or which comes from other bytes, is found before it is queued.
 
 Of what the way through the database changes, `integrity.taskdigest.normalise` makes tuples and lists equal; the keys by which
-Airflow marks an encoded value get back the spelling that the recorded digest has (`as_recorded`). The folder of the archive never stands in the stored form: the launcher that
-serialised it wrote `taskdigest.ARCHIVE_ROOT` for it.
+Airflow marks an encoded value get back the spelling that the recorded digest has (`as_recorded`). The folder of the archive
+never stands in the stored form: the launcher that serialised it wrote `taskdigest.ARCHIVE_ROOT` for it.
 """
 
 from __future__ import annotations

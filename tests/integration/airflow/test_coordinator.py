@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adapter_rig import (
+from airflow.sdk.api.client import ServerResponseError
+from airflow.sdk.execution_time import comms, supervisor
+
+from dagseal.airflow.supervising import SealedActivity
+from integrity.errors import FetchError
+from tests.supervised import (
     COORDINATOR,
     Api,
     Conversation,
@@ -23,11 +28,6 @@ from adapter_rig import (
     supervise,
     task_instance,
 )
-from airflow.sdk.api.client import ServerResponseError
-from airflow.sdk.execution_time import comms, supervisor
-
-from dagseal.airflow.supervising import SealedActivity
-from integrity.errors import FetchError
 
 Run = Callable[..., int]
 
@@ -36,8 +36,6 @@ Run = Callable[..., int]
 def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name, value in {**COORDINATOR, "AIRFLOW__DAGSEAL__TASKS_SOCKET": str(tmp_path / "tasks.sock")}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.delenv("AIRFLOW__WORKERS__SECRETS_BACKEND", raising=False)
-    monkeypatch.delenv("AIRFLOW__WORKERS__SECRETS_BACKEND_KWARGS", raising=False)
     monkeypatch.setattr(supervisor, "_make_process_nondumpable", lambda: None)  # this process is pytest's
     forget_coordinators()
     yield

@@ -2,154 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import multiprocessing
 import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import adapter_rig
-import httpx
 import pytest
-from airflow.executors.base_executor import BaseExecutor
-from airflow.executors.executor_loader import ExecutorLoader
-from airflow.executors.executor_utils import ExecutorName
-from airflow.executors.workloads import BundleInfo, ExecuteCallback, ExecuteTask
-from airflow.executors.workloads.callback import CallbackDTO
-from airflow.executors.workloads.task import TaskInstanceDTO
-from airflow.utils.state import CallbackState, TaskInstanceState
+
+from tests.scheduled import ARCHIVE, ENTRY, SCHEDULER, VERSION, Api, Celery, Local, callback, connected, queue, task
+
+from airflow.executors.executor_loader import ExecutorLoader  # isort: skip
+from airflow.executors.executor_utils import ExecutorName  # isort: skip
+from airflow.executors.workloads import ExecuteTask  # isort: skip
+from airflow.utils.state import CallbackState, TaskInstanceState  # isort: skip
 
 from dagseal.airflow import executors
 from dagseal.airflow.celery_executor import SealedCeleryExecutor
 from dagseal.airflow.executors import SealedLocalExecutor
-from dagseal.airflow.recheck import Recheck
-from dagseal.airflow.reserving import Reserver
-from integrity import canonical, taskdigest
-from integrity.digests import Digest
-
-ARCHIVE = Digest.of(b"etl.py")
-ENTRY = {"task_id": "load", "task_type": "BashOperator", "retries": 2}
-STORED = {"dag": {"dag_id": "etl", "tasks": [{"__var": ENTRY, "__type": "operator"}]}}
-SET = canonical.dump({"v": 1, "releases": [{"archive": "etl.py", "number": 3, "digest": str(ARCHIVE)}]})
-VERSION = Digest.of(SET).hex
-
-
-class Api:
-    """dagseal's API, as far as a scheduler reaches it."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[dict[str, Any]]] = []
-        self.down = False
-        self.refuses = ""
-        self.bend: Callable[[dict[str, Any]], dict[str, Any]] = lambda answer: answer
-
-    def answer(self, request: httpx.Request) -> httpx.Response:
-        if self.down:
-            raise httpx.ConnectError("refused")
-        assert request.headers["Authorization"] == "Bearer the-token"
-        if request.url.path.startswith("/v1/sets/"):
-            known = request.url.path.endswith(VERSION)
-            return httpx.Response(200, content=SET) if known else httpx.Response(404, json={"detail": "no such set"})
-        asked = json.loads(request.content)["reservations"]
-        self.batches.append(asked)
-        answers = [
-            {
-                "task_instance": one["task_instance"],
-                "queueing": one["queueing"],
-                "launch_id": uuid.uuid4().hex,
-                "state": "refused" if self.refuses else "queued",
-                "error": self.refuses,
-                "detail": "",
-            }
-            for one in asked
-        ]
-        return httpx.Response(200, json=self.bend({"reservations": answers}))
-
-
-class Sent:
-    """LocalExecutor's queue, whose other end nobody reads."""
-
-    def __init__(self) -> None:
-        self.items: list[Any] = []
-
-    def put(self, workload: Any) -> None:
-        self.items.append(workload)
-
-
-class Local(SealedLocalExecutor):
-    def __init__(self) -> None:
-        super().__init__(parallelism=1000)
-        self.activity_queue, self.workers = Sent(), {}
-        self._unread_messages = multiprocessing.Value("I")
-
-    def _check_workers(self) -> None:
-        """No worker process is started here."""
-
-    def sync(self) -> None:
-        """And so none has anything to tell."""
-
-    @property
-    def sent(self) -> list[Any]:
-        return list(self.activity_queue.items)
-
-
-class Celery(SealedCeleryExecutor):
-    def __init__(self) -> None:
-        super().__init__(parallelism=1000)
-        self.sent: list[Any] = []
-
-    def _send_workloads_to_celery(self, tuples: Any) -> list[Any]:
-        """There is no broker."""
-        self.sent += [workload for _, workload, *_ in tuples]
-        return [(key, None, None) for key, *_ in tuples]
+from integrity import taskdigest
 
 
 @pytest.fixture
-def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Api:
-    token = tmp_path / "token"
-    token.write_text("the-token\n")
-    for name, value in {
-        "AIRFLOW__DAGSEAL__SERVER": "https://dagseal.example",
-        "AIRFLOW__DAGSEAL__TOKEN_FILE": str(token),
-        "AIRFLOW__API_AUTH__JWT_SECRET": "x" * 64,
-        "AIRFLOW__CELERY__BROKER_URL": "memory://",
-        **adapter_rig.COORDINATOR,
-        "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "300",
-    }.items():
+def api(monkeypatch: pytest.MonkeyPatch) -> Api:
+    for name, value in SCHEDULER.items():
         monkeypatch.setenv(name, value)
     return Api()
 
 
 @pytest.fixture(params=[Local, Celery])
-def executor(request: pytest.FixtureRequest, api: Api) -> Iterator[Any]:
-    found = request.param()
-    found._reserver = Reserver(
-        "https://dagseal.example", token=lambda: "the-token", transport=httpx.MockTransport(api.answer)
-    )
-    found._recheck = Recheck(lambda version: STORED, found._reserver.releases)
-    yield found
-    found._reserver.close()
-
-
-def task(executor: BaseExecutor, *, version: str | None = VERSION, **more: Any) -> ExecuteTask:
-    named = {"task_id": "load", "dag_id": "etl", "run_id": "r1", "try_number": 1, "map_index": -1, "queue": "default"}
-    ti = TaskInstanceDTO(
-        id=uuid.uuid4(), dag_version_id=uuid.uuid4(), pool_slots=1, priority_weight=1, **(named | more)
-    )
-    return ExecuteTask(
-        ti=ti,
-        dag_rel_path="etl.py",
-        token=ExecuteTask.generate_token(str(ti.id), executor.jwt_generator),
-        bundle_info=BundleInfo(name="dagseal", version=version),
-        log_path="x.log",
-    )
-
-
-def queue(executor: Any, *workloads: Any) -> None:
-    for workload in workloads:
-        executor.queue_workload(workload, session=None)
+def executor(request: pytest.FixtureRequest, api: Api) -> Any:
+    return connected(request.param(), api)
 
 
 def test_what_is_queued_is_reserved_in_one_call_and_then_sent(executor: Any, api: Api) -> None:
@@ -256,16 +138,7 @@ def test_a_queue_that_no_coordinator_serves_is_not_sent(executor: Any, api: Api)
 
 
 def test_a_callback_is_not_sent(executor: Any, api: Api) -> None:
-    callback = ExecuteCallback(
-        callback=CallbackDTO(
-            id=str(uuid.uuid4()), fetch_method="import_path", data={"path": "os.system", "kwargs": {}}
-        ),
-        dag_rel_path="etl.py",
-        token="t",
-        bundle_info=BundleInfo(name="dagseal", version=VERSION),
-        log_path="x.log",
-    )
-    queue(executor, callback)
+    queue(executor, callback())
     executor.trigger_tasks(10)
     assert executor.sent == [] and api.batches == [] and executor.queued_callbacks == {}
     ((state, why),) = executor.event_buffer.values()

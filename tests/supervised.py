@@ -15,6 +15,7 @@ from typing import Any
 
 from launcher.task import environment
 
+_BEFORE = dict(os.environ)
 environment.prepare()
 
 import httpx  # noqa: E402 - Airflow is to find the settings made
@@ -28,6 +29,8 @@ from integrity import logrecords, messages  # noqa: E402
 from integrity.fields import to_base64  # noqa: E402
 from integrity.messages import Message  # noqa: E402
 
+os.environ.clear()
+os.environ.update(_BEFORE)  # what other tests start is not to inherit it
 DIGEST = "sha512:" + "ab" * 64
 MOMENT = "2026-01-31T00:00:00Z"
 
@@ -195,9 +198,9 @@ def forget_coordinators() -> None:
 
 
 COORDINATOR = {
+    **environment.SETTINGS,
+    "AIRFLOW__WORKERS__SECRETS_BACKEND": "",
     "AIRFLOW__SDK__COORDINATORS": json.dumps({"dagseal": {"classpath": "dagseal.airflow.SealedCoordinator"}}),
     "AIRFLOW__SDK__QUEUE_TO_COORDINATOR": json.dumps({"default": "dagseal"}),
     "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "20",
-    "AIRFLOW__LOGGING__BASE_LOG_FOLDER": "/",
 }
-OWN_PID = os.getpid()
