@@ -75,6 +75,16 @@ def processes(name: str) -> list[int]:
     return found
 
 
+def ancestors(pid: int) -> Iterator[int]:
+    """The parent, its parent and so on, as far as they live."""
+    while pid > 1:
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        yield pid
+
+
 def end_all(name: str) -> None:
     """Kill what runs as this account, which is ours alone, until nothing does."""
     deadline = time.monotonic() + _END_SECONDS

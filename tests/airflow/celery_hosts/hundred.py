@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.airflow import ways
-from tests.airflow.accounts import OWNER, processes
+from tests.airflow.accounts import OWNER, ancestors, processes
 from tests.airflow.fleet import Fleet
+from tests.live import ENDED
 
 DAG_ID = "fleet_hundred"
 _SECONDS = 420.0
@@ -50,4 +51,13 @@ def run(fleet: Fleet, run_id: str, meanwhile: Callable[[], None] = lambda: None,
         if task["state"] == "success":
             assert ("end", str(task["map_index"]), str(task["try_number"])) in counted, task
     assert len(fleet.api.tasks(DAG_ID, run_id)) == 100
-    fleet.api.until(lambda: not processes(OWNER), f"no process of {OWNER}", 30)
+    fleet.api.until(lambda: not orphans(fleet), f"no process of {OWNER} without a launcher", 30)
+    launches = fleet.live.http("GET", f"/v1/launches?dag_id={DAG_ID}&limit=1000").json["launches"]
+    assert {launch["state"] for launch in launches} <= set(ENDED)
+
+
+def orphans(fleet: Fleet) -> list[int]:
+    """What runs as the tasks' user below no launcher; a launcher's spare process does below its own."""
+    stacks = (fleet.live.stack, *fleet.hosts.values())
+    launchers = {stack.processes["launcher"].pid for stack in stacks}
+    return [pid for pid in processes(OWNER) if not launchers & set(ancestors(pid))]
