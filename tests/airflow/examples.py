@@ -4,6 +4,8 @@ Not here: those that ask a network, a cluster, a provider that is not installed 
 build virtual environments, that choose at random which branch they take, whose classes need a plugin (`example_custom_weight`,
 `example_workday_timetable`), or whose sensors wait for hours or for their own time-out, or that read
 a file beside the DAG file (`tutorial_taskflow_templates`).
+
+One differs, on purpose: `example_bash_decorator` writes into $AIRFLOW_HOME, and a sealed task has none.
 """
 
 from __future__ import annotations
@@ -83,7 +85,6 @@ EXAMPLES = (
     Example(dag_id="tutorial", file="tutorial.py"),
     Example(dag_id="tutorial_dag", file="tutorial_dag.py"),
     Example(dag_id="tutorial_taskflow_api", file="tutorial_taskflow_api.py"),
-    Example(dag_id="example_bash_decorator", file="standard/example_bash_decorator.py"),
     Example(dag_id="example_bash_operator", file="standard/example_bash_operator.py"),
     Example(dag_id="example_branch_datetime_operator", file="standard/example_branch_datetime_operator.py"),
     Example(dag_id="example_branch_datetime_operator_2", file="standard/example_branch_datetime_operator.py"),
