@@ -168,6 +168,7 @@ def running(server: LoopbackServer, folder: Path, broker: Broker) -> Iterator[Fl
             "broker_url": broker.url,
             "result_backend": "db+" + database.replace("127.0.0.1", HUB).replace("postgresql:", "postgresql+psycopg2:"),
             "worker_concurrency": "4",
+            "celery_config_options": "dagseal.airflow.celery_worker.CONFIG",
         }
         airflow = Airflow(
             folder=folder / "airflow",
