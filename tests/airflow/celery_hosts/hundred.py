@@ -51,7 +51,10 @@ def run(fleet: Fleet, run_id: str, meanwhile: Callable[[], None] = lambda: None,
         if task["state"] == "success":
             assert ("end", str(task["map_index"]), str(task["try_number"])) in counted, task
     assert len(fleet.api.tasks(DAG_ID, run_id)) == 100
-    fleet.api.until(lambda: not orphans(fleet), f"no process of {OWNER} without a launcher", 30)
+    try:
+        fleet.api.until(lambda: not orphans(fleet), "no process without a launcher", 30)
+    except AssertionError:
+        raise AssertionError([lineage(pid) for pid in orphans(fleet)]) from None
     launches = fleet.live.http("GET", f"/v1/launches?dag_id={DAG_ID}&limit=1000").json["launches"]
     assert {launch["state"] for launch in launches} <= set(ENDED)
 
@@ -61,3 +64,15 @@ def orphans(fleet: Fleet) -> list[int]:
     stacks = (fleet.live.stack, *fleet.hosts.values())
     launchers = {stack.processes["launcher"].pid for stack in stacks}
     return [pid for pid in processes(OWNER) if not launchers & set(ancestors(pid))]
+
+
+def lineage(pid: int) -> list[str]:
+    """What it is, and what its parents are."""
+    return [_command(one) for one in (pid, *ancestors(pid))]
+
+
+def _command(pid: int) -> str:
+    try:
+        return f"{pid} " + Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:120]
+    except FileNotFoundError:
+        return f"{pid} is gone"
