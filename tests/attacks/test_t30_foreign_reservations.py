@@ -3,9 +3,6 @@
 The API is the real one, in a process of its own. Whoever holds a worker's token asks for what no scheduler reserved, for what
 is another queue's, and for what is over; and whoever holds a token that may not launch reserves. Each is told exactly why not,
 and nothing but the audit log has changed.
-
-Seen to fail when weakened: `launches.require_takeable` without its queue; `ledger.oldest_queued` without `supervised`;
-`Batch.one` that lets whoever may not launch the dag supersede; `setting.put` that asks for no release.
 """
 
 from __future__ import annotations
