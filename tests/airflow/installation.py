@@ -71,6 +71,7 @@ class Airflow:
     fernet_key: str = field(default_factory=lambda: Fernet.generate_key().decode())
     jwt_secret: str = field(default_factory=lambda: token_hex(32))
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    begun: dict[str, tuple[list[str], list[str] | None]] = field(default_factory=dict)
     seconds_to_start: float = 0.0
 
     @property
@@ -144,6 +145,7 @@ class Airflow:
 
     def start_part(self, name: str, command: list[str], *, before: list[str] | None = None) -> None:
         """`before` are words that become Airflow's account themselves; `more` has environment of this part alone."""
+        self.begun[name] = command, before
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [*(before or ()), sys.executable, "-s", "-P", "-m", *command],
@@ -155,6 +157,13 @@ class Airflow:
                 start_new_session=True,
                 **({} if before else self._who()),
             )
+
+    def revive(self) -> None:
+        """Start again what ended, as the units of `deploy/systemd` do: Airflow's scheduler ends when its database does."""
+        for name, process in list(self.processes.items()):
+            if process.poll() is not None:
+                command, before = self.begun[name]
+                self.start_part(name, command, before=before)
 
     def stop_part(self, name: str) -> None:
         process = self.processes.pop(name)
