@@ -1,4 +1,4 @@
-"""A task that does nothing, as another user and as whom this Airflow runs tasks; and two hundred of them."""
+"""A task that does nothing, as another user and as whom this Airflow runs tasks; and many of each at once."""
 
 from airflow.sdk import DAG, task
 
@@ -25,3 +25,11 @@ with DAG("bench_mapped", schedule=None, max_active_tasks=64):
         pass
 
     many.expand(number=list(range(200)))
+
+with DAG("bench_mapped_impersonated", schedule=None, max_active_tasks=64):
+
+    @task(run_as_user="@OWNER@")
+    def many_as_other(number):
+        pass
+
+    many_as_other.expand(number=list(range(20)))
