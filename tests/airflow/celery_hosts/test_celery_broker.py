@@ -146,7 +146,7 @@ def test_a_broker_full_of_what_is_not_airflows_runs_nothing(on_redis: Fleet) -> 
 
 
 def test_a_message_with_a_tasks_own_token_and_other_words_runs_nothing_else(on_redis: Fleet) -> None:
-    """Airflow's token of a task instance lies in the broker: who has it can end that one, and dagseal cannot keep him from that.
+    """Airflow's token of a task instance lies in the broker: who has it can end that one, which dagseal cannot prevent.
     What runs is what was reserved, once, or nothing."""
     fleet = on_redis
     noted = hundred.installed(fleet)
