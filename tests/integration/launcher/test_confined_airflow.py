@@ -60,9 +60,8 @@ def run(task_id, level):
     seccomp.install(level)
     name = runner.TaskName(task_id=task_id, run_id="r", map_index=-1, try_number=1, queue="default")
     secrets = Secrets(connections={}, variables={}, xcoms=(), run={})
-    outcome = runner.run(
-        dag, name, secrets, dags=[dag], archive="d.py", digest=Digest.of(b""), root=write[0]
-    )
+    bundle = runner.ArchiveBundle(name="d.py", version=str(Digest.of(b"")), path=write[0])
+    outcome = runner.run(dag, name, secrets, dags=[dag], bundle=bundle)
     return [outcome.state, [json.loads(one["value"]) for one in outcome.xcoms if one["key"] == "return_value"]]
 
 found = {}
