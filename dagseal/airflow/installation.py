@@ -279,7 +279,7 @@ def look(environment: Mapping[str, str]) -> Installation:
         unversioned=conf.getboolean("dag_processor", "disable_bundle_versioning", fallback=False),
         backend=conf.get("workers", "secrets_backend", fallback="") or "",
         enforced=settings.enforced(conf),
-        other_bundles=conf.getboolean("dagseal", "unsafe_other_bundles", fallback=False),
+        other_bundles=settings.unsafe_other_bundles(conf),
         processor_timeout=conf.getint("dag_processor", "dag_file_processor_timeout"),
         environment=frozenset(environment),
         config_path=AIRFLOW_CONFIG,
