@@ -1,4 +1,4 @@
-# make setup | quickstart | test | lint | bench | bench-distribution | bench-launch | bench-scale | bench-submit | soak. Every target builds .venv first when it is missing or out of date.
+# make setup | quickstart | test | e2e-airflow | e2e-celery | lint | bench | bench-airflow | bench-distribution | bench-launch | bench-scale | bench-submit | soak. Every target builds .venv first when it is missing or out of date.
 
 # Not the first python3 of the PATH: one that every account of the host can read, since tasks run as other users.
 PYTHON ?= /usr/bin/python3
@@ -7,7 +7,7 @@ BIN    := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
 
-.PHONY: setup quickstart test test-host test-beside lint bench bench-distribution bench-launch bench-scale bench-submit soak lock clean
+.PHONY: setup quickstart test test-host test-beside lint e2e-airflow e2e-celery bench bench-airflow bench-distribution bench-launch bench-scale bench-submit soak lock clean
 
 setup: .venv/.ready
 
@@ -50,8 +50,19 @@ test-host:
 test-beside:
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/integration
 
+# Whole Airflow installations, plain and ours, side by side. As root; minutes.
+e2e-airflow: setup
+	$(BIN)/python -m pytest tests/airflow/test_airflow_*.py --timeout=900
+
+# CeleryExecutor: Redis and RabbitMQ, and three worker hosts in network namespaces. As root; minutes.
+e2e-celery: setup
+	$(BIN)/python -m pytest tests/airflow/celery_hosts --timeout=900
+
 bench: setup
 	$(BIN)/python -m tests.bench
+
+bench-airflow: setup
+	$(BIN)/python -m tests.bench.airflow
 
 bench-launch: setup
 	$(BIN)/python -m tests.bench.launching

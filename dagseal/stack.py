@@ -41,9 +41,9 @@ class Stack:
     more_launcher_toml: str = ""
     more_agent_toml: str = ""
     slots: int = 4
-    supervisors: tuple[
-        str, ...
-    ] = ()  # the accounts that may start tasks of Airflow's here: none, and there is no tasks.sock
+    worker: str = WORKER
+    # the accounts that may start tasks of Airflow's here: none, and there is no tasks.sock
+    supervisors: tuple[str, ...] = ()
     more_users: tuple[str, ...] = ()
     profile: str = "standard"
     describe: str = "strict"
@@ -178,7 +178,7 @@ class Stack:
         """Also anew, for another key. The fingerprint is read from the launcher's own log, not through the agent."""
         ready = json.loads(self.log_of("launcher").splitlines()[-1])
         invitation = self.folder / "agent" / "invitation"
-        command = ["worker", "invite", WORKER, "--fingerprint", ready["fingerprint"], "--out", str(invitation)]
+        command = ["worker", "invite", self.worker, "--fingerprint", ready["fingerprint"], "--out", str(invitation)]
         answer = subprocess.run(
             self._python("-m", "dagseal.cli.app", *command),
             env=self.environment(),
@@ -217,7 +217,7 @@ class Stack:
 
     def _agent_toml(self) -> str:
         return (
-            f'[agent]\nserver = "{self.url}"\nkey_file = "{self.folder}/agent/request.key"\nworker = "{WORKER}"\n'
+            f'[agent]\nserver = "{self.url}"\nkey_file = "{self.folder}/agent/request.key"\nworker = "{self.worker}"\n'
             f'queues = ["default"]\napi_key = "{self._api_key()}"\ncache_dir = "{self.cache}"\n'
             f'spool_dir = "{self.folder}/agent/spool"\nlauncher_socket = "{self.launcher_socket}"\nslots = {self.slots}\n'
             f'releases_socket = "{self.releases_socket}"\ntrees_dir = "{self.folder}/handed-out/trees"\n'

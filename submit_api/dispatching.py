@@ -94,12 +94,12 @@ async def enrolled(service: Service, caller: Caller, name: str) -> Worker:
 
 
 async def _next(tx: Transaction, queues: list[str], task_instance: str | None) -> Launch | None:
-    """What may be offered now."""
+    """What may be offered now. Raises `NotFoundError` for what nobody reserved: who sends it reserves it first."""
     if task_instance is None:
         return await ledger.oldest_queued(tx, queues)
     launch = await ledger.newest_of(tx, task_instance)
     if launch is None:
-        return None
+        raise NotFoundError(f"task instance {task_instance} was not reserved: whoever sent it was not the scheduler")
     launches.require_takeable(launch, queues)
     out = [one for one in await ledger.unended(tx, [task_instance]) if one.state != "queued"]
     return launch if launch.state == "queued" and not out else None

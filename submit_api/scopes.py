@@ -2,7 +2,7 @@
 
     archive:push:<prefix>   submit archives whose names begin so, and see them
     launch:<glob>           launch tasks of dags whose ids match; see these launches, their logs, and cancel them; ask what
-                            a launch would run as
+                            a launch would run as; see what sets consist of
     audit:read              read the audit log
     admin                   no limit: what an administrator's token without scopes may
 
@@ -26,9 +26,9 @@ ACTIONS: dict[str, str] = {
     "release.read": ARCHIVE,
     "manifest.read": ARCHIVE,
     "blob.read": ARCHIVE,
-    "set.read": ARCHIVE,
     "launch.create": LAUNCH,
     "launch.reserve": LAUNCH,
+    "set.read": LAUNCH,  # the scheduler checks against it what it reserves
     "launch.list": LAUNCH,
     "launch.read": LAUNCH,
     "launch.log.read": LAUNCH,

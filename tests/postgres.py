@@ -150,11 +150,11 @@ def why_not() -> str:
 
 
 @contextmanager
-def running() -> Iterator[Server]:
+def running(kind: type[Server] = Server) -> Iterator[Server]:
     found = binaries()
     assert found is not None
     folder = Path(tempfile.mkdtemp(prefix="dagseal-pg-", dir="/tmp"))
-    server = Server(folder, found)
+    server = kind(folder, found)
     try:
         server.start()
         yield server

@@ -3,9 +3,6 @@
 The API is the real one, in a process of its own. Whoever holds a worker's token asks for what no scheduler reserved, for what
 is another queue's, and for what is over; and whoever holds a token that may not launch reserves. Each is told exactly why not,
 and nothing but the audit log has changed.
-
-Seen to fail when weakened: `launches.require_takeable` without its queue; `ledger.oldest_queued` without `supervised`;
-`Batch.one` that lets whoever may not launch the dag supersede; `setting.put` that asks for no release.
 """
 
 from __future__ import annotations
@@ -81,7 +78,8 @@ def test_what_no_scheduler_reserved(run: Run, agent: LyingAgent) -> None:
     """Neither an invented one nor, under its name, something else that is there to be had."""
     plain = agent.reserve(run.dag_id)
     with run.unchanged():
-        assert run.take().status == 204
+        unknown = run.take()
+        assert (unknown.status, unknown.problem) == (404, "not-found")
         malformed = run.take(task_instance="../" + run.task_instance)
         assert (malformed.status, malformed.problem) == (422, "invalid-request")
     assert [one["id"] for one in run.launches()] == [plain]
@@ -177,7 +175,7 @@ def test_a_token_without_the_scope_reserves_nothing(run: Run) -> None:
         assert (answer.status, answer.problem) == (403, "out-of-scope")
         answer = run.ask(token=run.agent.token)
         assert (answer.status, answer.problem) == (403, "out-of-scope")
-    assert run.take().status == 204
+    assert run.take().status == 404
 
 
 def test_who_may_not_launch_the_dag_neither_supersedes_nor_shadows_it(run: Run) -> None:

@@ -5,7 +5,7 @@ PostgreSQL would rather read a small table whole than by an index, so that is ma
 that serves. Between indexes it chooses by statistics: so there are more tasks of other releases, and it has looked at them.
 SQLite has no statistics here, as in production, and plans for any size.
 
-Seen to fail when weakened: each of the indexes of migrations 0012 and 0017 dropped from the tables.
+Seen to fail when weakened: each of the indexes of migration 0012 dropped from the tables.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""What a scheduler reserves for Airflow: once for each queueing, by the set that its run is pinned to, for one worker.
-
-Seen to fail when weakened: `ledger.oldest_queued` without `supervised`; `_next` that does not look at what is out;
-`Batch.one` that supersedes before it has decided; `add_reserved` that leaves the former one the newest.
-"""
+"""What a scheduler reserves for Airflow: once for each queueing, by the set that its run is pinned to, for one worker."""
 
 from __future__ import annotations
 

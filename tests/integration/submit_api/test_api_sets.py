@@ -1,8 +1,4 @@
-"""Sets of releases: what is put is exactly what was recorded, and is there for who may read all of it.
-
-Seen to fail when weakened: `setting.put` that asks for the digest alone; `setting.get` with `any`; `released_sets.unused_since`
-that does not look at what is live; `fsck_sets` without either of its checks.
-"""
+"""Sets of releases: what is put is exactly what was recorded, and is there for who may read all of it."""
 
 from __future__ import annotations
 

@@ -17,11 +17,10 @@ ROOT = replace(ALICE, principal="root", admin=True)
 PERMITTED = {
     "archive:push:etl": {
         "archive.submit", "archive.list", "archive.read", "release.read", "manifest.read", "blob.read",
-        "set.read",
     },
     "launch:etl*": {
         "launch.create", "launch.reserve", "launch.list", "launch.read", "launch.log.read", "launch.cancel",
-        "impersonation.explain",
+        "impersonation.explain", "set.read",
     },
     "audit:read": {"audit.read"},
     "admin": set(permissions.ACTIONS),
