@@ -226,7 +226,7 @@ def _stored(found: Installation) -> Iterator[Finding]:
         return
     for what, named, instead in (
         ("connections", found.stored.connections, "dagseal connection import"),
-        ("variables", found.stored.variables, "dagseal variable import"),
+        ("variables", found.stored.variables, "dagseal variable set"),
     ):
         if named:
             yield _failed(
