@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from integrity import sets
 from integrity.digests import Digest
 from integrity.errors import MalformedError, SecurityError
-from submit_api import sets
 from submit_api.findings import Finding, damage
 from submit_api.registry import ledger, released_sets
 from submit_api.registry.database import Transaction

@@ -14,9 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from integrity import sets
 from integrity.digests import Digest
 from integrity.errors import ConflictError, DagsealError, DigestMismatchError, NotFoundError, SecurityError
-from submit_api import audit, choosing, launches, sets
+from integrity.sets import Member
+from submit_api import audit, choosing, launches
 from submit_api.choosing import Chosen
 from submit_api.facts import Facts
 from submit_api.identity import Caller
@@ -26,7 +28,6 @@ from submit_api.registry import events, ledger, released_sets
 from submit_api.registry.records import Archive, Event, Launch, Release
 from submit_api.registry.text import storable
 from submit_api.service import Service
-from submit_api.sets import Member
 from submit_api.signals import QUEUE, of_launch
 
 _REFUSALS = (SecurityError, ConflictError, NotFoundError, InvalidRequestError)

@@ -6,9 +6,10 @@ used. A worker has any set, somebody else one of which he may read every archive
 
 from __future__ import annotations
 
+from integrity import sets
 from integrity.digests import Digest
 from integrity.errors import NotFoundError
-from submit_api import audit, modes, permissions, sets
+from submit_api import audit, modes, permissions
 from submit_api.identity import WORKER, Caller
 from submit_api.registry import archives, released_sets
 from submit_api.registry.records import StoredSet

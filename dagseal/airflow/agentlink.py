@@ -14,6 +14,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from dagseal.airflow.asking import Incoming, send
 from integrity import claims, messages
 from integrity.errors import FetchError, MalformedError
 from integrity.messages import Message
@@ -84,7 +85,7 @@ class AgentLink:
     def __init__(self, path: str) -> None:
         """Raises `FetchError` when nobody listens there."""
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self._begun = bytearray()
+        self._incoming = Incoming()
         try:
             self._sock.settimeout(_SEND_SECONDS)
             self._sock.connect(path)
@@ -154,23 +155,15 @@ class AgentLink:
     def _read(self) -> Iterator[Event]:
         """One read, and every frame that is whole by then. Raises `EOFError` after the last of them."""
         chunk = self._sock.recv(_CHUNK_BYTES)
-        self._begun += chunk
-        while len(self._begun) >= messages.HEADER_BYTES:
-            end = messages.HEADER_BYTES + messages.body_length(bytes(self._begun[: messages.HEADER_BYTES]))
-            if len(self._begun) < end:
-                break
-            body = bytes(self._begun[messages.HEADER_BYTES : end])
-            del self._begun[:end]
-            yield _event(messages.decode(body))
+        for message in self._incoming.feed(chunk):
+            yield _event(message)
         if not chunk:
             raise EOFError
 
     def _send(self, frame: bytes, *fds: int) -> None:
         try:
             self._sock.settimeout(_SEND_SECONDS)
-            sent = socket.send_fds(self._sock, [frame], fds) if fds else 0
-            if sent < len(frame):  # even no byte at all is an error when the agent has answered and closed
-                self._sock.sendall(frame[sent:])
+            send(self._sock, frame, *fds)
         except OSError as error:
             raise FetchError(f"dagseal's agent went away: {error}") from None
 

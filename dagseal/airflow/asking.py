@@ -10,7 +10,7 @@ import os
 import selectors
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from integrity import messages
 from integrity.digests import Digest
@@ -29,17 +29,16 @@ class Incoming:
     def __init__(self) -> None:
         self._data = bytearray()
 
-    def feed(self, chunk: bytes) -> list[Message]:
-        """The frames that are whole now. Raises `MalformedError`."""
+    def feed(self, chunk: bytes) -> Iterator[Message]:
+        """The frames that are whole now. Raises `MalformedError`, after those that came before it."""
         self._data += chunk
-        found = []
         while len(self._data) >= messages.HEADER_BYTES:
             end = messages.HEADER_BYTES + messages.body_length(bytes(self._data[: messages.HEADER_BYTES]))
             if len(self._data) < end:
                 break
-            found.append(messages.decode(bytes(self._data[messages.HEADER_BYTES : end])))
+            body = bytes(self._data[messages.HEADER_BYTES : end])
             del self._data[:end]
-        return found
+            yield messages.decode(body)
 
 
 def connect(path: str, whose: str) -> socket.socket:
@@ -52,6 +51,13 @@ def connect(path: str, whose: str) -> socket.socket:
         sock.close()
         raise unreachable(error, path, whose) from None
     return sock
+
+
+def send(sock: socket.socket, frame: bytes, *fds: int) -> None:
+    """All of the frame, the descriptors beside its first byte. Raises `OSError`."""
+    sent = socket.send_fds(sock, [frame], fds) if fds else 0
+    if sent < len(frame):  # even no byte at all is an error when the peer has answered and closed
+        sock.sendall(frame[sent:])
 
 
 def unreachable(error: OSError, path: str, whose: str) -> DagsealError:

@@ -18,7 +18,6 @@ from typing import Any
 
 import attrs
 from airflow.cli.commands.daemon_utils import run_command_with_daemon_option
-from airflow.configuration import conf
 from airflow.dag_processing.manager import DagFileInfo, DagFileProcessorManager
 from airflow.jobs.dag_processor_job_runner import DagProcessorJobRunner
 from airflow.jobs.job import Job, run_job
@@ -52,9 +51,7 @@ class SealedDagFileProcessorManager(DagFileProcessorManager):  # type: ignore[mi
     _not_before: float = attrs.field(default=0.0, init=False)
     _launcher_socket: str = attrs.field(factory=settings.launcher_socket, init=False)
     _enforced: bool = attrs.field(factory=settings.enforced, init=False)
-    _others_allowed: bool = attrs.field(
-        factory=lambda: bool(conf.getboolean("dagseal", "unsafe_other_bundles", fallback=False)), init=False
-    )
+    _others_allowed: bool = attrs.field(factory=settings.unsafe_other_bundles, init=False)
 
     def before_run(self) -> None:
         enter_sealed_processor()

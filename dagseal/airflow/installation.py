@@ -1,24 +1,20 @@
 """Does this Airflow run everything through dagseal? `dagseal doctor --airflow`, on the host of each of its components.
 
-`look` reads Airflow's own configuration and database (names and counts, never a value); `findings` are rules over what was
-read. Whatever would let something run beside dagseal is failed, and says the line of airflow.cfg that ends it. What another
-host's configuration says is not seen from here.
+The rules, over what `looking` read, without any I/O. Whatever would let something run beside dagseal is failed, and says the
+line of airflow.cfg that ends it. What another host's configuration says is not seen from here.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dagseal.airflow import settings
-from integrity.errors import DagsealError, SettingsError
-
 VERSION = "3.3"
-EXECUTORS = ("dagseal.airflow.SealedLocalExecutor", "dagseal.airflow.SealedCeleryExecutor")
+CELERY = "dagseal.airflow.SealedCeleryExecutor"
+EXECUTORS = ("dagseal.airflow.SealedLocalExecutor", CELERY)
 COORDINATOR = "dagseal.airflow.SealedCoordinator"
 BUNDLE = "dagseal.airflow.SealedBundle"
 BACKEND = "dagseal.airflow.GrantBackend"
@@ -56,7 +52,8 @@ class Stored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installation:
-    """`reached`: for each of our sockets, and the server's token, why it cannot be used, or nothing. `stored`: or why not."""
+    """`reached`: for each of our sockets, and the server's token, why it cannot be used, or nothing. `unguarded`: why Celery's
+    workers would run whatever a message names, then the line that ends it; or nothing. `stored`: or why not."""
 
     version: str
     executor: str
@@ -74,7 +71,13 @@ class Installation:
     config_path: str
     config_mode: int | None
     reached: Mapping[str, str] = field(default_factory=dict)
+    unguarded: str = ""
     stored: Stored | str = ""
+
+
+def executors(value: str) -> list[str]:
+    """What `[core] executor` names, without teams and aliases."""
+    return [entry.strip().rpartition(":")[2] for entry in re.split(r"[,;]", value) if entry.strip()]
 
 
 def findings(found: Installation) -> list[Finding]:
@@ -110,7 +113,7 @@ def _enforced(found: Installation) -> Iterator[Finding]:
 
 
 def _executor(found: Installation) -> Iterator[Finding]:
-    named = [entry.strip().rpartition(":")[2] for entry in re.split(r"[,;]", found.executor) if entry.strip()]
+    named = executors(found.executor)
     others = [name for name in named if name not in EXECUTORS]
     if others or not named:
         celery = any("celery" in name.lower() for name in others)
@@ -122,6 +125,16 @@ def _executor(found: Installation) -> Iterator[Finding]:
         )
     else:
         yield _ok("executor", ", ".join(named))
+
+
+def _celery(found: Installation) -> Iterator[Finding]:
+    if CELERY not in executors(found.executor):
+        return
+    if found.unguarded:
+        detail, _, line = found.unguarded.partition("\n")
+        yield _failed("celery workers", detail.rstrip(":"), "celery" if line else "", line)
+    else:
+        yield _ok("celery workers", "run what goes through dagseal, and nothing else that a message names")
 
 
 def _queues(found: Installation) -> Iterator[Finding]:
@@ -213,7 +226,7 @@ def _stored(found: Installation) -> Iterator[Finding]:
         return
     for what, named, instead in (
         ("connections", found.stored.connections, "dagseal connection import"),
-        ("variables", found.stored.variables, "dagseal variable import"),
+        ("variables", found.stored.variables, "dagseal variable set"),
     ):
         if named:
             yield _failed(
@@ -252,6 +265,7 @@ _RULES: tuple[Callable[[Installation], Iterator[Finding]], ...] = (
     _version,
     _enforced,
     _executor,
+    _celery,
     _queues,
     _bundles,
     _backend,
@@ -260,86 +274,6 @@ _RULES: tuple[Callable[[Installation], Iterator[Finding]], ...] = (
     _stored,
     _timeout,
 )
-
-
-def look(environment: Mapping[str, str]) -> Installation:
-    """Of this process's Airflow. Raises `SettingsError` for a word that is neither true nor false."""
-    import airflow
-    from airflow.configuration import AIRFLOW_CONFIG, conf
-
-    bundles = conf.getjson("dag_processor", "dag_bundle_config_list", fallback=[]) or []
-    return Installation(
-        version=airflow.__version__,
-        executor=conf.get("core", "executor"),
-        coordinators=conf.getjson("sdk", "coordinators", fallback={}) or {},
-        by_queue=conf.getjson("sdk", "queue_to_coordinator", fallback={}) or {},
-        default_queue=conf.get("operators", "default_queue", fallback="default"),
-        bundles=tuple((str(entry.get("name")), str(entry.get("classpath"))) for entry in bundles),
-        examples=conf.getboolean("core", "load_examples"),
-        unversioned=conf.getboolean("dag_processor", "disable_bundle_versioning", fallback=False),
-        backend=conf.get("workers", "secrets_backend", fallback="") or "",
-        enforced=settings.enforced(conf),
-        other_bundles=conf.getboolean("dagseal", "unsafe_other_bundles", fallback=False),
-        processor_timeout=conf.getint("dag_processor", "dag_file_processor_timeout"),
-        environment=frozenset(environment),
-        config_path=AIRFLOW_CONFIG,
-        config_mode=_mode(AIRFLOW_CONFIG),
-        reached={
-            "tasks socket": _why_not(lambda: _connect(settings.worker(conf).tasks_socket, "the agent's")),
-            "releases socket": _why_not(lambda: _connect(settings.releases_socket(conf), "the agent's")),
-            "launcher socket": _why_not(lambda: _connect(settings.launcher_socket(conf), "the launcher's")),
-            "server": _why_not(lambda: settings.token(settings.scheduler(conf).token_file)),
-        },
-        stored=_database(),
-    )
-
-
-def _connect(path: str, whose: str) -> None:
-    from dagseal.airflow import asking
-
-    asking.connect(path, whose).close()
-
-
-def _why_not(tried: Callable[[], object]) -> str:
-    try:
-        tried()
-    except (DagsealError, SettingsError) as error:
-        return str(error)
-    return ""
-
-
-def _mode(path: str) -> int | None:
-    try:
-        return stat.S_IMODE(os.stat(path).st_mode)
-    except OSError:
-        return None
-
-
-def _database() -> Stored | str:
-    """Names only. A database that is away, or is none of this Airflow's, says why."""
-    from airflow.jobs.job import Job, JobState
-    from airflow.models import Connection, TaskInstance, Variable
-    from airflow.utils.session import create_session
-    from sqlalchemy import select
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from dagseal.airflow.dag_processing import MARK
-
-    try:
-        with create_session() as session:
-            jobs = [job for job in session.scalars(select(Job).where(Job.state == JobState.RUNNING)) if job.is_alive()]
-            of_kind = {
-                kind: [job for job in jobs if job.job_type == kind] for kind in ("DagProcessorJob", "TriggererJob")
-            }
-            return Stored(
-                connections=tuple(session.scalars(select(Connection.conn_id))),
-                variables=tuple(session.scalars(select(Variable.key))),
-                queues=frozenset(queue for queue in session.scalars(select(TaskInstance.queue).distinct()) if queue),
-                processors=tuple((str(job.hostname), job.executor_class == MARK) for job in of_kind["DagProcessorJob"]),
-                triggerers=tuple(str(job.hostname) for job in of_kind["TriggererJob"]),
-            )
-    except SQLAlchemyError as error:
-        return f"{type(error).__name__}"
 
 
 def _few(named: Any) -> str:

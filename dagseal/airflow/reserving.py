@@ -14,13 +14,12 @@ from typing import Any
 
 import httpx
 
-from integrity import canonical
+from integrity import sets
 from integrity.digests import Digest
 from integrity.errors import FetchError, MalformedError, NotFoundError, SettingsError
 from integrity.fields import Fields
 
 MAX_BATCH = 500
-MAX_RELEASES = 10_000
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 TIMEOUTS = httpx.Timeout(10.0, connect=3.0)
 
@@ -91,17 +90,7 @@ class Reserver:
     def releases(self, set_hex: str) -> Mapping[str, Digest]:
         """The set's archives. Raises `NotFoundError` too."""
         body = self._ask("GET", f"/v1/sets/{set_hex}")
-        Digest(set_hex).require(Digest.of(body), "the set of releases")
-        fields = Fields(canonical.load(body, max_bytes=MAX_ANSWER_BYTES), "set")
-        fields.version(1)
-        found = {}
-        for item in fields.items("releases", max_items=MAX_RELEASES):
-            release = Fields(item, "release of a set")
-            name, _ = release.name("archive", "archive"), release.integer("number", least=1)
-            found[name] = release.digest("digest")
-            release.done()
-        fields.done()
-        return found
+        return {archive: member.digest for archive, member in sets.parse(body, Digest(set_hex)).items()}
 
     def close(self) -> None:
         self._client.close()

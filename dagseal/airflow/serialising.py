@@ -22,7 +22,7 @@ from airflow._shared.timezones import timezone
 from airflow.dag_processing.processor import DagFileParsingResult
 from airflow.serialization.serialized_objects import LazyDeserializedDAG
 
-from dagseal.airflow.asking import Incoming, connect
+from dagseal.airflow.asking import Incoming, connect, send
 from integrity import messages, names
 from integrity.digests import Digest
 from integrity.errors import (
@@ -64,8 +64,7 @@ class Serialising:
         frame = messages.encode("serialise", fds=1, name=self.archive, digest=str(self.digest), task_check="archive")
         sock = connect(launcher_socket, "the launcher's")
         try:
-            sent = socket.send_fds(sock, [frame], [fd])
-            sock.sendall(frame[sent:])
+            send(sock, frame, fd)
             sock.setblocking(False)
         except OSError as error:
             sock.close()
@@ -109,7 +108,7 @@ class Serialising:
             chunk = sock.recv(_CHUNK_BYTES)
             if not chunk:
                 raise FetchError("the launcher closed the connection before it answered")
-            for message in self._incoming.feed(chunk):
+            for message in list(self._incoming.feed(chunk)):
                 self._answer(message)
                 self._sock = None
                 return False

@@ -8,6 +8,7 @@
     token_file = /etc/dagseal/scheduler.token       # scheduler: a token with the scope launch:<dags>
     ca_file =                                       # scheduler: who signed the API's certificate; empty: the system's
     enforce = true                                  # false: what would be refused is told, and runs all the same
+    unsafe_other_bundles = false                    # dag processor: true: it imports bundles of other classes, unverified
 
 Each component reads what it needs, when it starts. `SettingsError` says which line is to be added.
 """
@@ -88,6 +89,11 @@ def enforced(source: Any = conf) -> bool:
     if word not in ("true", "false"):
         raise SettingsError(f"[dagseal] enforce is {word!r}: write true, or false to only report what would be refused")
     return word == "true"
+
+
+def unsafe_other_bundles(source: Any = conf) -> bool:
+    """Whether the dag processor imports files that nothing verified. A word that is neither is Airflow's error."""
+    return bool(source.getboolean(SECTION, "unsafe_other_bundles", fallback=False))
 
 
 def token(path: str) -> str:

@@ -249,7 +249,7 @@ class Launch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredSet:
-    """`hex` is the SHA-512 of `body` (`submit_api.sets`)."""
+    """`hex` is the SHA-512 of `body` (`integrity.sets`)."""
 
     hex: str
     body: bytes = field(repr=False)

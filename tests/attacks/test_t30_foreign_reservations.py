@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from integrity import sets
 from integrity.digests import Digest
-from submit_api import sets
-from submit_api.sets import Member
+from integrity.sets import Member
 from tests.attacks.attacker import LyingAgent, dag, until
 from tests.live import Answer, Live
 

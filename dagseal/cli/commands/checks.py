@@ -130,9 +130,9 @@ def _airflow(run: Run) -> None:
 
     try:
         with contextlib.redirect_stdout(sys.stderr):  # Airflow logs there from its import on
-            from dagseal.airflow import installation
+            from dagseal.airflow import installation, looking
 
-            found = installation.findings(installation.look(os.environ))
+            found = installation.findings(looking.look(os.environ))
     except ModuleNotFoundError as error:
         raise UsageError(f"Airflow is not installed here ({error.name}): pip install 'dagseal[airflow]'") from None
     failed = sum(finding.state == "failed" for finding in found)

@@ -10,11 +10,11 @@ import pytest
 from api_rig import SOURCE, Answer, Api, WorkerPeer, dag_entry, task_entry
 from sqlalchemy import text
 
+from integrity import sets
 from integrity.claims import Xcom
 from integrity.digests import Digest
-from submit_api import sets
+from integrity.sets import Member
 from submit_api.dispatching import expire
-from submit_api.sets import Member
 
 DAY = 86_400
 

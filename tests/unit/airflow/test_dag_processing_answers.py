@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from airflow import __version__
 
-from dagseal.airflow.asking import Incoming
+from dagseal.airflow.asking import Incoming, send
 from dagseal.airflow.serialising import Serialising
 from integrity import messages
 from integrity.digests import Digest
@@ -139,4 +139,23 @@ def test_a_killed_job_is_no_outcome(tmp_path: Any) -> None:
 
 def test_what_is_announced_too_long_is_refused_before_it_is_kept() -> None:
     with pytest.raises(DagsealError, match="is announced"):
-        Incoming().feed(b"\x7f\xff\xff\xff")
+        list(Incoming().feed(b"\x7f\xff\xff\xff"))
+
+
+def test_a_peer_that_answered_and_closed_at_the_first_byte_is_still_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, peer = socket.socketpair()
+    passing = socket.send_fds
+
+    def answered_at_once(sock: socket.socket, *rest: Any) -> int:
+        sent = passing(sock, *rest)
+        assert len(peer.recv(65536)) == sent
+        peer.sendall(serialised(dag()))
+        peer.close()
+        return sent
+
+    monkeypatch.setattr(socket, "send_fds", answered_at_once)
+    fd = os.memfd_create("bytes")
+    with ours:
+        send(ours, messages.encode("serialise", fds=1), fd)
+        assert [message.kind for message in Incoming().feed(ours.recv(65536))] == ["serialised"]
+    os.close(fd)

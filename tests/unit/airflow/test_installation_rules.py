@@ -6,8 +6,20 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from airflow.providers.celery.executors import celery_executor_utils
 
-from dagseal.airflow.installation import BACKEND, BUNDLE, COORDINATOR, EXECUTORS, Installation, Stored, findings, lines
+from dagseal.airflow import celery_worker, looking
+from dagseal.airflow.installation import (
+    BACKEND,
+    BUNDLE,
+    CELERY,
+    COORDINATOR,
+    EXECUTORS,
+    Installation,
+    Stored,
+    findings,
+    lines,
+)
 
 SOUND = Installation(
     version="3.3.2",
@@ -85,3 +97,23 @@ def test_what_is_only_to_be_known_is_a_warning() -> None:
 def test_the_lines_stand_below_their_sections() -> None:
     found = findings(replace(SOUND, executor="LocalExecutor", examples=True, enforced=False))
     assert lines(found) == (f"[dagseal]\nenforce = true\n[core]\nexecutor = {EXECUTORS[0]}\nload_examples = False")
+
+
+@pytest.mark.parametrize("executor", [CELERY, f"team:{CELERY}", f"{EXECUTORS[0]},{CELERY}"])
+def test_celery_workers_are_to_be_guarded(executor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", executor)
+    wanted = "celery_config_options = dagseal.airflow.celery_worker.CONFIG"
+    for options, line in (
+        ("airflow.providers.celery.executors.default_celery.DEFAULT_CELERY_CONFIG", wanted),
+        (f"{celery_worker.__name__}.CONFIG", ""),
+    ):
+        monkeypatch.setenv("AIRFLOW__CELERY__CELERY_CONFIG_OPTIONS", options)
+        celery_executor_utils.get_celery_configuration.cache_clear()
+        seen = looking.look({}).unguarded
+        found = [f for f in findings(replace(SOUND, executor=executor, unguarded=seen)) if f.name == "celery workers"]
+        assert [(f.state, f.section, f.line) for f in found] == [("failed", "celery", line) if line else ("ok", "", "")]
+    celery_executor_utils.get_celery_configuration.cache_clear()
+
+
+def test_without_celery_nobody_asks_for_its_guard() -> None:
+    assert not [f for f in findings(replace(SOUND, unguarded="x")) if f.name == "celery workers"]

@@ -1,4 +1,4 @@
-"""Sets: which release of each archive is one version of what Airflow sees.
+"""Sets: which release of each archive is one version of what Airflow sees; their one format, written and read here.
 
 A set is canonical JSON, its archives in order, each once; its name is the SHA-512 of these bytes. So a run that is pinned to a
 name is pinned to bytes, and nobody can put another set under it. A set grants nothing and vouches for nothing: it says which
