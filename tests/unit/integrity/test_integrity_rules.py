@@ -14,7 +14,11 @@ from tests.bad_uploads import CASES
 ROOT = Path(__file__).parents[3]
 DOCUMENT = (ROOT / "docs" / "bad-uploads.md").read_text(encoding="utf-8")
 ELSEWHERE = {"rule", "too-large"}  # a parameter's name; what the client calls a 413 that is no archive's
-ELSEWHERE |= {"imports-a-dag-file", "two-of-a-name", "not-python"}  # of `dagseal import-dags`, before there is an archive
+ELSEWHERE |= {
+    "imports-a-dag-file",
+    "two-of-a-name",
+    "not-python",
+}  # of `dagseal import-dags`, before there is an archive
 ELSEWHERE |= {"serialised-too-large"}  # for Airflow's dag processor, of what was recorded long ago
 RUN_TIME = {"no-such-dag", "no-such-task"}  # of a launch, not of an upload
 
