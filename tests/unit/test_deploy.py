@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import configparser
+import json
+import re
 from pathlib import Path
 
 import pytest
 
+import dagseal.airflow
 import submit_api.settings
+import worker_cache.settings
+from integrity.fields import to_base64
+from integrity.keys import SigningKey
 from launcher import policy
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
-KEY = "A" * 43 + "="
+KEY = to_base64(SigningKey(bytes(32)).public.raw)
+AIRFLOW = configparser.RawConfigParser()
+AIRFLOW.read(DEPLOY / "config" / "airflow.cfg")
 
 
 def filled(name: str) -> str:
@@ -33,6 +41,22 @@ def test_the_launchers_policy() -> None:
     found = policy.parse(filled("launcher.toml"), "launcher.toml")
     assert found.may_run == {"dagseal-agent"}
     assert found.notary == "dagseal-launcher"
+
+
+def test_the_agents_settings(tmp_path: Path) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text(filled("agent.toml"))
+    found = worker_cache.settings.load(str(file), {})
+    assert found.tasks_accounts == ["airflow"]
+    assert found.tasks_socket in AIRFLOW.get("dagseal", "tasks_socket")
+    assert found.releases_socket in AIRFLOW.get("dagseal", "releases_socket")
+
+
+def test_airflows_lines() -> None:
+    """Every class that they name is there."""
+    named = re.findall(r"dagseal\.airflow\.(\w+)", (DEPLOY / "config" / "airflow.cfg").read_text())
+    assert set(named) == {*dagseal.airflow.__all__, "celery_worker"} - {"SealedLocalExecutor"}
+    assert json.loads(AIRFLOW.get("sdk", "queue_to_coordinator")).keys() == {"default"}
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=[unit.stem for unit in UNITS])
