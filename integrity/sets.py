@@ -48,6 +48,8 @@ def parse(body: bytes, name: Digest) -> dict[str, Member]:
     fields.version(1)
     members = [_member(item) for item in fields.items("releases", max_items=MAX_RELEASES)]
     fields.done()
+    if not members:
+        raise MalformedError("set: it has no release")
     if any(one.archive >= other.archive for one, other in pairwise(members)):
         raise MalformedError("set: its releases are to be in the order of their archives, each archive once")
     return {one.archive: one for one in members}

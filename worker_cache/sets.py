@@ -70,8 +70,6 @@ def recalled(
     """What a set was, where all of it may still be run and read. Raises `DigestMismatchError` for the bytes of another,
     `MalformedError`, `NotFoundError`, `NotOwnerError`, `RevokedError`, `AuthorError`."""
     found = tuple(_recalled(one, view) for one in sets.parse(body, name).values())
-    if not found:
-        raise MalformedError("set: it has no release")
     for release in found:
         if not reader.may_read(view.archives.get(release.archive, LoggedArchive())) or not _fits(release, globs):
             raise NotOwnerError(f"set {name.hex[:16]}… has an archive that is not yours to read, or was not asked for")
