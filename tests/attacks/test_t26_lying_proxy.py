@@ -144,9 +144,9 @@ class Between:
         """The newest such line of the agent's log, when there are more than before."""
         return until(f"the agent says {event}", lambda: self.agent_log(event, **fields)[before:])[-1]
 
-    def followed(self) -> None:
-        """Until the agent knows the API's whole log."""
-        size = len(self.log().entries)
+    def followed(self, shown: Log | None = None) -> None:
+        """Until the agent knows the API's whole log, or the one that it is shown."""
+        size = len((shown or self.log()).entries)
         until("the agent follows", lambda: [e for e in self.agent_log("log followed") if e["size"] >= size])
 
     def worker(self) -> dict[str, Any]:
@@ -212,6 +212,7 @@ def test_a_release_that_the_log_has_revoked(between: Between, traces: Traces, na
     digest = Digest.parse(manifest["digest"])
     told.add(Revoked(at=1, by="admin", archive=f"{name}.py", number=1, digest=digest))
     between.proxy.note, between.proxy.entries = told.note(), told.entries
+    between.followed(told)
     between.refused(name, "revoked", f"{name}.py@1 was revoked")
     assert not traces.of("ran")
 
