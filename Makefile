@@ -52,17 +52,17 @@ test-beside:
 
 # Whole Airflow installations, plain and ours, side by side. As root; minutes.
 e2e-airflow: setup
-	$(BIN)/python -m pytest tests/airflow/test_airflow_*.py --timeout=900
+	$(BIN)/python -m pytest tests/whole_airflow/test_airflow_*.py --timeout=900
 
 # CeleryExecutor: Redis and RabbitMQ, and three worker hosts in network namespaces. As root; minutes.
 e2e-celery: setup
-	$(BIN)/python -m pytest tests/airflow/celery_hosts --timeout=900
+	$(BIN)/python -m pytest tests/whole_airflow/celery_hosts --timeout=900
 
 bench: setup
 	$(BIN)/python -m tests.bench
 
 bench-airflow: setup
-	$(BIN)/python -m tests.bench.airflow
+	$(BIN)/python -m tests.bench.whole_airflow
 
 bench-launch: setup
 	$(BIN)/python -m tests.bench.launching

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.airflow import accounts, database, fleet, installation, network
-from tests.airflow.brokers import Rabbit, Redis
-from tests.airflow.database import NetworkServer
-from tests.airflow.fleet import Broker, Fleet
+from tests.whole_airflow import accounts, database, fleet, installation, network
+from tests.whole_airflow.brokers import Rabbit, Redis
+from tests.whole_airflow.database import NetworkServer
+from tests.whole_airflow.fleet import Broker, Fleet
 
 
 @pytest.fixture(scope="session")

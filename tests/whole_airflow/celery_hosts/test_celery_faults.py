@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.airflow.celery_hosts import hundred
-from tests.airflow.fleet import Fleet
+from tests.whole_airflow.celery_hosts import hundred
+from tests.whole_airflow.fleet import Fleet
 
 pytestmark = pytest.mark.root
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.airflow.comparing import OWN, Outcome, comparable
-from tests.airflow.examples import EXAMPLES, Example
-from tests.airflow.public import RunEnd
+from tests.whole_airflow.comparing import OWN, Outcome, comparable
+from tests.whole_airflow.examples import EXAMPLES, Example
+from tests.whole_airflow.public import RunEnd
 
 pytestmark = pytest.mark.root
 

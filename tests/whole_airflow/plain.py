@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.airflow import examples
-from tests.airflow.accounts import SERVICE
-from tests.airflow.cleaning import AT_ONCE
-from tests.airflow.database import LoopbackServer
-from tests.airflow.installation import TEMPLATE, Airflow, parts
-from tests.airflow.public import PublicApi
+from tests.whole_airflow import examples
+from tests.whole_airflow.accounts import SERVICE
+from tests.whole_airflow.cleaning import AT_ONCE
+from tests.whole_airflow.database import LoopbackServer
+from tests.whole_airflow.installation import TEMPLATE, Airflow, parts
+from tests.whole_airflow.public import PublicApi
 
 _GIT = "airflow.providers.git.bundles.git.GitDagBundle"
 _LOCAL = "airflow.dag_processing.bundles.local.LocalDagBundle"
@@ -56,7 +56,7 @@ class Plain:
             path.write_text(kept + more)
 
     def clean_up(self) -> None:
-        self.airflow.command("tests.airflow.cleaning", **AT_ONCE)
+        self.airflow.command("tests.whole_airflow.cleaning", **AT_ONCE)
 
     def connection(self, conn_id: str, password: str) -> None:
         self.api.post("connections", {"connection_id": conn_id, "conn_type": "generic", "password": password})

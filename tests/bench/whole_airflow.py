@@ -1,4 +1,4 @@
-"""`python -m tests.bench.airflow`: a no-op task from queued to finished, in whole Airflows: plain, and through dagseal.
+"""`python -m tests.bench.whole_airflow`: a no-op task from queued to finished, in whole Airflows: plain, and through dagseal.
 
 One run: both installations stand side by side, as `make e2e-airflow` starts them, and each round has one run of each DAG on
 each, in an order that changes, one at a time. The times are Airflow's own: queued_when, start_date and end_date of the task.
@@ -16,10 +16,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime
 
-from tests.airflow import accounts, database, installation, plain, sealed, ways
-from tests.airflow.ways import Rig
 from tests.bench.__main__ import _machine
 from tests.bench.figures import Row, median, table
+from tests.whole_airflow import accounts, database, installation, plain, sealed, ways
+from tests.whole_airflow.ways import Rig
 
 ROUNDS, MAPPED_ROUNDS = 15, 3
 MAPPED = {"bench_mapped": 200, "bench_mapped_impersonated": 20}
@@ -40,7 +40,7 @@ class Timed:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.airflow", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.whole_airflow", description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--mapped-rounds", type=int, default=MAPPED_ROUNDS)
     arguments = parser.parse_args()

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.airflow import ways
-from tests.airflow.accounts import OWNER, ancestors, processes
-from tests.airflow.fleet import Fleet
 from tests.live import ENDED
+from tests.whole_airflow import ways
+from tests.whole_airflow.accounts import OWNER, ancestors, processes
+from tests.whole_airflow.fleet import Fleet
 
 DAG_ID = "fleet_hundred"
 _SECONDS = 420.0

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.airflow import ways
-from tests.airflow.sealed import Sealed
+from tests.whole_airflow import ways
+from tests.whole_airflow.sealed import Sealed
 
 pytestmark = pytest.mark.root
 

@@ -1,4 +1,4 @@
-"""`python -m tests.airflow.cleaning`: Airflow's own cleaning up of bundle versions, as its scheduler does from time to time."""
+"""`python -m tests.whole_airflow.cleaning`: Airflow's own cleaning up of bundle versions, as its scheduler does now and then."""
 
 from airflow.dag_processing.bundles.base import BundleUsageTrackingManager
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.airflow.brokers import Redis
-from tests.airflow.celery_hosts import hundred
-from tests.airflow.fleet import Fleet
-from tests.airflow.network import HOSTS
+from tests.whole_airflow.brokers import Redis
+from tests.whole_airflow.celery_hosts import hundred
+from tests.whole_airflow.fleet import Fleet
+from tests.whole_airflow.network import HOSTS
 
 pytestmark = pytest.mark.root
 

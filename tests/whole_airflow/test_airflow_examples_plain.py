@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.airflow.comparing import Outcome
-from tests.airflow.examples import EXAMPLES
-from tests.airflow.public import RunEnd
+from tests.whole_airflow.comparing import Outcome
+from tests.whole_airflow.examples import EXAMPLES
+from tests.whole_airflow.public import RunEnd
 
 pytestmark = pytest.mark.root
 

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from tests.airflow import accounts
-from tests.airflow.accounts import OWNER, SERVICE
-from tests.airflow.installation import Airflow
-from tests.airflow.public import PublicApi, RunEnd
+from tests.whole_airflow import accounts
+from tests.whole_airflow.accounts import OWNER, SERVICE
+from tests.whole_airflow.installation import Airflow
+from tests.whole_airflow.public import PublicApi, RunEnd
 
 DAGS = Path(__file__).with_name("dags")
 SECRET = "payroll-secret-7d1c"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.airflow.celery_hosts import hundred
-from tests.airflow.fleet import Fleet
-from tests.airflow.network import HOSTS
+from tests.whole_airflow.celery_hosts import hundred
+from tests.whole_airflow.fleet import Fleet
+from tests.whole_airflow.network import HOSTS
 
 pytestmark = pytest.mark.root
 

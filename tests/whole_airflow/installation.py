@@ -25,10 +25,10 @@ from typing import Any
 from cryptography.fernet import Fernet
 
 from dagseal.footing import free_port, service_environment
-from tests.airflow import accounts
-from tests.airflow.accounts import SERVICE
-from tests.airflow.database import LoopbackServer
-from tests.airflow.public import PublicApi
+from tests.whole_airflow import accounts
+from tests.whole_airflow.accounts import SERVICE
+from tests.whole_airflow.database import LoopbackServer
+from tests.whole_airflow.public import PublicApi
 
 TEMPLATE = "airflow_tables"
 PARTS = {"scheduler": "scheduler", "dag-processor": "dag_processor", "triggerer": "triggerer"}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.airflow import ways
-from tests.airflow.plain import Plain
+from tests.whole_airflow import ways
+from tests.whole_airflow.plain import Plain
 
 pytestmark = pytest.mark.root
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import redis
 
-from tests.airflow.network import HUB
+from tests.whole_airflow.network import HUB
 
 _START_SECONDS = 90.0
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.airflow import accounts, database, installation, plain, sealed
-from tests.airflow.comparing import Outcome, run_all, run_own
-from tests.airflow.database import LoopbackServer
-from tests.airflow.plain import Plain
-from tests.airflow.public import RunEnd
-from tests.airflow.sealed import Sealed
+from tests.whole_airflow import accounts, database, installation, plain, sealed
+from tests.whole_airflow.comparing import Outcome, run_all, run_own
+from tests.whole_airflow.database import LoopbackServer
+from tests.whole_airflow.plain import Plain
+from tests.whole_airflow.public import RunEnd
+from tests.whole_airflow.sealed import Sealed
 
 
 @pytest.fixture(scope="session")

@@ -14,13 +14,13 @@ from typing import Protocol
 
 from dagseal.stack import Stack
 from tests import live
-from tests.airflow.accounts import OTHER, OWNER, SERVICE
-from tests.airflow.database import LoopbackServer
-from tests.airflow.installation import TEMPLATE, Airflow, parts
-from tests.airflow.network import HOSTS, HUB, inside
-from tests.airflow.public import PublicApi
-from tests.airflow.sealed import SealedStack, config, push, scheduler_token
 from tests.live import Live
+from tests.whole_airflow.accounts import OTHER, OWNER, SERVICE
+from tests.whole_airflow.database import LoopbackServer
+from tests.whole_airflow.installation import TEMPLATE, Airflow, parts
+from tests.whole_airflow.network import HOSTS, HUB, inside
+from tests.whole_airflow.public import PublicApi
+from tests.whole_airflow.sealed import SealedStack, config, push, scheduler_token
 
 
 class Broker(Protocol):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tests.airflow.examples import EXAMPLES, LOGICAL_DATE, Example
-from tests.airflow.public import PublicApi, RunEnd
-from tests.airflow.ways import Rig, note, source
+from tests.whole_airflow.examples import EXAMPLES, LOGICAL_DATE, Example
+from tests.whole_airflow.public import PublicApi, RunEnd
+from tests.whole_airflow.ways import Rig, note, source
 
 RUN_ID = "e2e"
 OWN = ("own_retries", "own_reschedules", "own_defers", "own_time_limit", "own_rules", "own_callbacks", "own_templates")

@@ -17,13 +17,13 @@ from pathlib import Path
 
 from dagseal.stack import Stack
 from tests import live
-from tests.airflow import examples
-from tests.airflow.accounts import OTHER, OWNER, SERVICE
-from tests.airflow.cleaning import AT_ONCE
-from tests.airflow.database import LoopbackServer
-from tests.airflow.installation import TEMPLATE, Airflow, parts
-from tests.airflow.public import PublicApi
 from tests.live import Live
+from tests.whole_airflow import examples
+from tests.whole_airflow.accounts import OTHER, OWNER, SERVICE
+from tests.whole_airflow.cleaning import AT_ONCE
+from tests.whole_airflow.database import LoopbackServer
+from tests.whole_airflow.installation import TEMPLATE, Airflow, parts
+from tests.whole_airflow.public import PublicApi
 
 _BUNDLE = {"name": "dagseal", "classpath": "dagseal.airflow.SealedBundle", "kwargs": {"archives": ["*"]}}
 _COORDINATORS = {"dagseal": {"classpath": "dagseal.airflow.SealedCoordinator"}}
@@ -67,7 +67,7 @@ class Sealed:
 
     def clean_up(self) -> None:
         """Airflow's own cleaning up, and all folders that the agent made for readers."""
-        self.airflow.command("tests.airflow.cleaning", **AT_ONCE)
+        self.airflow.command("tests.whole_airflow.cleaning", **AT_ONCE)
         shutil.rmtree(self.live.stack.folder / "handed-out" / "trees")
 
     def connection(self, conn_id: str, password: str) -> None:

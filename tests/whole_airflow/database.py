@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from dagseal.footing import free_port
 from tests import postgres
-from tests.airflow.network import HUB, NETWORK
+from tests.whole_airflow.network import HUB, NETWORK
 
 
 class LoopbackServer(postgres.Server):
