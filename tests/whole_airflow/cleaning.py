@@ -1,4 +1,4 @@
-"""`python -m tests.whole_airflow.cleaning`: Airflow's own cleaning up of bundle versions, as its scheduler does now and then."""
+"""`python -m tests.whole_airflow.cleaning`: Airflow's own cleaning up of bundle versions, as its scheduler does at times."""
 
 from airflow.dag_processing.bundles.base import BundleUsageTrackingManager
 
