@@ -82,10 +82,10 @@ EXAMPLES = (
     Example(dag_id="example_xcom", file="example_xcom.py"),
     Example(dag_id="example_xcom_args", file="example_xcomargs.py"),
     Example(dag_id="example_xcom_args_with_operators", file="example_xcomargs.py"),
-    Example(dag_id="tutorial", file="tutorial.py"),
+    Example(dag_id="tutorial", file="tutorial.py", by_key=True),
     Example(dag_id="tutorial_dag", file="tutorial_dag.py"),
     Example(dag_id="tutorial_taskflow_api", file="tutorial_taskflow_api.py"),
-    Example(dag_id="example_bash_operator", file="standard/example_bash_operator.py"),
+    Example(dag_id="example_bash_operator", file="standard/example_bash_operator.py", by_key=True),
     Example(dag_id="example_branch_datetime_operator", file="standard/example_branch_datetime_operator.py"),
     Example(dag_id="example_branch_datetime_operator_2", file="standard/example_branch_datetime_operator.py"),
     Example(dag_id="example_branch_datetime_operator_3", file="standard/example_branch_datetime_operator.py"),
@@ -94,7 +94,7 @@ EXAMPLES = (
     Example(dag_id="example_sensor_decorator", file="standard/example_sensor_decorator.py"),
     Example(dag_id="example_short_circuit_decorator", file="standard/example_short_circuit_decorator.py"),
     Example(dag_id="example_short_circuit_operator", file="standard/example_short_circuit_operator.py"),
-    Example(dag_id="example_trigger_controller_dag", file="standard/example_trigger_controller_dag.py"),
+    Example(dag_id="example_trigger_controller_dag", file="standard/example_trigger_controller_dag.py", by_key=True),
     Example(dag_id="example_external_task_marker_parent", file="standard/example_external_task_marker_dag.py"),
 )
 
