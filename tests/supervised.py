@@ -19,6 +19,7 @@ _BEFORE = dict(os.environ)
 environment.prepare()
 
 import httpx  # noqa: E402 - Airflow is to find the settings made
+import pytest  # noqa: E402
 from airflow.sdk.api.client import Client  # noqa: E402
 from airflow.sdk.api.datamodels._generated import BundleInfo, TaskInstance  # noqa: E402
 from airflow.sdk.execution_time import supervisor  # noqa: E402
@@ -191,6 +192,17 @@ def supervise(api: Api, logs: Path, **more: Any) -> int:
 
 def lines(logs: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in logs.read_text().splitlines()]
+
+
+@contextlib.contextmanager
+def configured(settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As a worker's or a scheduler's process, with its agent's socket in this folder."""
+    for name, value in {**settings, "AIRFLOW__DAGSEAL__TASKS_SOCKET": str(tmp_path / "tasks.sock")}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(supervisor, "_make_process_nondumpable", lambda: None)  # this process is pytest's
+    forget_coordinators()
+    yield
+    forget_coordinators()
 
 
 def forget_coordinators() -> None:

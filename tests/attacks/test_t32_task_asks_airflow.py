@@ -8,15 +8,16 @@ compared.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from tests.supervised import COORDINATOR, Api, Conversation, agent, forget_coordinators, lines, supervise
+from tests.supervised import COORDINATOR, Api, Conversation, agent, configured, lines, supervise
 
-from airflow.sdk.execution_time import comms, supervisor  # isort: skip
+from airflow.sdk.execution_time import comms  # isort: skip
 
 NAMED = {"run_id": "r1", "task_id": "load", "key": "k"}
 OTHERS = {"run_id": "r1", "task_id": "extract", "key": "k"}
@@ -40,13 +41,9 @@ ASKED: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    for name, value in {**COORDINATOR, "AIRFLOW__DAGSEAL__TASKS_SOCKET": str(tmp_path / "tasks.sock")}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(supervisor, "_make_process_nondumpable", lambda: None)  # this process is pytest's
-    forget_coordinators()
-    yield
-    forget_coordinators()
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with configured(COORDINATOR, tmp_path, monkeypatch):
+        yield
 
 
 def succeed() -> comms.SucceedTask:

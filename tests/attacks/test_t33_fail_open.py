@@ -7,29 +7,22 @@ through; an `enforce` that takes any word for false; an end that is believed by 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from integrity.errors import SettingsError
 from tests.scheduled import SCHEDULER, Celery, Local, callback, connected, queue, task
 from tests.scheduled import Api as Dagseal
-from tests.supervised import Api, Conversation, agent, forget_coordinators, supervise
-
-from airflow.sdk.execution_time import supervisor  # isort: skip
-
-from integrity.errors import SettingsError
+from tests.supervised import Api, Conversation, agent, configured, supervise
 
 
 @pytest.fixture(autouse=True)
-def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    for name, value in {**SCHEDULER, "AIRFLOW__DAGSEAL__TASKS_SOCKET": str(tmp_path / "tasks.sock")}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(supervisor, "_make_process_nondumpable", lambda: None)  # this process is pytest's
-    forget_coordinators()
-    yield
-    forget_coordinators()
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with configured(SCHEDULER, tmp_path, monkeypatch):
+        yield
 
 
 WAYS: dict[str, Callable[[Any], Any]] = {

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from tests.supervised import (
     Conversation,
     Gone,
     agent,
-    forget_coordinators,
+    configured,
     lines,
     supervise,
     task_instance,
@@ -33,13 +33,9 @@ Run = Callable[..., int]
 
 
 @pytest.fixture(autouse=True)
-def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    for name, value in {**COORDINATOR, "AIRFLOW__DAGSEAL__TASKS_SOCKET": str(tmp_path / "tasks.sock")}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(supervisor, "_make_process_nondumpable", lambda: None)  # this process is pytest's
-    forget_coordinators()
-    yield
-    forget_coordinators()
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with configured(COORDINATOR, tmp_path, monkeypatch):
+        yield
 
 
 @pytest.fixture
