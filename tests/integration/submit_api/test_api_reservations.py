@@ -15,6 +15,7 @@ from integrity.claims import Xcom
 from integrity.digests import Digest
 from integrity.sets import Member
 from submit_api.dispatching import expire
+from submit_api.signals import of_launch
 
 DAY = 86_400
 
@@ -161,6 +162,31 @@ async def test_the_same_queueing_is_reserved_once(api: Api, worker: WorkerPeer, 
     assert again[0]["state"] == "offered"
 
 
+async def test_a_queueing_that_was_reserved_otherwise_stays_as_it_is(
+    api: Api, worker: WorkerPeer, scheduler: Scheduler
+) -> None:
+    """By somebody else, with another set, for another task: each may be launched, and is not what was reserved."""
+    wanted = scheduler.wanted()
+    (first,) = await scheduler.reserve(wanted)
+    other_set = await put_set(api, worker, body_of(("etl.py", 1, SOURCE)))
+    another = {"task_id": "u", "task_digest": str(Digest.of(b"task u"))}
+    for token, changes in ((api.tokens["alice"], {}), (None, {"set": other_set}), (None, another)):
+        (told,) = await scheduler.reserve({**wanted, **changes}, token=token)
+        assert (told["state"], told["error"], told["launch_id"]) == ("refused", "conflict", None)
+        assert told["detail"] == "queueing 1 was reserved already, otherwise"
+    assert await scheduler.reserve(wanted) == [first]
+    about = f"task-instance:{wanted['task_instance']}"
+    assert [one["verdict"] for one in await api.events() if one["object"] == about] == ["refused"] * 3
+
+
+async def test_a_refusal_does_not_bind_the_task_instance(api: Api, worker: WorkerPeer, scheduler: Scheduler) -> None:
+    """Whoever names it first with a dag that there is not cannot keep its scheduler from it."""
+    wanted = scheduler.wanted()
+    assert (await scheduler.one(task_instance=wanted["task_instance"], dag_id="nothing"))["state"] == "refused"
+    (found,) = await scheduler.reserve({**wanted, "queueing": "2"})
+    assert found["state"] == "queued"
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "says"),
     [
@@ -294,6 +320,28 @@ async def test_a_cancelled_one_is_told_to_who_waits(api: Api, worker: WorkerPeer
     assert (await api.call("POST", f"/v1/launches/{found['launch_id']}/cancel", token=api.admin)).status == 200
     answer = await take(worker, wanted["task_instance"])
     assert (answer.status, answer.slug, answer.json["detail"]) == (409, "cancelled", "cancelled by admin")
+
+
+async def test_a_superseded_one_is_told_to_who_waits_for_it(api: Api, worker: WorkerPeer, scheduler: Scheduler) -> None:
+    wanted = scheduler.wanted()
+    (first,) = await scheduler.reserve(wanted)
+    path = f"/v1/launches/{first['launch_id']}?wait_seconds=60"
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        waiting = group.create_task(api.call("GET", path, token=api.admin))
+        while not api.service.signals.waiting(of_launch(first["launch_id"])):
+            await asyncio.sleep(0)
+        await scheduler.reserve({**wanted, "queueing": "2"})
+    assert waiting.result().json["error"] == "superseded"
+
+
+async def test_a_release_that_is_not_the_one_in_the_set(api: Api, worker: WorkerPeer, scheduler: Scheduler) -> None:
+    """Its row says otherwise than when the set was put: what is launched is what the run is pinned to, or nothing."""
+    async with api.service.database.write() as tx:
+        other = str(Digest.of(b"other"))
+        await tx.session.execute(text("UPDATE releases SET digest = :other WHERE archive = 'etl.py'"), {"other": other})
+    found = await scheduler.one()
+    assert (found["state"], found["error"]) == ("refused", "digest-mismatch")
+    assert found["detail"].startswith("the digest of etl.py@1")
 
 
 async def test_what_was_revoked_after_it_was_reserved_is_refused_at_the_take(

@@ -146,6 +146,12 @@ async def test_a_set_that_is_not_used_any_more_goes(api: Api, worker: WorkerPeer
     assert await put(api, worker, BOTH) == (200, "")
     await retiring.retire(api.service)
     assert await stored(api) == [Digest.of(BOTH).hex]  # somebody serves it
+    api.clock.forward(29 * DAY)
+    launch_id = await reserve(api, BOTH)
+    assert (await api.call("POST", f"/v1/launches/{launch_id}/cancel", token=api.admin)).status == 200
+    api.clock.forward(29 * DAY)
+    await retiring.retire(api.service)
+    assert await stored(api) == [Digest.of(BOTH).hex]  # somebody reserved by it
     api.clock.forward(31 * DAY)
     await retiring.retire(api.service)
     assert await stored(api) == []
