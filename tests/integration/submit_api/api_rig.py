@@ -22,7 +22,8 @@ from submit_api import audit, identity, keyfiles, transparency
 from submit_api.administering import issue
 from submit_api.findings import Finding
 from submit_api.fsck import fsck
-from submit_api.registry import rows
+from submit_api.registry import migrate, rows
+from submit_api.registry.database import SQLITE, Database
 from submit_api.running import opened, serving
 from submit_api.service import Service
 from submit_api.settings import Settings, load
@@ -215,9 +216,32 @@ class Answer:
 
     @property
     def slug(self) -> str:
-        assert self.headers["Content-Type"].startswith("application/problem+json"), (self.status, self.body)
+        assert self.headers.get("Content-Type", "").startswith("application/problem+json"), (self.status, self.body)
         assert self.json["status"] == self.status
         return str(self.json["type"]).removeprefix("https://dagseal.dev/problems/")
+
+
+_TABLES: list[bytes] = []
+
+
+async def lay_tables(settings: Settings) -> None:
+    """A new file of SQLite's is a copy of one with the tables in it, as PostgreSQL's are: to make them is most of a start."""
+    section = settings.database_section
+    database = Database(section)
+    try:
+        if database.kind != SQLITE:
+            return
+        path = section.url.removeprefix("sqlite+aiosqlite:///")
+        if not _TABLES:
+            await migrate.upgrade(database)
+            await database.settle()
+            with open(path, "rb") as made:
+                _TABLES.append(made.read())
+        elif not os.path.exists(path):
+            with open(path, "xb") as copy:
+                copy.write(_TABLES[0])
+    finally:
+        await database.close()
 
 
 class Api:
@@ -233,6 +257,7 @@ class Api:
 
     async def __aenter__(self) -> Api:
         keyfiles.create(self.settings)
+        await lay_tables(self.settings)
         self._stack = AsyncExitStack()
         await self.launcher.start()
         self._stack.push_async_callback(self.launcher.stop)
