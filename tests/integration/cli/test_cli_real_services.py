@@ -24,6 +24,7 @@ from dagseal.stack import Stack
 from integrity.fields import to_base64
 from integrity.keys import SealingKey, SigningKey
 from tests import airflow_exporting
+from tests.forked_cli import Forked
 from tests.live import Live
 
 DAG = """
@@ -63,26 +64,18 @@ class Said:
 
 
 class Shell:
-    """Runs commands as a user would: the real program, in its own process."""
+    """Runs commands as a user would, each in its own process."""
 
-    def __init__(self, stack: Stack, folder: Path) -> None:
-        self.stack = stack
-        self.folder = folder
+    def __init__(self, stack: Stack, folder: Path, program: Forked) -> None:
+        self.stack, self.folder, self.program = stack, folder, program
 
     def __call__(self, *words: str, stdin: str = "", token: Path | None = None) -> Said:
         environment = self.environment()
         if token is not None:
             environment["DAGSEAL_TOKEN_FILE"] = str(token)
-        done = subprocess.run(
-            [sys.executable, "-m", "dagseal", *words],
-            env=environment,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert "Traceback" not in done.stderr
-        return Said(done.returncode, done.stdout, done.stderr)
+        said = Said(*self.program(list(words), environment, stdin))
+        assert "Traceback" not in said.err
+        return said
 
     def environment(self) -> dict[str, str]:
         return self.stack.environment(NO_COLOR="1", HOME=str(self.folder))
@@ -98,15 +91,17 @@ def shell() -> Iterator[Shell]:
     base = Path(tempfile.mkdtemp(prefix="dagseal-cli-"))
     base.chmod(0o755)  # the services run under their own accounts
     stack = Stack(folder=base / "stack", port=free_port(), task_user=default_user())
+    program = Forked()
     try:
         stack.prepare()
         stack.start()
         (base / "home").mkdir()
-        shell = Shell(stack, base / "home")
+        shell = Shell(stack, base / "home", program)
         assert shell("impersonation", "allow", "admin", "--as-user", stack.task_user).code == 0
         assert shell("push", str(shell.dag("story.py", "story"))).code == 0
         yield shell
     finally:
+        program.close()
         stack.stop()
         shutil.rmtree(base, ignore_errors=True)
 
