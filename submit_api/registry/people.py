@@ -19,6 +19,9 @@ _TOKEN = (
 _WORKER_OF_KEY = select(*columns_of(Worker, WorkerRow)).where(
     WorkerRow.request_key_id == bindparam("key_id"), WorkerRow.revoked_at.is_(None)
 )
+_ASKING = select(GroupRow.name, GroupRow.approvals).where(
+    GroupRow.name.in_(bindparam("names", expanding=True)), GroupRow.approvals > 0
+)
 _GROUPS_OF = select(MemberRow.group_name).where(MemberRow.principal == bindparam("principal"))
 
 
@@ -83,8 +86,7 @@ async def groups_behind(tx: Transaction, owner: str, group: str) -> frozenset[st
 
 async def asking_groups(tx: Transaction, names: Iterable[str]) -> dict[str, int]:
     """Those that ask for approvals, with how many."""
-    query = select(GroupRow.name, GroupRow.approvals).where(GroupRow.name.in_(list(names)), GroupRow.approvals > 0)
-    return dict((await tx.session.execute(query)).tuples().all())
+    return dict((await tx.session.execute(_ASKING, {"names": list(names)})).tuples().all())
 
 
 async def approvals(tx: Transaction) -> dict[str, int]:
