@@ -10,9 +10,9 @@ full comes out as `UnavailableError` and `NoSpaceError`; the next transaction co
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -26,6 +26,7 @@ from submit_api.settings import DatabaseSection
 
 SQLITE, POSTGRES = "sqlite", "postgresql"
 Begin: TypeAlias = Callable[[AsyncSession], Awaitable[None]]
+T = TypeVar("T")
 
 
 class Transaction:
@@ -38,6 +39,12 @@ class Transaction:
         """Now instead of when the block is left, for a caller that has to undo something outside the database."""
         await self.session.commit()
 
+    async def together(self, work: Callable[[Transaction], Coroutine[Any, Any, T]]) -> T:
+        """Do this, which awaits nothing but statements of this transaction: where it can be, by one trip to the database."""
+        if isinstance(self.session, sqlite.Recorder):
+            return await self.session.run(work(self))
+        return await work(self)
+
 
 class Database:
     """Two engines, as readers and writers begin differently. A `sole` one is refused while another process is."""
@@ -46,9 +53,9 @@ class Database:
         self.kind = _kind(section.url)
         self.engine, self._writer, self._begin = _engines(self.kind, section, sole)
         self._glancer = sqlite.Glancer(section.url) if self.kind == SQLITE else None
+        self._recorder = sqlite.Recorder(section.url, section.busy_timeout_seconds) if self.kind == SQLITE else None
         self.engines = [self.engine.sync_engine, self._writer.sync_engine]
-        if self._glancer is not None:
-            self.engines.append(self._glancer.engine)
+        self.engines += [inline.engine for inline in (self._glancer, self._recorder) if inline is not None]
         for engine in self.engines:
             text.guard(engine)
         self._lock = asyncio.Lock()
@@ -84,6 +91,23 @@ class Database:
                 self.commits += 1
 
     @asynccontextmanager
+    async def write_together(self) -> AsyncIterator[Transaction]:
+        """As `write`, for statements of the core only, that are given to `Transaction.together`."""
+        if self._recorder is None:
+            async with self.write() as tx:
+                yield tx
+            return
+        async with self._lock:
+            try:
+                yield Transaction(cast("AsyncSession", self._recorder))  # as much of one as it takes
+                await self._recorder.commit()
+            except BaseException:
+                await self._recorder.undo()
+                raise
+            finally:
+                self.commits += 1
+
+    @asynccontextmanager
     async def write_tables(self) -> AsyncIterator[AsyncConnection]:
         """A writer's transaction for whoever changes the tables themselves."""
         async with self.write() as tx:
@@ -100,8 +124,9 @@ class Database:
             await sqlite.settle(self._writer)
 
     async def close(self) -> None:
-        if self._glancer is not None:
-            self._glancer.close()
+        for inline in (self._glancer, self._recorder):
+            if inline is not None:
+                inline.close()
         await self.engine.dispose()
         await self._writer.dispose()
 
