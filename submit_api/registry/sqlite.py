@@ -12,7 +12,7 @@ from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import Connection, Engine, Executable, Result, ScalarResult, create_engine, event
+from sqlalchemy import Connection, Engine, Executable, FrozenResult, Result, ScalarResult, create_engine, event
 from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -21,6 +21,7 @@ from submit_api.refusals import NO_SPACE, NoSpaceError, UnavailableError
 
 _DURABLE = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
 _READS = (*_DURABLE, "query_only=ON")
+_MOST_KEPT = 4096
 T = TypeVar("T")
 
 
@@ -66,10 +67,33 @@ class Inline:
 
 
 class Glancer(Inline):
-    """In this very thread. Each statement is a snapshot of its own; in WAL mode a reader waits for nobody."""
+    """In this very thread. Each statement is a snapshot of its own; in WAL mode a reader waits for nobody. What was found is
+    kept for as long as SQLite says that nobody has committed anything since, neither this process nor another: to ask that
+    takes a twentieth of the time that a statement does."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url, "", _READS)
+        self._kept: dict[tuple[Executable, tuple[tuple[str, Any], ...]], FrozenResult[Any]] = {}
+        self._version: object = None
+
+    async def execute(self, statement: Executable, parameters: Any = None) -> Result[Any]:
+        version = self._data_version()
+        if version != self._version or len(self._kept) >= _MOST_KEPT:
+            self._kept.clear()
+            self._version = version  # from before the statement: what is newer than it says is only asked for again
+        key = (statement, tuple((parameters or {}).items()))
+        found = self._kept.get(key)
+        if found is None:
+            found = self._kept[key] = (await super().execute(statement, parameters)).freeze()
+        return found()
+
+    async def scalars(self, statement: Executable, parameters: Any = None) -> ScalarResult[Any]:
+        return (await self.execute(statement, parameters)).scalars()
+
+    def _data_version(self) -> object:
+        """Another one whenever another connection than this one has changed the database."""
+        raw: Any = self._open().connection.driver_connection
+        return raw.execute("PRAGMA data_version").fetchone()
 
 
 class Recorder(Inline):
