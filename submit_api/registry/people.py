@@ -8,6 +8,7 @@ from sqlalchemy import bindparam, delete, insert, or_, select, update
 
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Token, Worker, columns, columns_of, record
+from submit_api.registry.sqlite import KEPT
 from submit_api.registry.tables import GroupRow, MemberRow, TokenRow, WorkerRow
 
 # Made once: every request asks these.
@@ -15,9 +16,12 @@ _TOKEN = (
     select(*columns_of(Token, TokenRow), MemberRow.group_name)
     .outerjoin(MemberRow, MemberRow.principal == TokenRow.principal)
     .where(TokenRow.token_id == bindparam("token_id"))
+    .execution_options(**{KEPT: True})
 )
-_WORKER_OF_KEY = select(*columns_of(Worker, WorkerRow)).where(
-    WorkerRow.request_key_id == bindparam("key_id"), WorkerRow.revoked_at.is_(None)
+_WORKER_OF_KEY = (
+    select(*columns_of(Worker, WorkerRow))
+    .where(WorkerRow.request_key_id == bindparam("key_id"), WorkerRow.revoked_at.is_(None))
+    .execution_options(**{KEPT: True})
 )
 _ASKING = select(GroupRow.name, GroupRow.approvals).where(
     GroupRow.name.in_(bindparam("names", expanding=True)), GroupRow.approvals > 0
