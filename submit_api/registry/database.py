@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, TypeAlias, TypeVar, cast
 
 from sqlalchemy.engine import make_url
@@ -70,15 +70,12 @@ class Database:
                 raise UnavailableError("too many requests wait for the database: try again") from None
             yield Transaction(session)
 
-    @asynccontextmanager
-    async def glance(self) -> AsyncIterator[Transaction]:
+    def glance(self) -> AbstractAsyncContextManager[Transaction]:
         """As `read`, for one statement that finds a few rows by their keys and selects columns: SQLite answers that in this
         thread, since to ask another one takes ten times as long as the answer."""
         if self._glancer is None:
-            async with self.read() as tx:
-                yield tx
-        else:
-            yield Transaction(cast("AsyncSession", self._glancer))  # as much of one as it takes
+            return self.read()
+        return nullcontext(Transaction(cast("AsyncSession", self._glancer)))  # as much of one as it takes
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[Transaction]:
