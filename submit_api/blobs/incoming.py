@@ -107,7 +107,7 @@ class Upload:
         self.size += len(chunk)
         self._held += chunk
         self._whole = b""
-        if len(self._held) >= READ_BYTES:
+        if len(self._held) > READ_BYTES:
             await asyncio.to_thread(self._flush)
 
     async def finish(self) -> Digest:
@@ -115,8 +115,8 @@ class Upload:
         if self.size <= self._inline_bytes:
             self._hashed.update(self._held)
             self._whole = self._held
-        elif self._held:
-            await asyncio.to_thread(self._flush)
+        else:
+            await asyncio.to_thread(self._flush, last=True)
         self._digest = Digest(self._hashed.hexdigest())
         return self._digest
 
@@ -160,7 +160,7 @@ class Upload:
             durable.publish_temporary(self._dir_fd, temporary, fd, dir_fd, name)
             self._published = True
 
-    def _flush(self) -> None:
+    def _flush(self, *, last: bool = False) -> None:
         with self._busy:
             if self._left:
                 return
@@ -168,7 +168,10 @@ class Upload:
             if self._file is None:
                 self._file = durable.open_temporary(self._dir_fd)
             durable.write_all(self._file[0], [self._held])
-            self._whole = self._held if len(self._held) == self.size else b""
+            if last:  # it is synced again before it gets its name, but by then the one writer would wait for all of it
+                os.fsync(self._file[0])
+            if len(self._held) == self.size:
+                self._whole = self._held
             self._held = bytearray()
 
 
