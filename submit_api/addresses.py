@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -48,6 +49,7 @@ def neighbourhood(address: str) -> str:
     return str(found or "")
 
 
+@lru_cache(maxsize=4096)
 def _read(text: str) -> Address | None:
     """An address; one of IPv4 that is written as IPv6 is one of IPv4. A port or a zone beside it is left out."""
     host = text.partition("]")[0].removeprefix("[") if text.startswith("[") else text

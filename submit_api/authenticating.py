@@ -1,7 +1,8 @@
 """Who sends this request: by a token of ours, by one of an issuer that the settings trust, or by the signature of a worker's
 key. Which token it is, is seen by its first letters (`submit_api.identity`).
 
-Promise: who returns from here has proved it for this very request; nothing is remembered of an earlier one.
+Promise: who returns from here has proved it for this very request, against what is on record now: of an earlier one nothing
+is remembered but rows of a database in which nobody has changed anything since (`registry.sqlite.Glancer`).
 """
 
 from __future__ import annotations

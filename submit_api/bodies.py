@@ -69,8 +69,10 @@ async def chunks(request: web.Request, limits: LimitsSection, *, max_bytes: int)
     least = limits.body_min_bytes_per_second * limits.body_window_seconds
     while True:
         try:
-            async with asyncio.timeout_at(deadline):
-                chunk = await request.content.readany()
+            chunk = request.content.read_nowait()  # small ones came with the head, and a deadline for each is dear
+            if not chunk and not request.content.at_eof():
+                async with asyncio.timeout_at(deadline):
+                    chunk = await request.content.readany()
         except TimeoutError:
             if in_window < least:
                 raise SlowBodyError(

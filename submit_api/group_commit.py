@@ -41,14 +41,19 @@ async def look(
 ) -> OnRecord:
     """What is on record of these archives and bytes, and of the candidates' dags and groups."""
     names, digests = {ask.name for ask, _ in asked}, {str(digest) for _, digest in asked}
-    found = OnRecord(archives=await archives.named(tx, names))
-    if found.archives:
-        found.newest = await archives.newest(tx, found.archives)
-        found.revoked = await archives.revoked(tx, found.archives, digests)
+    found = await tx.together(lambda tx: _rows(tx, names, digests, candidates))
     for release in found.newest.values():
         if release.digest in digests:
             verified = await service.manifest_of(release)
             found.manifests[release.archive, release.number] = verified.manifest
+    return found
+
+
+async def _rows(tx: Transaction, names: set[str], digests: set[str], candidates: Sequence[Candidate]) -> OnRecord:
+    found = OnRecord(archives=await archives.named(tx, names))
+    if found.archives:
+        found.newest = await archives.newest(tx, found.archives)
+        found.revoked = await archives.revoked(tx, found.archives, digests)
     if candidates:
         found.dags = await archives.archives_of_dags(tx, {dag for one in candidates for dag in one.dag_ids})
         groups = {group for one in candidates for group in recording.groups_of(found, one)}
@@ -84,13 +89,13 @@ async def _attempt(
     service: Service, batch: Sequence[tuple[Candidate, Upload]], published: set[Digest]
 ) -> list[Submitted | Exception]:
     candidates = [candidate for candidate, _ in batch]
-    async with service.database.write() as tx:
+    async with service.database.write_together() as tx:
         on_record = await look(service, tx, [(one.ask, one.digest) for one in candidates], candidates)
         before = dict(on_record.archives)
         decided = await asyncio.to_thread(_decide, on_record, candidates, service.now_us(), service.keys.signing)
         made = [one for one in decided if isinstance(one, Recorded)]
         if made:
-            await _add(tx, made, before)
+            await tx.together(lambda tx: _add(tx, made, before))
             # Last before the commit, so that nothing but the commit can fail once the bytes have their names.
             uploads = [upload for (_, upload), one in zip(batch, decided, strict=True) if isinstance(one, Recorded)]
             published.update(upload.digest for upload in uploads)

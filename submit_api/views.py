@@ -16,7 +16,6 @@ from submit_api.dispatching import Offer
 from submit_api.drift import Report, Standing
 from submit_api.models import (
     ArchiveView,
-    DagView,
     DiffView,
     ExplainedView,
     LaunchView,
@@ -25,7 +24,6 @@ from submit_api.models import (
     ReleaseView,
     ReservationView,
     RuleView,
-    TaskView,
     WorkerView,
 )
 from submit_api.registry.archives import Latest
@@ -45,10 +43,7 @@ def release(found: Release, manifest: Manifest, active: int | None) -> ReleaseVi
     special = {"revoked": found.revoked_at is not None, "retired": found.retired_at is not None, "pending": found.waits}
     state = next((word for word, holds in special.items() if holds), state)
     fields = {name: getattr(found, name, None) for name in ReleaseView.model_fields}
-    dags = [
-        DagView(dag_id=dag.dag_id, member=dag.member, tasks=[TaskView(**task.to_json()) for task in dag.tasks])
-        for dag in manifest.dags
-    ]
+    dags = [dag.to_json() for dag in manifest.dags]
     said = {"state": state, "require_caller": manifest.require_caller, "dags": dags}
     return ReleaseView.model_validate({**fields, **said})
 

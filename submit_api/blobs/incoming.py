@@ -1,7 +1,7 @@
-"""Bytes on their way in, on local disk whatever the store is: they are hashed, inspected and described there.
+"""Bytes on their way in, local whatever the store is: they are hashed, inspected and described here.
 
-Promise: they are `.tmp-*` files, gone when their `Upload` is left without being published. Small bodies are written and
-hashed inline (a thread costs more), large ones in threads.
+Promise: large ones are `.tmp-*` files, gone when their `Upload` is left without being published. Small bodies are in memory
+until then, so one that is refused never was on disk, and are hashed inline (a thread costs more).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Incoming(ABC):
 
 
 class Upload:
-    """Bytes on their way in, in a temporary file. Use as a context manager: what is not published is removed."""
+    """Bytes on their way in. Use as a context manager: what is not published is removed."""
 
     def __init__(self, dir_fd: int, inline_bytes: int) -> None:
         self._dir_fd = dir_fd
@@ -82,21 +82,24 @@ class Upload:
         self._held = bytearray()
         self._whole: bytes | bytearray = b""
         self._digest: Digest | None = None
-        self._published = False
+        self._file: tuple[int, str] | None = None  # descriptor and temporary name, once there is one
+        self._published = self._left = False
         # A cancelled request leaves its thread running: the descriptor is closed only when that thread is done with it.
         self._busy = threading.Lock()
         self.size = 0
 
     def __enter__(self) -> Upload:
-        self._fd, self._temporary = durable.open_temporary(self._dir_fd)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         with self._busy:
-            os.close(self._fd)
-            self._fd = -1
+            self._left = True
+            if self._file is None:
+                return
+            fd, temporary = self._file
+            os.close(fd)
             if not self._published:
-                durable.discard_temporary(self._dir_fd, self._temporary)
+                durable.discard_temporary(self._dir_fd, temporary)
 
     async def write(self, chunk: bytes) -> None:
         """Take the next piece; pieces are gathered, and large gatherings are written in a thread. A gathering is one buffer:
@@ -104,13 +107,16 @@ class Upload:
         self.size += len(chunk)
         self._held += chunk
         self._whole = b""
-        if len(self._held) >= READ_BYTES:
+        if len(self._held) > READ_BYTES:
             await asyncio.to_thread(self._flush)
 
     async def finish(self) -> Digest:
         """Everything was given: the digest of all of it."""
-        if self._held:
-            await in_thread(len(self._held) > self._inline_bytes, self._flush)
+        if self.size <= self._inline_bytes:
+            self._hashed.update(self._held)
+            self._whole = self._held
+        else:
+            await asyncio.to_thread(self._flush, last=True)
         self._digest = Digest(self._hashed.hexdigest())
         return self._digest
 
@@ -121,8 +127,17 @@ class Upload:
         return self._digest
 
     def open(self) -> int:
-        """A read descriptor of the temporary file."""
-        return os.open(self._temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._dir_fd)
+        """A read descriptor of the bytes."""
+        if self._file is not None:
+            return os.open(self._file[1], os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._dir_fd)
+        fd = os.memfd_create("upload", os.MFD_CLOEXEC)
+        try:
+            durable.write_all(fd, [self._whole])
+            os.lseek(fd, 0, os.SEEK_SET)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
     def read(self) -> memoryview:
         """The bytes that have `digest`: a small body's from memory; a large one's as they are on disk now, or this raises
@@ -138,14 +153,25 @@ class Upload:
 
     def publish_into(self, dir_fd: int, name: str) -> None:
         with self._busy:
-            durable.publish_temporary(self._dir_fd, self._temporary, self._fd, dir_fd, name)
+            if self._file is None:
+                durable.publish(self._dir_fd, name, [self._whole], into=dir_fd)
+                return
+            fd, temporary = self._file
+            durable.publish_temporary(self._dir_fd, temporary, fd, dir_fd, name)
             self._published = True
 
-    def _flush(self) -> None:
+    def _flush(self, *, last: bool = False) -> None:
         with self._busy:
+            if self._left:
+                return
             self._hashed.update(self._held)
-            durable.write_all(self._fd, [self._held])
-            self._whole = self._held if len(self._held) == self.size else b""
+            if self._file is None:
+                self._file = durable.open_temporary(self._dir_fd)
+            durable.write_all(self._file[0], [self._held])
+            if last:  # it is synced again before it gets its name, but by then the one writer would wait for all of it
+                os.fsync(self._file[0])
+            if len(self._held) == self.size:
+                self._whole = self._held
             self._held = bytearray()
 
 

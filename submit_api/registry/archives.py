@@ -35,6 +35,10 @@ _REVOKED = select(*columns_of(Release, ReleaseRow)).where(
     ReleaseRow.revoked_at.is_not(None),
 )
 _STORED = select(*columns_of(Stored, ReleaseRow)).where(ReleaseRow.digest.in_(bindparam("digests", expanding=True)))
+_ARCHIVES = table(ArchiveRow)
+_ADD, _ADD_TASKS, _ADD_ARCHIVES = insert(table(ReleaseRow)), insert(table(TaskRow)), insert(_ARCHIVES)
+_ADD_DAGS, _ADD_ACTIVATIONS = insert(table(DagRow)), insert(table(ActivationRow))
+_CHANGE = update(_ARCHIVES).where(_ARCHIVES.c.name == bindparam("known"))  # what else is given is changed
 _OWNERS_OF_DAGS = select(DagRow.dag_id, DagRow.archive).where(DagRow.dag_id.in_(bindparam("dags", expanding=True)))
 
 
@@ -207,7 +211,7 @@ async def transferred(tx: Transaction, dags: Iterable[str]) -> set[str]:
 
 async def add(tx: Transaction, made: Sequence[Release], manifests: Sequence[Manifest]) -> None:
     """Record releases, in order, with their tasks. Their archives and dags are on record (`put`, `add_dags`)."""
-    await tx.session.execute(insert(table(ReleaseRow)), [columns(release) for release in made])
+    await tx.session.execute(_ADD, [columns(release) for release in made])
     tasks = [
         {
             "archive": manifest.archive,
@@ -223,7 +227,7 @@ async def add(tx: Transaction, made: Sequence[Release], manifests: Sequence[Mani
         for task in dag.tasks
     ]
     if tasks:
-        await tx.session.execute(insert(table(TaskRow)), tasks)
+        await tx.session.execute(_ADD_TASKS, tasks)
 
 
 async def put(tx: Transaction, found: Iterable[Archive], *, known: Collection[str]) -> None:
@@ -231,22 +235,22 @@ async def put(tx: Transaction, found: Iterable[Archive], *, known: Collection[st
     rows = [columns(archive) for archive in found]
     new, changed = ([row for row in rows if (row["name"] in known) is was] for was in (False, True))
     if new:
-        await tx.session.execute(insert(table(ArchiveRow)), new)
+        await tx.session.execute(_ADD_ARCHIVES, new)
     if changed:
-        await tx.session.execute(update(ArchiveRow), changed)
+        await tx.session.execute(_CHANGE, [{**row, "known": row["name"]} for row in changed])
 
 
 async def add_dags(tx: Transaction, dags: Mapping[str, str]) -> None:
     """Whose each dag_id is from now on: its archive."""
     if dags:
         rows = [{"dag_id": dag_id, "archive": archive} for dag_id, archive in dags.items()]
-        await tx.session.execute(insert(table(DagRow)), rows)
+        await tx.session.execute(_ADD_DAGS, rows)
 
 
 async def add_activations(tx: Transaction, made: Iterable[Activation]) -> None:
     rows = [columns(one) for one in made]
     if rows:
-        await tx.session.execute(insert(table(ActivationRow)), rows)
+        await tx.session.execute(_ADD_ACTIVATIONS, rows)
 
 
 def activation(archive: Archive, number: int, *, at: int, principal: str, before: int | None = None) -> Activation:

@@ -10,9 +10,9 @@ full comes out as `UnavailableError` and `NoSpaceError`; the next transaction co
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import TypeAlias, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import Any, TypeAlias, TypeVar, cast
 
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -26,6 +26,7 @@ from submit_api.settings import DatabaseSection
 
 SQLITE, POSTGRES = "sqlite", "postgresql"
 Begin: TypeAlias = Callable[[AsyncSession], Awaitable[None]]
+T = TypeVar("T")
 
 
 class Transaction:
@@ -38,6 +39,12 @@ class Transaction:
         """Now instead of when the block is left, for a caller that has to undo something outside the database."""
         await self.session.commit()
 
+    async def together(self, work: Callable[[Transaction], Coroutine[Any, Any, T]]) -> T:
+        """Do this, which awaits nothing but statements of this transaction: where it can be, by one trip to the database."""
+        if isinstance(self.session, sqlite.Recorder):
+            return await self.session.run(work(self))
+        return await work(self)
+
 
 class Database:
     """Two engines, as readers and writers begin differently. A `sole` one is refused while another process is."""
@@ -46,9 +53,9 @@ class Database:
         self.kind = _kind(section.url)
         self.engine, self._writer, self._begin = _engines(self.kind, section, sole)
         self._glancer = sqlite.Glancer(section.url) if self.kind == SQLITE else None
+        self._recorder = sqlite.Recorder(section.url, section.busy_timeout_seconds) if self.kind == SQLITE else None
         self.engines = [self.engine.sync_engine, self._writer.sync_engine]
-        if self._glancer is not None:
-            self.engines.append(self._glancer.engine)
+        self.engines += [inline.engine for inline in (self._glancer, self._recorder) if inline is not None]
         for engine in self.engines:
             text.guard(engine)
         self._lock = asyncio.Lock()
@@ -63,15 +70,12 @@ class Database:
                 raise UnavailableError("too many requests wait for the database: try again") from None
             yield Transaction(session)
 
-    @asynccontextmanager
-    async def glance(self) -> AsyncIterator[Transaction]:
+    def glance(self) -> AbstractAsyncContextManager[Transaction]:
         """As `read`, for one statement that finds a few rows by their keys and selects columns: SQLite answers that in this
         thread, since to ask another one takes ten times as long as the answer."""
         if self._glancer is None:
-            async with self.read() as tx:
-                yield tx
-        else:
-            yield Transaction(cast("AsyncSession", self._glancer))  # as much of one as it takes
+            return self.read()
+        return nullcontext(Transaction(cast("AsyncSession", self._glancer)))  # as much of one as it takes
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[Transaction]:
@@ -80,6 +84,23 @@ class Database:
                 async with AsyncSession(self._writer) as session, session.begin():
                     await self._begin(session)
                     yield Transaction(session)
+            finally:
+                self.commits += 1
+
+    @asynccontextmanager
+    async def write_together(self) -> AsyncIterator[Transaction]:
+        """As `write`, for statements of the core only, that are given to `Transaction.together`."""
+        if self._recorder is None:
+            async with self.write() as tx:
+                yield tx
+            return
+        async with self._lock:
+            try:
+                yield Transaction(cast("AsyncSession", self._recorder))  # as much of one as it takes
+                await self._recorder.commit()
+            except BaseException:
+                await self._recorder.undo()
+                raise
             finally:
                 self.commits += 1
 
@@ -100,8 +121,9 @@ class Database:
             await sqlite.settle(self._writer)
 
     async def close(self) -> None:
-        if self._glancer is not None:
-            self._glancer.close()
+        for inline in (self._glancer, self._recorder):
+            if inline is not None:
+                inline.close()
         await self.engine.dispose()
         await self._writer.dispose()
 

@@ -16,6 +16,8 @@ from submit_api.registry.records import Event, columns, record
 from submit_api.registry.tables import EventRow, table
 
 CLOCK_STEP_US = 3_600_000_000
+_ADD = insert(table(EventRow))
+_NEWEST = select(func.max(EventRow.seq))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +51,12 @@ async def add_all(tx: Transaction, found: Sequence[Event]) -> None:
     if found:
         last = await newest(tx)
         rows = [{**columns(event), "seq": seq} for seq, event in enumerate(found, last + 1)]
-        await tx.session.execute(insert(table(EventRow)), rows)
+        await tx.session.execute(_ADD, rows)
 
 
 async def newest(tx: Transaction) -> int:
     """The highest number, 0 when there is none."""
-    return await tx.session.scalar(select(func.max(EventRow.seq))) or 0
+    return await tx.session.scalar(_NEWEST) or 0
 
 
 async def last_of(tx: Transaction, action: str) -> Event | None:

@@ -30,6 +30,7 @@ class Stored:
     peaks: bytes | None
 
 
+_ADD, _ADD_KEYS, _ADD_TILES = insert(table(LeafRow)), insert(table(LogKeyRow)), insert(table(TileRow))
 _LAST = select(LeafRow.seq, LeafRow.peaks).order_by(LeafRow.seq.desc()).limit(1)
 
 
@@ -45,13 +46,13 @@ async def add(tx: Transaction, found: Sequence[Leaf]) -> None:
         for seq, (leaf, entry) in enumerate(zip(found, entries, strict=True), before.size)
     ]
     rows[-1]["peaks"] = before.extended(hashes).joined
-    await tx.session.execute(insert(table(LeafRow)), rows)
+    await tx.session.execute(_ADD, rows)
     keys = [{"seq": seq} for seq, leaf in enumerate(found, before.size) if isinstance(leaf, Keyed)]
     if keys:
-        await tx.session.execute(insert(table(LogKeyRow)), keys)
+        await tx.session.execute(_ADD_KEYS, keys)
     full = [{"number": number, "root": root} for number, root in _filled(before, hashes)]
     if full:
-        await tx.session.execute(insert(table(TileRow)), full)
+        await tx.session.execute(_ADD_TILES, full)
 
 
 def _release(leaf: Leaf) -> str | None:
@@ -62,11 +63,10 @@ def _filled(before: Tree, hashes: Sequence[bytes]) -> Iterator[tuple[int, bytes]
     """Number and root of each tile that these leaves fill."""
     held = before.size % tiles.WIDTH
     part = Tree(held, before.peaks[len(before.peaks) - held.bit_count() :])
-    for size, found in enumerate(hashes, before.size + 1):
-        part = part.extended([found])
-        if part.size == tiles.WIDTH:
-            yield size // tiles.WIDTH - 1, part.root
-            part = Tree()
+    at = 0
+    while (end := at + tiles.WIDTH - part.size) <= len(hashes):
+        yield (before.size + end) // tiles.WIDTH - 1, part.extended(hashes[at:end]).root
+        part, at = Tree(), end
 
 
 async def tree(tx: Transaction) -> Tree:

@@ -8,6 +8,7 @@ from sqlalchemy import bindparam, delete, insert, or_, select, update
 
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Token, Worker, columns, columns_of, record
+from submit_api.registry.sqlite import KEPT
 from submit_api.registry.tables import GroupRow, MemberRow, TokenRow, WorkerRow
 
 # Made once: every request asks these.
@@ -15,9 +16,15 @@ _TOKEN = (
     select(*columns_of(Token, TokenRow), MemberRow.group_name)
     .outerjoin(MemberRow, MemberRow.principal == TokenRow.principal)
     .where(TokenRow.token_id == bindparam("token_id"))
+    .execution_options(**{KEPT: True})
 )
-_WORKER_OF_KEY = select(*columns_of(Worker, WorkerRow)).where(
-    WorkerRow.request_key_id == bindparam("key_id"), WorkerRow.revoked_at.is_(None)
+_WORKER_OF_KEY = (
+    select(*columns_of(Worker, WorkerRow))
+    .where(WorkerRow.request_key_id == bindparam("key_id"), WorkerRow.revoked_at.is_(None))
+    .execution_options(**{KEPT: True})
+)
+_ASKING = select(GroupRow.name, GroupRow.approvals).where(
+    GroupRow.name.in_(bindparam("names", expanding=True)), GroupRow.approvals > 0
 )
 _GROUPS_OF = select(MemberRow.group_name).where(MemberRow.principal == bindparam("principal"))
 
@@ -83,8 +90,7 @@ async def groups_behind(tx: Transaction, owner: str, group: str) -> frozenset[st
 
 async def asking_groups(tx: Transaction, names: Iterable[str]) -> dict[str, int]:
     """Those that ask for approvals, with how many."""
-    query = select(GroupRow.name, GroupRow.approvals).where(GroupRow.name.in_(list(names)), GroupRow.approvals > 0)
-    return dict((await tx.session.execute(query)).tuples().all())
+    return dict((await tx.session.execute(_ASKING, {"names": list(names)})).tuples().all())
 
 
 async def approvals(tx: Transaction) -> dict[str, int]:

@@ -9,6 +9,7 @@ from integrity import authorship
 from integrity.digests import Digest
 
 T = TypeVar("T")
+_names_of: dict[type, tuple[str, ...]] = {}  # to ask a record for its fields costs as much as to copy them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,14 +288,21 @@ class Event:
 
 def record(cls: type[T], row: object) -> T:
     """The record of a row: equal names, copied."""
-    return cls(**{f.name: getattr(row, f.name) for f in fields(cls)})  # type: ignore[arg-type]
+    return cls(**{name: getattr(row, name) for name in _names(cls)})
 
 
 def columns_of(cls: type, row: Any) -> list[Any]:
     """The columns of a table that a record has, to select no more than these."""
-    return [getattr(row, f.name) for f in fields(cls)]
+    return [getattr(row, name) for name in _names(cls)]
 
 
 def columns(value: Any) -> dict[str, Any]:
     """The columns of a record."""
-    return {f.name: getattr(value, f.name) for f in fields(value)}
+    return {name: getattr(value, name) for name in _names(type(value))}
+
+
+def _names(cls: Any) -> tuple[str, ...]:
+    found = _names_of.get(cls)
+    if found is None:
+        found = _names_of[cls] = tuple(field.name for field in fields(cls))
+    return found

@@ -7,7 +7,9 @@ and nothing has happened.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Engine, event
 from sqlalchemy.types import String
@@ -15,6 +17,7 @@ from sqlalchemy.types import String
 from submit_api.refusals import InvalidRequestError
 
 REPLACEMENT = "\ufffd"
+_limits: WeakKeyDictionary[Any, dict[str, int]] = WeakKeyDictionary()  # of statements, which are compiled once
 
 
 def storable(text: str) -> str:
@@ -30,26 +33,31 @@ def guard(engine: Engine) -> None:
 def _look(_connection: Any, _cursor: Any, _statement: str, _parameters: Any, context: Any, _many: bool) -> None:
     if context is None or context.isddl or context.compiled is None:
         return
-    stores = context.isinsert or context.isupdate
-    most = {
-        name: bind.type.length if stores and isinstance(bind.type, String) else None
-        for name, bind in context.compiled.binds.items()
-    }
+    most = _limits.get(context.compiled)
+    if most is None:
+        most = _limits[context.compiled] = _most(context.compiled)
     for row in context.compiled_parameters:
         for name, value in row.items():
             if isinstance(value, str):
-                _check(name, value, most.get(name))
+                limit = most.get(name, sys.maxsize)
+                if "\0" in value or not value.isascii() or len(value) > limit:
+                    _check(name, value, limit)
 
 
-def _check(name: str, value: str, most: int | None) -> None:
+def _most(compiled: Any) -> dict[str, int]:
+    """How long each text of a statement that stores may be."""
+    stored = compiled.binds.items() if compiled.isinsert or compiled.isupdate else ()
+    return {name: bind.type.length for name, bind in stored if isinstance(bind.type, String) and bind.type.length}
+
+
+def _check(name: str, value: str, most: int) -> None:
     if "\0" in value:
         raise InvalidRequestError(f"{name} holds a NUL, which no text here can: leave it out")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise InvalidRequestError(
-                f"{name} holds half of a surrogate pair, which is no character: leave it out"
-            ) from None
-    if most is not None and len(value) > most:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequestError(
+            f"{name} holds half of a surrogate pair, which is no character: leave it out"
+        ) from None
+    if len(value) > most:
         raise InvalidRequestError(f"{name} has {len(value)} characters, at most {most} can be stored: shorten it")

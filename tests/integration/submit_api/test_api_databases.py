@@ -10,9 +10,10 @@ from api_rig import SOURCE, Api
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from submit_api import identity
 from submit_api.refusals import InvalidRequestError
 from submit_api.registry import archives, events, people
-from submit_api.registry.database import Database
+from submit_api.registry.database import Database, Transaction
 from submit_api.registry.records import Event
 
 EVENT = Event(
@@ -37,6 +38,62 @@ async def test_no_write_of_two_processes_is_lost_or_fails(api: Api) -> None:
     async with api.service.database.read() as tx:
         found = await archives.find(tx, "etl.py")
     assert found is not None and found.latest == 1 + 60
+
+
+async def newest(database: Database) -> int:
+    async with database.read() as tx:
+        return await events.newest(tx)
+
+
+async def add_together(database: Database, times: int) -> None:
+    """The events whose number is decided by what was read, in a transaction of one trip."""
+    for _ in range(times):
+        async with database.write_together() as tx:
+            await tx.together(lambda tx: events.add_all(tx, [EVENT, EVENT]))
+
+
+async def test_what_two_processes_do_together_with_the_database_is_one_after_the_other(api: Api) -> None:
+    other = Database(api.settings.database_section)
+    await asyncio.gather(*(add_together(database, 10) for database in (api.service.database, other) for _ in range(3)))
+    await other.close()
+    async with api.service.database.read() as tx:
+        found = await events.page(tx, events.Query(), limit=1000)
+    assert [event.seq for event in found if event.object == "o"] == list(range(found[-1].seq - 119, found[-1].seq + 1))
+
+
+async def test_what_is_done_together_and_fails_leaves_nothing(api: Api) -> None:
+    before = await newest(api.service.database)
+    with pytest.raises(RuntimeError, match="unfinished"):
+        async with api.service.database.write_together() as tx:
+            await tx.together(lambda tx: events.add_all(tx, [EVENT]))
+            raise RuntimeError("unfinished")
+    assert await newest(api.service.database) == before
+    await add_together(api.service.database, 1)
+    assert await newest(api.service.database) == before + 2
+
+
+@pytest.mark.sqlite
+async def test_what_is_done_together_waits_for_nothing_else(api: Api) -> None:
+    async def add_and_wait(tx: Transaction) -> None:
+        await events.add_all(tx, [EVENT])
+        await asyncio.sleep(0)
+
+    before = await newest(api.service.database)
+    with pytest.raises(RuntimeError, match="than its statements"):
+        async with api.service.database.write_together() as tx:
+            await tx.together(add_and_wait)
+    assert await newest(api.service.database) == before
+
+
+async def test_whose_token_another_process_revokes_is_refused_with_the_next_request(api: Api) -> None:
+    token = await api.token("alice")
+    for _ in range(3):
+        assert (await api.call("GET", "/v1/archives", token=token)).status == 200
+    other = Database(api.settings.database_section)
+    async with other.write() as tx:
+        await people.revoke_tokens(tx, 1, token_id=identity.read(token)[0])
+    assert (await api.call("GET", "/v1/archives", token=token)).status == 401
+    await other.close()
 
 
 async def test_a_reader_sees_one_snapshot_and_cannot_write(api: Api) -> None:

@@ -42,11 +42,12 @@ def body(number: int) -> bytes:
 
 
 class Commits:
-    """Of the writer, how many."""
+    """Of everybody, how many."""
 
     def __init__(self, api: Api) -> None:
         self.count = 0
-        event.listen(api.service.database._writer.sync_engine, "commit", self._one)
+        for engine in api.service.database.engines:
+            event.listen(engine, "commit", self._one)
 
     def _one(self, _connection: Any) -> None:
         self.count += 1

@@ -208,6 +208,32 @@ async def test_what_is_not_published_leaves_nothing(store: BlobStore, peer: Peer
     assert await store.leftovers() == []
 
 
+MIB = 1024 * 1024
+
+
+@pytest.mark.parametrize("size", [1, 64 * 1024, 64 * 1024 + 1, MIB, MIB + 1, len(LARGE)])
+async def test_an_upload_is_read_before_it_is_published(store: BlobStore, size: int) -> None:
+    """The large one from its file, and the small one, which has none, from memory."""
+    data = LARGE[:size]
+    with store.upload() as upload:
+        for at in range(0, size, 100_000):
+            await upload.write(data[at : at + 100_000])
+        assert await upload.finish() == Digest.of(data)
+        assert upload.read() == data
+        with open(upload.open(), "rb") as file:
+            assert file.read() == data
+        assert len(await store.leftovers()) == (size > 64 * 1024)
+    assert await store.leftovers() == []
+
+
+async def test_an_upload_that_was_left_makes_no_file_afterwards(store: BlobStore) -> None:
+    """By a thread that had not begun when its request was cancelled."""
+    with store.upload() as upload:
+        await upload.write(LARGE[:100_000])
+    upload._flush()
+    assert await store.leftovers() == []
+
+
 async def test_the_same_bytes_side_by_side_are_one_blob(store: BlobStore, peer: Peer) -> None:
     peer.put(key(DATA), WRONG["flipped"])
     new = await asyncio.gather(*(published(store, DATA) for _ in range(20)))
