@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TypeAlias, cast
 
 from sqlalchemy.engine import make_url
@@ -46,6 +46,7 @@ class Database:
         self.kind = _kind(section.url)
         self.engine, self._writer, self._begin = _engines(self.kind, section, sole)
         self._glancer = sqlite.Glancer(section.url) if self.kind == SQLITE else None
+        self._of_one = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self.engines = [self.engine.sync_engine, self._writer.sync_engine]
         if self._glancer is not None:
             self.engines.append(self._glancer.engine)
@@ -54,9 +55,12 @@ class Database:
         self._lock = asyncio.Lock()
         self.commits = 0  # of this process: who keeps something of the rows looks again when it has changed
 
+    def read(self) -> AbstractAsyncContextManager[Transaction]:
+        return self._reading(self.engine)
+
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[Transaction]:
-        async with AsyncSession(self.engine) as session:
+    async def _reading(self, engine: AsyncEngine) -> AsyncIterator[Transaction]:
+        async with AsyncSession(engine) as session:
             try:
                 await session.connection()
             except PoolTimeoutError:
@@ -66,9 +70,10 @@ class Database:
     @asynccontextmanager
     async def glance(self) -> AsyncIterator[Transaction]:
         """As `read`, for one statement that finds a few rows by their keys and selects columns: SQLite answers that in this
-        thread, since to ask another one takes ten times as long as the answer."""
+        thread, since to ask another one takes ten times as long as the answer; PostgreSQL without the two questions that begin
+        and end a transaction."""
         if self._glancer is None:
-            async with self.read() as tx:
+            async with self._reading(self._of_one) as tx:
                 yield tx
         else:
             yield Transaction(cast("AsyncSession", self._glancer))  # as much of one as it takes

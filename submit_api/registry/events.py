@@ -46,7 +46,9 @@ async def add(tx: Transaction, event: Event) -> None:
 
 async def add_all(tx: Transaction, found: Sequence[Event]) -> None:
     """In order."""
-    if found:
+    if len(found) == 1:
+        await add(tx, found[0])
+    elif found:
         last = await newest(tx)
         rows = [{**columns(event), "seq": seq} for seq, event in enumerate(found, last + 1)]
         await tx.session.execute(insert(table(EventRow)), rows)

@@ -27,7 +27,7 @@ from submit_api.modes import READ
 from submit_api.registry import archives
 from submit_api.registry.database import Transaction
 from submit_api.registry.ownership import permitted
-from submit_api.registry.records import Launch, StoredXcom, columns, record
+from submit_api.registry.records import Launch, StoredXcom, columns, columns_of, record
 from submit_api.registry.tables import ArchiveRow, LaunchRow, XcomRow, table
 
 _FEW = 50  # archives, so that the newest launches of each are asked for
@@ -61,10 +61,11 @@ async def add(tx: Transaction, launch: Launch) -> None:
     await tx.session.flush()
 
 
-async def add_reserved(tx: Transaction, made: Sequence[Launch]) -> None:
-    """Each is the newest of its task instance from now on."""
-    for start in range(0, len(made), _AT_ONCE):
-        these = [launch.task_instance for launch in made[start : start + _AT_ONCE]]
+async def add_reserved(tx: Transaction, made: Sequence[Launch], *, known: Collection[str | None]) -> None:
+    """Each is the newest of its task instance from now on; `known` are the task instances that have one."""
+    again = [launch.task_instance for launch in made if launch.task_instance in known]
+    for start in range(0, len(again), _AT_ONCE):
+        these = again[start : start + _AT_ONCE]
         former = update(LaunchRow).where(LaunchRow.task_instance.in_(these), LaunchRow.newest == true())
         await tx.session.execute(former.values(newest=False))
     if made:
@@ -147,40 +148,29 @@ async def oldest_queued(tx: Transaction, queues: Collection[str]) -> Launch | No
     return await find(tx, found) if found is not None else None
 
 
-async def newest_of(tx: Transaction, task_instance: str) -> Launch | None:
-    """The last reservation of this task instance."""
-    found = await newest(tx, [task_instance])
-    return found.get(task_instance)
-
-
-async def newest(tx: Transaction, task_instances: Sequence[str]) -> dict[str, Launch]:
-    """Of each of these that was ever reserved its last reservation."""
-    found: dict[str, Launch] = {}
-    for start in range(0, len(task_instances), _AT_ONCE):
-        these = LaunchRow.task_instance.in_(task_instances[start : start + _AT_ONCE])
-        for row in await tx.session.scalars(select(LaunchRow).where(these, LaunchRow.newest == true())):
-            found[str(row.task_instance)] = record(Launch, row)
-    return found
-
-
-async def unended(tx: Transaction, task_instances: Sequence[str]) -> list[Launch]:
-    """What was reserved for these task instances and has not ended."""
+async def reserved(tx: Transaction, keys: Sequence[tuple[str, str]]) -> list[Launch]:
+    """Those of these (task instance and queueing) that are on record, and of each of these task instances its last reservation
+    and all that have not ended; each part is served by an index."""
     found: list[Launch] = []
-    for start in range(0, len(task_instances), _AT_ONCE):
-        these = LaunchRow.task_instance.in_(task_instances[start : start + _AT_ONCE])
-        rows = await tx.session.scalars(select(LaunchRow).where(these, LaunchRow.state.in_(LIVE)))
-        found += [record(Launch, row) for row in rows]
-    return found
-
-
-async def reserved(tx: Transaction, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Launch]:
-    """Those of these (task instance and queueing) that are on record."""
-    found: dict[tuple[str, str], Launch] = {}
     for start in range(0, len(keys), _AT_ONCE):
-        these = tuple_(LaunchRow.task_instance, LaunchRow.queueing).in_(keys[start : start + _AT_ONCE])
-        for row in await tx.session.scalars(select(LaunchRow).where(these)):
-            found[str(row.task_instance), str(row.queueing)] = record(Launch, row)
+        these = keys[start : start + _AT_ONCE]
+        of = LaunchRow.task_instance.in_([task_instance for task_instance, _ in these])
+        same = tuple_(LaunchRow.task_instance, LaunchRow.queueing).in_(these)
+        rows = select(LaunchRow).where(or_(same, and_(of, LaunchRow.newest == true()), _unended(of)))
+        found += [record(Launch, row) for row in await tx.session.scalars(rows)]
     return found
+
+
+async def reserved_for(tx: Transaction, task_instance: str) -> tuple[Launch | None, list[Launch]]:
+    """The last reservation of this task instance, and what of it has not ended. For a glance, too."""
+    of = LaunchRow.task_instance == task_instance
+    query = select(*columns_of(Launch, LaunchRow)).where(or_(and_(of, LaunchRow.newest == true()), _unended(of)))
+    found = [record(Launch, row) for row in await tx.session.execute(query)]
+    return next((one for one in found if one.newest), None), [one for one in found if one.state in LIVE]
+
+
+def _unended(of: ColumnElement[bool]) -> ColumnElement[bool]:
+    return and_(of, LaunchRow.state.in_(LIVE))
 
 
 async def lapsed(tx: Transaction, now_us: int) -> list[Launch]:

@@ -80,6 +80,8 @@ async def granted_names(tx: Transaction, owner: str, groups: Collection[str]) ->
 
 async def of_names(tx: Transaction, names: Collection[tuple[str, str]]) -> list[Secret]:
     """Those of these names (kind and name) that are stored here."""
+    if not names:
+        return []
     query = (
         select(SecretRow)
         .where(SecretRow.name.in_({name for _, name in names}))
