@@ -215,8 +215,10 @@ async def _until_ended(link: Link, log: KeptLog) -> bytes:
 
 
 async def _beat(place: Workplace, launch_id: str, wanted: asyncio.Event) -> None:
-    """Heartbeats until cancelled from outside; sets `wanted` when the API asks to cancel or calls the launch over."""
+    """Heartbeats, of which the claim was the first, until cancelled from outside; sets `wanted` when the API asks to cancel or
+    calls the launch over."""
     while True:
+        await place.sleep(place.heartbeat_seconds)
         try:
             state, cancel = await place.api.heartbeat(launch_id)
         except FetchError as error:
@@ -227,7 +229,6 @@ async def _beat(place: Workplace, launch_id: str, wanted: asyncio.Event) -> None
         else:
             if cancel or state != "running":
                 wanted.set()
-        await place.sleep(place.heartbeat_seconds)
 
 
 async def _wish_when_wanted(place: Workplace, beside: Beside, wanted: asyncio.Event) -> None:
