@@ -61,7 +61,7 @@ async def _of_a_worker(service: Service, request: web.Request, address: str) -> 
     if worker is None or worker.request_key is None:
         raise signed.unknown(claimed)
     signed.accept(service, claimed, VerifyKey(worker.request_key))
-    return identity.worker(worker.name, claimed.key_id, address)
+    return identity.worker(worker.name, claimed.key_id, address, worker)
 
 
 async def _of_an_issuer(service: Service, text: str, address: str) -> Caller:

@@ -15,8 +15,7 @@ from submit_api import impersonation, launches, modes, permissions, scopes
 from submit_api.facts import Facts
 from submit_api.identity import Caller
 from submit_api.impersonation import Party, Question, Role, Source, Verdict
-from submit_api.registry import archives, ledger, people, secrets
-from submit_api.registry.database import Transaction
+from submit_api.registry import archives, ledger
 from submit_api.registry.records import Archive, Launch, Release
 
 ASKED, PINNED, ACTIVE = "asked for", "which the run began with", "the active one"
@@ -202,9 +201,9 @@ async def _require_secrets(
         launches.require_readable(task, archive, dag_id=other, reader=reader, groups=groups)
 
 
-async def entitled(tx: Transaction, owner: str, groups: frozenset[str], besides: str | None) -> set[tuple[str, str]]:
+async def entitled(facts: Facts, owner: str, groups: frozenset[str], besides: str | None) -> set[tuple[str, str]]:
     """Kind and name of what a launch is given: what its owner may use, with these groups, and `besides` too if there is one."""
-    found = await secrets.granted_names(tx, owner, groups)
+    found = await facts.granted_names(owner, groups)
     if besides is not None:
-        found &= await secrets.granted_names(tx, besides, await people.groups_of(tx, besides))
+        found = found & await facts.granted_names(besides, await facts.groups_of(besides))
     return found

@@ -33,7 +33,7 @@ from submit_api.registry.database import Transaction
 from submit_api.registry.records import Launch, Worker
 from submit_api.registry.text import storable
 from submit_api.service import Service
-from submit_api.signals import QUEUE, of_launch
+from submit_api.signals import of_launch, of_offers
 
 BEFORE_CLAIM = frozenset({"refused", "failed", "cancelled"})
 
@@ -133,7 +133,7 @@ async def _grant(
         detail=f"ticket {launch.ticket_id}, {len(delivered)} secrets delivered",
         rule=allowed.rule,
     )
-    by = await secrets.granted_by(tx, launch.owner, allowed.groups)
+    by = await secrets.granted_by(tx, launch.owner, allowed.groups) if delivered else {}
     granted = {f"{kind}:{name}": grant for (kind, name), grant in by.items()}
     for name in delivered:
         kind = name.partition(":")[0]
@@ -227,7 +227,7 @@ def _notify(service: Service, launch: Launch) -> None:
     """It ended: the next reservation of its task instance may be offered."""
     service.signals.notify(of_launch(launch.id))
     if launch.supervised:
-        service.signals.notify(QUEUE)
+        service.signals.notify(of_offers(launch.task_instance))
 
 
 async def _store(service: Service, tx: Transaction, caller: Caller, launch: Launch, verified: VerifiedResult) -> None:

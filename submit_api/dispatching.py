@@ -29,7 +29,7 @@ from submit_api.registry import archives, ledger, people
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Launch, Release, Worker
 from submit_api.service import Service
-from submit_api.signals import QUEUE, of_launch
+from submit_api.signals import of_launch, of_offers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,22 +70,26 @@ async def take(
         )
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
-    with service.signals.listen(QUEUE) as listener:
-        while True:
+    with service.signals.listen(of_offers(task_instance)) as listener:
+        while not gone():
             listener.event.clear()
-            await expire(service)
-            if gone():
-                return None
             offer = await _offer_next(service, caller, worker, queues, task_instance)
-            if offer is not None or loop.time() >= deadline or service.signals.closed:
+            if offer is not None:
                 return offer
+            if await expire(service):
+                continue
+            if loop.time() >= deadline or service.signals.closed:
+                return None
             await listener.wait(deadline - loop.time())
+    return None
 
 
 async def enrolled(service: Service, caller: Caller, name: str) -> Worker:
     """The caller's own row. Raises `OutOfScopeError` for another worker's name or a revoked one."""
     if caller.principal != name:
         raise OutOfScopeError(f"this is worker {caller.principal}, not {name}")
+    if caller.enrolled is not None:
+        return caller.enrolled
     async with service.database.read() as tx:
         worker = await people.worker(tx, name)
     if worker is None or worker.revoked_at is not None:
@@ -93,24 +97,29 @@ async def enrolled(service: Service, caller: Caller, name: str) -> Worker:
     return worker
 
 
-async def _next(tx: Transaction, queues: list[str], task_instance: str | None) -> Launch | None:
-    """What may be offered now. Raises `NotFoundError` for what nobody reserved: who sends it reserves it first."""
+async def _next(service: Service, queues: list[str], task_instance: str | None) -> Launch | None:
+    """What may be offered now."""
     if task_instance is None:
-        return await ledger.oldest_queued(tx, queues)
-    launch = await ledger.newest_of(tx, task_instance)
+        async with service.database.read() as tx:
+            return await ledger.oldest_queued(tx, queues)
+    async with service.database.glance() as tx:
+        return await _reserved(tx, queues, task_instance)
+
+
+async def _reserved(tx: Transaction, queues: list[str], task_instance: str) -> Launch | None:
+    """As `_next`. Raises `NotFoundError` for what nobody reserved: who sends it reserves it first."""
+    launch, unended = await ledger.reserved_for(tx, task_instance)
     if launch is None:
         raise NotFoundError(f"task instance {task_instance} was not reserved: whoever sent it was not the scheduler")
     launches.require_takeable(launch, queues)
-    out = [one for one in await ledger.unended(tx, [task_instance]) if one.state != "queued"]
-    return launch if launch.state == "queued" and not out else None
+    return launch if all(one.state == "queued" for one in (launch, *unended)) else None
 
 
 async def _offer_next(
     service: Service, caller: Caller, worker: Worker, queues: list[str], task_instance: str | None
 ) -> Offer | None:
     while True:
-        async with service.database.read() as tx:
-            launch = await _next(tx, queues, task_instance)
+        launch = await _next(service, queues, task_instance)
         if launch is None:
             return None
         failure: DagsealError | None = None
@@ -121,11 +130,12 @@ async def _offer_next(
         async with service.database.write() as tx:
             if await people.worker(tx, worker.name) != worker:
                 raise OutOfScopeError(f"worker {worker.name} was revoked, joined anew or drifted while it waited")
-            current = await ledger.find(tx, launch.id)
-            if current is None or current.state != "queued":
+            if task_instance is None:
+                current = await ledger.find(tx, launch.id)
+            else:
+                current = await _reserved(tx, queues, task_instance)
+            if current is None or (current.id, current.state) != (launch.id, "queued"):
                 continue  # somebody else took or cancelled it meanwhile
-            if task_instance is not None and await _next(tx, queues, task_instance) != current:
-                continue
             offer: Offer | None = None
             if failure is None:
                 try:
@@ -234,9 +244,9 @@ async def end_refused(
     error.add_note(audit.RECORDED)
 
 
-async def expire(service: Service) -> None:
+async def expire(service: Service) -> bool:
     """Offers whose ticket ran out are queued again; running launches that fell silent are lost; what was reserved and not taken
-    in its time is refused."""
+    in its time is refused. Whether there was any."""
     now = service.now_us()
     silent_since = now - service.settings.launches.lost_after_seconds * MICROSECONDS
     async with service.database.read() as tx:
@@ -245,27 +255,28 @@ async def expire(service: Service) -> None:
             or await ledger.silent(tx, silent_since)
             or await ledger.lapsed(tx, now)
         ):
-            return
-    changed: list[str] = []
+            return False
+    changed: list[Launch] = []
     async with service.database.write() as tx:
         for launch in await ledger.expired_offers(tx, now // MICROSECONDS):
             await ledger.change(
                 tx, launch.id, state=launches.step(launch, "queued"), worker=None, ticket_id=None, ticket_digest=None
             )
             await _watched(tx, now, launch, "launch.requeue", "its ticket ran out unclaimed")
-            changed.append(launch.id)
+            changed.append(launch)
         for launch in await ledger.silent(tx, silent_since):
             why = f"no heartbeat of worker {launch.worker} for {service.settings.launches.lost_after_seconds} seconds"
             state = launches.step(launch, "lost")
             await ledger.change(tx, launch.id, state=state, error=FetchError.slug, detail=why, ended_at=now)
             await _watched(tx, now, launch, "launch.lost", why)
-            changed.append(launch.id)
+            changed.append(launch)
         for launch in await ledger.lapsed(tx, now):
             await end_refused(service, tx, audit.SERVICE, launch, launches.late(launch), action="launch.expire")
-            changed.append(launch.id)
-    for launch_id in changed:
-        service.signals.notify(of_launch(launch_id))
-    service.signals.notify(QUEUE)
+            changed.append(launch)
+    for launch in changed:
+        service.signals.notify(of_launch(launch.id))
+        service.signals.notify(of_offers(launch.task_instance))
+    return bool(changed)
 
 
 async def _watched(tx: Transaction, now: int, launch: Launch, action: str, why: str) -> None:

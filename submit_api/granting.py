@@ -52,8 +52,9 @@ async def permitted(
     }
     launches.require_isolation(verified.claim.attestation, floors)
     besides = launches.caller_besides(manifest.manifest, launch.principal)
-    found = await choosing.authorise(Facts(service, tx), release, task, launch, besides)
-    names = await choosing.entitled(tx, launch.owner, found.groups, besides)
+    facts = Facts(service, tx)
+    found = await choosing.authorise(facts, release, task, launch, besides)
+    names = await choosing.entitled(facts, launch.owner, found.groups, besides)
     return Permitted(task=task, names=frozenset(names), rule=found.rule, groups=found.groups)
 
 

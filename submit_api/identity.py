@@ -15,11 +15,11 @@ import base64
 import hashlib
 import hmac
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from submit_api.effects import Randomness
 from submit_api.refusals import UnauthenticatedError
-from submit_api.registry.records import Token
+from submit_api.registry.records import Token, Worker
 
 PREFIX, JOIN_PREFIX = "dgs_", "dgj_"
 _TOKEN = re.compile(r"(?:dgs|dgj)_([a-z2-7]{12})_([A-Za-z0-9]{43,64})_([0-9a-f]{6})")
@@ -42,6 +42,7 @@ class Caller:
     groups: frozenset[str]
     scopes: tuple[str, ...] = ()
     via: str = ""
+    enrolled: Worker | None = field(default=None, repr=False)  # who signed this request, as it was a moment ago
 
     @property
     def seen_by(self) -> tuple[str, frozenset[str]] | None:
@@ -49,10 +50,16 @@ class Caller:
         return None if self.admin else (self.principal, self.groups)
 
 
-def worker(name: str, key_id: str, address: str) -> Caller:
+def worker(name: str, key_id: str, address: str, enrolled: Worker | None = None) -> Caller:
     """A worker that proved to have this request key. In the audit log the beginning of its id stands where a token's would."""
     return Caller(
-        principal=name, kind=WORKER, admin=False, token_id=f"key:{key_id[:8]}", address=address, groups=frozenset()
+        principal=name,
+        kind=WORKER,
+        admin=False,
+        token_id=f"key:{key_id[:8]}",
+        address=address,
+        groups=frozenset(),
+        enrolled=enrolled,
     )
 
 

@@ -28,10 +28,11 @@ from submit_api.registry import events, ledger, released_sets
 from submit_api.registry.records import Archive, Event, Launch, Release
 from submit_api.registry.text import storable
 from submit_api.service import Service
-from submit_api.signals import QUEUE, of_launch
+from submit_api.signals import of_launch, of_offers
 
 _REFUSALS = (SecurityError, ConflictError, NotFoundError, InvalidRequestError)
 _ACTION = "launch.reserve"
+_USE_IS_NEWS_US = 60_000_000  # what nobody uses is kept for days
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +64,8 @@ async def reserve(service: Service, caller: Caller, wanted: Sequence[Reservation
         await batch.store()
     for launch_id in batch.ended:
         service.signals.notify(of_launch(launch_id))
-    service.signals.notify(QUEUE)
+    for one in wanted:
+        service.signals.notify(of_offers(one.task_instance))
     return found
 
 
@@ -77,16 +79,18 @@ class Batch:
         self._made: list[Launch] = []
         self._events: list[Event] = []
         self._sets: dict[str, dict[str, Member]] = {}
+        self._used: list[str] = []
         self._decisions: dict[tuple[str, str, str, str | None], Decision] = {}
 
     async def look_up(self, wanted: Sequence[ReservationRequest]) -> None:
         """What is on record of these."""
-        task_instances = [one.task_instance for one in wanted]
-        self._same = await ledger.reserved(self.tx, [(one.task_instance, one.queueing) for one in wanted])
-        self._newest = await ledger.newest(self.tx, task_instances)
-        self._unended: dict[str, list[Launch]] = {}
-        for launch in await ledger.unended(self.tx, task_instances):
-            self._unended.setdefault(str(launch.task_instance), []).append(launch)
+        found = await ledger.reserved(self.tx, [(one.task_instance, one.queueing) for one in wanted])
+        self._same = {(launch.task_instance, launch.queueing): launch for launch in found}
+        self._newest = {launch.task_instance: launch for launch in found if launch.newest}
+        self._unended: dict[str | None, list[Launch]] = {}
+        for launch in found:
+            if launch.state in ledger.LIVE:
+                self._unended.setdefault(launch.task_instance, []).append(launch)
         await self.facts.expect(sorted({one.dag_id for one in wanted}))
 
     async def one(self, wanted: ReservationRequest) -> Reserved:
@@ -123,8 +127,9 @@ class Batch:
         return Reserved(wanted=wanted, launch=launch)
 
     async def store(self) -> None:
-        await ledger.add_reserved(self.tx, self._made)
-        await released_sets.note_use(self.tx, self._sets, self.now)
+        await ledger.add_reserved(self.tx, self._made, known=self._newest.keys())
+        if self._used:
+            await released_sets.note_use(self.tx, self._used, self.now)
         await events.add_all(self.tx, self._events)
 
     async def _decided(self, wanted: ReservationRequest) -> Decision:
@@ -168,6 +173,8 @@ class Batch:
                 raise NotFoundError(
                     f"there is no set {name[:16]}…: the agents of the workers put it when they serve it"
                 )
+            if self.now - stored.used_at >= _USE_IS_NEWS_US:
+                self._used.append(name)
             self._sets[name] = sets.parse(stored.body, Digest(name))
         member = self._sets[name].get(archive.name)
         if member is None:

@@ -17,7 +17,7 @@ from submit_api.models import LaunchRequest
 from submit_api.registry import archives, ledger
 from submit_api.registry.records import Launch
 from submit_api.service import Service
-from submit_api.signals import QUEUE, of_launch
+from submit_api.signals import QUEUE, of_launch, of_offers
 
 
 async def reserve(service: Service, caller: Caller, wanted: LaunchRequest) -> Launch:
@@ -149,5 +149,5 @@ async def cancel(service: Service, caller: Caller, launch_id: str) -> Launch:
             tx, at=now, caller=caller, action="launch.cancel", about=f"launch:{launch.id}", digest=launch.digest
         )
     service.signals.notify(of_launch(launch_id))
-    service.signals.notify(QUEUE)  # who waits for this one is told
+    service.signals.notify(of_offers(launch.task_instance))  # who waits for this one is told
     return await find(service, caller, launch_id, modes.EXECUTE)

@@ -28,7 +28,7 @@ class Listener:
 
 
 class Signals:
-    """Topics are `QUEUE` and `launch:<id>`."""
+    """Topics are those of `of_offers` and of `of_launch`."""
 
     def __init__(self) -> None:
         self._listening: dict[str, set[Listener]] = {}
@@ -67,3 +67,8 @@ class Signals:
 
 def of_launch(launch_id: str) -> str:
     return f"launch:{launch_id}"
+
+
+def of_offers(task_instance: str | None) -> str:
+    """What there is to take: of all that is not supervised, or of one task instance, for whose launches nobody else waits."""
+    return QUEUE if task_instance is None else f"task-instance:{task_instance}"

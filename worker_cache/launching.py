@@ -44,9 +44,11 @@ class Beside:
     `task_end`, the task's end of its supervisor's socket, is closed when the launcher has it. `grace_seconds`: what the task is
     given to end by itself when the API or this agent wants it to; each of `wishes` to cancel comes with its own. What is told
     is told at once, and waits for nobody: the log, from the claim on; then the result, on disk; or instead why there is none.
+    Until it is `started`, if that is given, the launcher prepares, and nothing is claimed (ADR-0031).
     """
 
     task_end: socket.socket | None = None
+    started: asyncio.Event | None = None
     grace_seconds: int = 0
     wishes: asyncio.Queue[int] = field(default_factory=asyncio.Queue)
     claimed: Callable[[KeptLog], None] = lambda log: None
@@ -118,9 +120,12 @@ async def run(place: Workplace, ready: Ready, beside: Beside) -> None:
         )
         if beside.task_end is not None:
             beside.task_end.close()
-        cancelling = asyncio.create_task(_cancel_when_wished(place, link, beside.wishes))
+        cancelling = asyncio.create_task(_cancel_when_wished(place, link, beside))
         try:
-            match await link.event():
+            event = await link.event()
+            if isinstance(event, ClaimMade) and beside.started is not None:
+                await beside.started.wait()
+            match event:
                 case Refused(error=slug, detail=detail):
                     beside.refused(slug, detail)
                     await report_refusal(place, launch_id, slug, detail)
@@ -215,8 +220,10 @@ async def _until_ended(link: Link, log: KeptLog) -> bytes:
 
 
 async def _beat(place: Workplace, launch_id: str, wanted: asyncio.Event) -> None:
-    """Heartbeats until cancelled from outside; sets `wanted` when the API asks to cancel or calls the launch over."""
+    """Heartbeats, of which the claim was the first, until cancelled from outside; sets `wanted` when the API asks to cancel or
+    calls the launch over."""
     while True:
+        await place.sleep(place.heartbeat_seconds)
         try:
             state, cancel = await place.api.heartbeat(launch_id)
         except FetchError as error:
@@ -227,7 +234,6 @@ async def _beat(place: Workplace, launch_id: str, wanted: asyncio.Event) -> None
         else:
             if cancel or state != "running":
                 wanted.set()
-        await place.sleep(place.heartbeat_seconds)
 
 
 async def _wish_when_wanted(place: Workplace, beside: Beside, wanted: asyncio.Event) -> None:
@@ -235,11 +241,13 @@ async def _wish_when_wanted(place: Workplace, beside: Beside, wanted: asyncio.Ev
     beside.wishes.put_nowait(beside.grace_seconds)
 
 
-async def _cancel_when_wished(place: Workplace, link: Link, wishes: asyncio.Queue[int]) -> None:
+async def _cancel_when_wished(place: Workplace, link: Link, beside: Beside) -> None:
     """The first is with its grace; whoever wishes again will not wait for it: the launcher takes a second one so."""
+    if beside.started is not None:
+        await beside.started.wait()
     try:
         while True:
-            await link.cancel(await wishes.get())
+            await link.cancel(await beside.wishes.get())
     except FetchError as error:
         place.log.warning("the launcher could not be asked to cancel", error=str(error))
 

@@ -9,6 +9,7 @@ says that it has it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 
 from integrity import durable
@@ -16,6 +17,7 @@ from integrity.errors import FetchError, MalformedError
 from worker_cache.client import Client
 
 CHUNK_BYTES = 256 * 1024
+GATHER_SECONDS = 0.2  # what a task prints in so short a time is one request
 
 
 class KeptLog:
@@ -40,12 +42,19 @@ class KeptLog:
 
     async def goes_on(self, offset: int) -> bool:
         """Whether there is more from `offset` on, waiting for it if needed; False when the log is closed and all was read."""
-        while offset >= self.size:
-            if self._closed:
-                return False
+        await self._has(offset, 1)
+        return self.size > offset
+
+    async def gather(self, offset: int) -> None:
+        """Until there is a whole chunk from `offset` on, or the log is closed, but for no more than a moment."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GATHER_SECONDS):
+                await self._has(offset, CHUNK_BYTES)
+
+    async def _has(self, offset: int, count: int) -> None:
+        while self.size - offset < count and not self._closed:
             self._more.clear()
             await self._more.wait()
-        return True
 
     def reader(self) -> LogReader:
         return LogReader(self, os.dup(self._fd))
@@ -84,9 +93,11 @@ class LogRelay:
 
         Raises `FetchError` when the API did not take it: call again, it goes on at what the API holds.
         """
-        data, offset = await self._reader.piece(), self._reader.offset
-        if not data:
+        offset = self._reader.offset
+        if not await self._log.goes_on(offset):
             return False
+        await self._log.gather(offset)
+        data = await self._reader.piece()
         held = await self._api.append_log(self._launch_id, data, offset=offset)
         if held > self._log.size:
             raise MalformedError(f"the server says that it holds {held} bytes of log, there are {self._log.size}")

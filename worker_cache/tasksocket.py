@@ -2,7 +2,7 @@
 
     → launch {task_instance, dag_id, task_id, run_id, map_index, try_number} + 1 fd    the task's end of the supervisor's socket
     ← offered {launch_id, archive, release, digest, unix_user, xcom_dags}
-    → start {}                                  Airflow agreed: only now the launcher is asked
+    → start {}                                  Airflow agreed: only now the launch is claimed
     ← log {data}                                any number
     ← ended {state, error, detail, exit_code}   the last word
     ← refused {error, detail}                   instead, before the claim; the last word
@@ -95,9 +95,16 @@ class TaskSocket:
                     return
                 ready, launcher = found
                 await asker.say("offered", **_offered(ready))
-                if await unless(asker.started.wait(), asker.gone, asker.cancelled, stopping):
-                    await self._run(asker, ready, launcher, task_end)
-                elif asker.cancelled.is_set():
+                running = asyncio.create_task(self._run(asker, ready, launcher, task_end))
+                try:
+                    await unless(_either(running, asker.started), asker.gone, asker.cancelled, stopping)
+                    if asker.started.is_set() or running.done():
+                        await running
+                        return
+                finally:
+                    running.cancel()
+                    await asyncio.gather(running, return_exceptions=True)
+                if asker.cancelled.is_set():
                     await self._refuse(
                         asker, ready.offer.offer.launch_id, "cancelled", "its supervisor wants it no more"
                     )
@@ -147,6 +154,7 @@ class TaskSocket:
         telling = Telling(asker, launcher)
         beside = Beside(
             task_end=task_end,
+            started=asker.started,
             grace_seconds=WANTED_GRACE_SECONDS,
             wishes=asker.wishes,
             claimed=telling.claimed,
@@ -168,6 +176,15 @@ class TaskSocket:
             telling.failed(error)
         finally:
             await telling.close(asker.gone)
+
+
+async def _either(running: asyncio.Task[None], started: asyncio.Event) -> None:
+    """Return when it was started, or ended before."""
+    starting = asyncio.ensure_future(started.wait())
+    try:
+        await asyncio.wait({running, starting}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        starting.cancel()
 
 
 async def _question(peer: socket.socket) -> tuple[str, Instance, socket.socket]:

@@ -136,6 +136,23 @@ class Sealing:
 class SealedLocalExecutor(Sealing, LocalExecutor):  # type: ignore[misc]
     """One machine."""
 
+    def start(self: Any) -> None:
+        """Raises `SettingsError`."""
+        if self.is_mp_using_fork:
+            prepare(self._served)
+        super().start()
+
+
+def prepare(served: Iterable[str]) -> None:
+    """Import and build what the worker of these queues' tasks needs: it is a fork of this process, and would do so itself for
+    its first task, which takes longer than the task. Raises `SettingsError`."""
+    from airflow.sdk.api.client import Client
+    from airflow.sdk.execution_time.coordinator import get_coordinator_manager
+
+    for queue in served:
+        get_coordinator_manager().for_queue(queue)
+    Client(base_url="http://localhost", token="").close()  # its TLS context is one for the process
+
 
 def queueing(token: str) -> str:
     """One name for each time that a task instance is queued: Airflow puts a random id into each workload's token."""

@@ -22,6 +22,7 @@ from integrity.fields import Fields
 MAX_BATCH = 500
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 TIMEOUTS = httpx.Timeout(10.0, connect=3.0)
+KEEP_SECONDS = 30.0  # an idle connection; a new one is a handshake that a task waits for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,7 @@ class Reserver:
             base_url=server,
             verify=context,
             timeout=TIMEOUTS,
+            limits=httpx.Limits(keepalive_expiry=KEEP_SECONDS),
             transport=transport,
             trust_env=False,
             follow_redirects=False,

@@ -95,6 +95,8 @@ class SealedActivity(ActivitySubprocess):  # type: ignore[misc]
 
     if TYPE_CHECKING:
         _exit_code: int | None
+        _last_heartbeat_attempt: float
+        _last_successful_heartbeat: float
         _pending_terminal_state_msg: Any
     _link: AgentLink = attrs.field(repr=False)
     _asker: Asker
@@ -116,6 +118,7 @@ class SealedActivity(ActivitySubprocess):  # type: ignore[misc]
         )
         self.selector.register(link.sock, selectors.EVENT_READ, (lambda sock: self._agent_says(frames), on_close))
         self._on_child_started(ti=what, **details)
+        self._last_heartbeat_attempt = self._last_successful_heartbeat  # Airflow takes the start as one
         return self
 
     def send_msg(self, msg: Any, request_id: int, error: Any = None, **dump_opts: Any) -> None:

@@ -23,7 +23,10 @@ _FOUND = (
     .outerjoin(ReleaseRow, _LATEST)
     .where(ArchiveRow.name == bindparam("name"))
 )
-_NAMED = select(*columns_of(Archive, ArchiveRow)).where(ArchiveRow.name.in_(bindparam("names", expanding=True)))
+# Of the tables and not of their classes: these are asked for each launch.
+_A, _R, _D = table(ArchiveRow).c, table(ReleaseRow).c, table(DagRow).c
+_NAMED = select(*columns_of(Archive, _A)).where(_A.name.in_(bindparam("names", expanding=True)))
+_RELEASE = select(*columns_of(Release, _R)).where(_R.archive == bindparam("archive"), _R.number == bindparam("number"))
 _NEWEST = (
     select(*columns_of(Release, ReleaseRow))
     .join(ArchiveRow, _LATEST)
@@ -39,7 +42,7 @@ _ARCHIVES = table(ArchiveRow)
 _ADD, _ADD_TASKS, _ADD_ARCHIVES = insert(table(ReleaseRow)), insert(table(TaskRow)), insert(_ARCHIVES)
 _ADD_DAGS, _ADD_ACTIVATIONS = insert(table(DagRow)), insert(table(ActivationRow))
 _CHANGE = update(_ARCHIVES).where(_ARCHIVES.c.name == bindparam("known"))  # what else is given is changed
-_OWNERS_OF_DAGS = select(DagRow.dag_id, DagRow.archive).where(DagRow.dag_id.in_(bindparam("dags", expanding=True)))
+_OWNERS_OF_DAGS = select(_D.dag_id, _D.archive).where(_D.dag_id.in_(bindparam("dags", expanding=True)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +126,7 @@ async def latest(tx: Transaction, found: Collection[Archive]) -> dict[str, Lates
 
 
 async def release(tx: Transaction, archive: str, number: int) -> Release | None:
-    row = await tx.session.get(ReleaseRow, (archive, number))
+    row = (await tx.session.execute(_RELEASE, {"archive": archive, "number": number})).first()
     return record(Release, row) if row else None
 
 

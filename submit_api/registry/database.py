@@ -54,6 +54,7 @@ class Database:
         self.engine, self._writer, self._begin = _engines(self.kind, section, sole)
         self._glancer = sqlite.Glancer(section.url) if self.kind == SQLITE else None
         self._recorder = sqlite.Recorder(section.url, section.busy_timeout_seconds) if self.kind == SQLITE else None
+        self._of_one = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self.engines = [self.engine.sync_engine, self._writer.sync_engine]
         self.engines += [inline.engine for inline in (self._glancer, self._recorder) if inline is not None]
         for engine in self.engines:
@@ -61,9 +62,12 @@ class Database:
         self._lock = asyncio.Lock()
         self.commits = 0  # of this process: who keeps something of the rows looks again when it has changed
 
+    def read(self) -> AbstractAsyncContextManager[Transaction]:
+        return self._reading(self.engine)
+
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[Transaction]:
-        async with AsyncSession(self.engine) as session:
+    async def _reading(self, engine: AsyncEngine) -> AsyncIterator[Transaction]:
+        async with AsyncSession(engine) as session:
             try:
                 await session.connection()
             except PoolTimeoutError:
@@ -72,9 +76,10 @@ class Database:
 
     def glance(self) -> AbstractAsyncContextManager[Transaction]:
         """As `read`, for one statement that finds a few rows by their keys and selects columns: SQLite answers that in this
-        thread, since to ask another one takes ten times as long as the answer."""
+        thread, since to ask another one takes ten times as long as the answer; PostgreSQL without the two questions that begin
+        and end a transaction."""
         if self._glancer is None:
-            return self.read()
+            return self._reading(self._of_one)
         return nullcontext(Transaction(cast("AsyncSession", self._glancer)))  # as much of one as it takes
 
     @asynccontextmanager

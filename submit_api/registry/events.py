@@ -7,17 +7,22 @@ leaves no gap, with any database, so a gap is always something that was taken aw
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from sqlalchemy import ColumnElement, delete, func, insert, select
+from sqlalchemy import ColumnElement, bindparam, delete, func, insert, select
 
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Event, columns, record
 from submit_api.registry.tables import EventRow, table
 
 CLOCK_STEP_US = 3_600_000_000
-_ADD = insert(table(EventRow))
-_NEWEST = select(func.max(EventRow.seq))
+_EVENTS = table(EventRow)
+# Made once, as every request that changes something adds one.
+_ADD, _NEWEST = insert(_EVENTS), select(func.max(_EVENTS.c.seq))
+_NEXT = insert(_EVENTS).values(
+    {name: bindparam(f"new_{name}") for name in (field.name for field in fields(Event))}
+    | {"seq": select(func.coalesce(func.max(_EVENTS.c.seq), 0) + 1).scalar_subquery()}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,14 +46,14 @@ class Query:
 
 
 async def add(tx: Transaction, event: Event) -> None:
-    values = columns(event)
-    values["seq"] = select(func.coalesce(func.max(EventRow.seq), 0) + 1).scalar_subquery()
-    await tx.session.execute(insert(EventRow).values(**values))
+    await tx.session.execute(_NEXT, {f"new_{name}": value for name, value in columns(event).items()})
 
 
 async def add_all(tx: Transaction, found: Sequence[Event]) -> None:
     """In order."""
-    if found:
+    if len(found) == 1:
+        await add(tx, found[0])
+    elif found:
         last = await newest(tx)
         rows = [{**columns(event), "seq": seq} for seq, event in enumerate(found, last + 1)]
         await tx.session.execute(_ADD, rows)

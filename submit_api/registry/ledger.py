@@ -7,8 +7,10 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    CompoundSelect,
     Select,
     and_,
+    bindparam,
     delete,
     exists,
     false,
@@ -27,33 +29,55 @@ from submit_api.modes import READ
 from submit_api.registry import archives
 from submit_api.registry.database import Transaction
 from submit_api.registry.ownership import permitted
-from submit_api.registry.records import Launch, StoredXcom, columns, record
+from submit_api.registry.records import Launch, StoredXcom, columns, columns_of, record
 from submit_api.registry.tables import ArchiveRow, LaunchRow, XcomRow, table
 
 _FEW = 50  # archives, so that the newest launches of each are asked for
 _AT_ONCE = 200  # of values in one statement
 LIVE = ("queued", "offered", "running")
 
+# Of the table and not of its class, most of them made once: a statement that is asked for each launch costs a fifth so.
+_LAUNCHES = table(LaunchRow)
+_L = _LAUNCHES.c
+_LAUNCH = select(*columns_of(Launch, _L))
+_OF_ID = _LAUNCH.where(_L.id == bindparam("launch_id"))
+_OF = _L.task_instance == bindparam("task_instance")
+_THESE = _L.task_instance.in_(bindparam("task_instances", expanding=True))
+_KEYS = tuple_(_L.task_instance, _L.queueing).in_(bindparam("keys", expanding=True))
+# Each part by an index of its own: where they are one condition a database may read all of a task instance for them.
+_FOR = union_all(_LAUNCH.where(_OF, _L.newest == true()), _LAUNCH.where(_OF, _L.state.in_(LIVE)))
+_RESERVED = union_all(
+    _LAUNCH.where(_KEYS), _LAUNCH.where(_THESE, _L.newest == true()), _LAUNCH.where(_THESE, _L.state.in_(LIVE))
+)
+_EXPIRED = _LAUNCH.where(_L.state == "offered", _L.ticket_expires_at <= bindparam("now_seconds"))
+_SILENT = _LAUNCH.where(_L.state == "running", _L.heartbeat_at <= bindparam("since_us"))
+_LAPSED = _LAUNCH.where(_L.state == "queued", _L.valid_until <= bindparam("now_us")).limit(_AT_ONCE)
+
 
 async def find(tx: Transaction, launch_id: str) -> Launch | None:
-    row = await tx.session.get(LaunchRow, launch_id)
-    return record(Launch, row) if row else None
+    found = await _found(tx, _OF_ID, launch_id=launch_id)
+    return found[0] if found else None
+
+
+async def _found(tx: Transaction, query: Select[Any] | CompoundSelect[Any], **parameters: Any) -> list[Launch]:
+    """Each once."""
+    rows = {row.id: row for row in await tx.session.execute(query, parameters)}
+    return [record(Launch, row) for row in rows.values()]
 
 
 async def find_try(
     tx: Transaction, dag_id: str, task_id: str, run_id: str, map_index: int, try_number: int
 ) -> Launch | None:
-    row = await tx.session.scalar(
-        select(LaunchRow).where(
-            LaunchRow.dag_id == dag_id,
-            LaunchRow.task_id == task_id,
-            LaunchRow.run_id == run_id,
-            LaunchRow.map_index == map_index,
-            LaunchRow.try_number == try_number,
-            LaunchRow.supervised == false(),
-        )
+    query = _LAUNCH.where(
+        _L.dag_id == dag_id,
+        _L.task_id == task_id,
+        _L.run_id == run_id,
+        _L.map_index == map_index,
+        _L.try_number == try_number,
+        _L.supervised == false(),
     )
-    return record(Launch, row) if row else None
+    found = await _found(tx, query)
+    return found[0] if found else None
 
 
 async def add(tx: Transaction, launch: Launch) -> None:
@@ -61,18 +85,19 @@ async def add(tx: Transaction, launch: Launch) -> None:
     await tx.session.flush()
 
 
-async def add_reserved(tx: Transaction, made: Sequence[Launch]) -> None:
-    """Each is the newest of its task instance from now on."""
-    for start in range(0, len(made), _AT_ONCE):
-        these = [launch.task_instance for launch in made[start : start + _AT_ONCE]]
-        former = update(LaunchRow).where(LaunchRow.task_instance.in_(these), LaunchRow.newest == true())
+async def add_reserved(tx: Transaction, made: Sequence[Launch], *, known: Collection[str | None]) -> None:
+    """Each is the newest of its task instance from now on; `known` are the task instances that have one."""
+    again = [launch.task_instance for launch in made if launch.task_instance in known]
+    for start in range(0, len(again), _AT_ONCE):
+        these = again[start : start + _AT_ONCE]
+        former = update(_LAUNCHES).where(_L.task_instance.in_(these), _L.newest == true())
         await tx.session.execute(former.values(newest=False))
     if made:
-        await tx.session.execute(insert(table(LaunchRow)), [columns(launch) for launch in made])
+        await tx.session.execute(insert(_LAUNCHES), [columns(launch) for launch in made])
 
 
 async def change(tx: Transaction, launch_id: str, **values: Any) -> None:
-    await tx.session.execute(update(LaunchRow).where(LaunchRow.id == launch_id).values(**values))
+    await tx.session.execute(update(_LAUNCHES).where(_L.id == launch_id).values(**values))
 
 
 async def listed(
@@ -147,46 +172,25 @@ async def oldest_queued(tx: Transaction, queues: Collection[str]) -> Launch | No
     return await find(tx, found) if found is not None else None
 
 
-async def newest_of(tx: Transaction, task_instance: str) -> Launch | None:
-    """The last reservation of this task instance."""
-    found = await newest(tx, [task_instance])
-    return found.get(task_instance)
-
-
-async def newest(tx: Transaction, task_instances: Sequence[str]) -> dict[str, Launch]:
-    """Of each of these that was ever reserved its last reservation."""
-    found: dict[str, Launch] = {}
-    for start in range(0, len(task_instances), _AT_ONCE):
-        these = LaunchRow.task_instance.in_(task_instances[start : start + _AT_ONCE])
-        for row in await tx.session.scalars(select(LaunchRow).where(these, LaunchRow.newest == true())):
-            found[str(row.task_instance)] = record(Launch, row)
-    return found
-
-
-async def unended(tx: Transaction, task_instances: Sequence[str]) -> list[Launch]:
-    """What was reserved for these task instances and has not ended."""
+async def reserved(tx: Transaction, keys: Sequence[tuple[str, str]]) -> list[Launch]:
+    """Those of these (task instance and queueing) that are on record, and of each of these task instances its last reservation
+    and all that have not ended; each part is served by an index."""
     found: list[Launch] = []
-    for start in range(0, len(task_instances), _AT_ONCE):
-        these = LaunchRow.task_instance.in_(task_instances[start : start + _AT_ONCE])
-        rows = await tx.session.scalars(select(LaunchRow).where(these, LaunchRow.state.in_(LIVE)))
-        found += [record(Launch, row) for row in rows]
-    return found
-
-
-async def reserved(tx: Transaction, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Launch]:
-    """Those of these (task instance and queueing) that are on record."""
-    found: dict[tuple[str, str], Launch] = {}
     for start in range(0, len(keys), _AT_ONCE):
-        these = tuple_(LaunchRow.task_instance, LaunchRow.queueing).in_(keys[start : start + _AT_ONCE])
-        for row in await tx.session.scalars(select(LaunchRow).where(these)):
-            found[str(row.task_instance), str(row.queueing)] = record(Launch, row)
+        these = keys[start : start + _AT_ONCE]
+        found += await _found(tx, _RESERVED, keys=these, task_instances=[task_instance for task_instance, _ in these])
     return found
+
+
+async def reserved_for(tx: Transaction, task_instance: str) -> tuple[Launch | None, list[Launch]]:
+    """The last reservation of this task instance, and what of it has not ended. For a glance, too."""
+    found = await _found(tx, _FOR, task_instance=task_instance)
+    return next((one for one in found if one.newest), None), [one for one in found if one.state in LIVE]
 
 
 async def lapsed(tx: Transaction, now_us: int) -> list[Launch]:
     """Reservations that nobody took while they were valid; the first of them."""
-    query = select(LaunchRow).where(LaunchRow.state == "queued", LaunchRow.valid_until <= now_us).limit(_AT_ONCE)
-    return [record(Launch, row) for row in await tx.session.scalars(query)]
+    return await _found(tx, _LAPSED, now_us=now_us)
 
 
 async def half_reserved(tx: Transaction) -> list[str]:
@@ -200,29 +204,21 @@ async def half_reserved(tx: Transaction) -> list[str]:
 
 async def waiting(tx: Transaction) -> list[Launch]:
     """Everything that nobody has claimed yet."""
-    query = (
-        select(LaunchRow).where(LaunchRow.state.in_(("queued", "offered"))).order_by(LaunchRow.created_at, LaunchRow.id)
-    )
-    return [record(Launch, row) for row in await tx.session.scalars(query)]
+    return await _found(tx, _LAUNCH.where(_L.state.in_(("queued", "offered"))).order_by(_L.created_at, _L.id))
 
 
 async def expired_offers(tx: Transaction, now_seconds: int) -> list[Launch]:
-    query = select(LaunchRow).where(LaunchRow.state == "offered", LaunchRow.ticket_expires_at <= now_seconds)
-    return [record(Launch, row) for row in await tx.session.scalars(query)]
+    return await _found(tx, _EXPIRED, now_seconds=now_seconds)
 
 
 async def silent(tx: Transaction, since_us: int) -> list[Launch]:
     """Running launches whose last heartbeat is not after `since_us`."""
-    query = select(LaunchRow).where(LaunchRow.state == "running", LaunchRow.heartbeat_at <= since_us)
-    return [record(Launch, row) for row in await tx.session.scalars(query)]
+    return await _found(tx, _SILENT, since_us=since_us)
 
 
 async def running(tx: Transaction, archive: str, release: int) -> list[Launch]:
     """What runs now of this release."""
-    query = select(LaunchRow).where(
-        LaunchRow.state == "running", LaunchRow.archive == archive, LaunchRow.release == release
-    )
-    return [record(Launch, row) for row in await tx.session.scalars(query)]
+    return await _found(tx, _LAUNCH.where(_L.state == "running", _L.archive == archive, _L.release == release))
 
 
 async def release_of_run(tx: Transaction, dag_id: str, run_id: str, archive: str) -> int | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, and_, case, delete, select, text, update
+from sqlalchemy import BindParameter, ColumnElement, and_, bindparam, case, delete, select, text, update
 
 from submit_api import modes
 from submit_api.registry.database import Transaction
-from submit_api.registry.records import Archive, Queue, Secret, columns, record
-from submit_api.registry.tables import OPEN, ArchiveRow, DagRow, QueueRow, SecretRow
+from submit_api.registry.records import Archive, Queue, Secret, columns, columns_of, record
+from submit_api.registry.tables import OPEN, ArchiveRow, DagRow, QueueRow, SecretRow, table
 
 Thing: TypeAlias = Archive | Secret | Queue
 _ROWS: dict[str, type[ArchiveRow] | type[SecretRow] | type[QueueRow]] = {
@@ -20,17 +20,21 @@ _ROWS: dict[str, type[ArchiveRow] | type[SecretRow] | type[QueueRow]] = {
     "queue": QueueRow,
 }
 KINDS = tuple(_ROWS)
+_Q = table(QueueRow).c
+_QUEUE = select(*columns_of(Queue, _Q)).where(_Q.name == bindparam("name"))
 _RECORDS: dict[type, type[Thing]] = {ArchiveRow: Archive, SecretRow: Secret, QueueRow: Queue}
 
 
-def permitted(
-    row: type[ArchiveRow] | type[SecretRow] | type[QueueRow], bit: int, principal: str, groups: Collection[str]
-) -> ColumnElement[bool]:
-    """As `modes.permits`, for a query."""
+def permitted(row: Any, bit: int, principal: Any, groups: Any) -> ColumnElement[bool]:
+    """As `modes.permits`, for a query. `row` is a class of these three, or the columns of its table; principal and groups are
+    given, or parameters."""
     return (
         case(
             (row.owner == principal, row.mode.bitwise_and(bit << 6)),
-            (row.group.in_(list(groups)), row.mode.bitwise_and(bit << 3)),
+            (
+                row.group.in_(groups if isinstance(groups, BindParameter) else list(groups)),
+                row.mode.bitwise_and(bit << 3),
+            ),
             else_=row.mode.bitwise_and(bit),
         )
         != 0
@@ -62,7 +66,7 @@ async def change(tx: Transaction, kind: str, name: str, *, owner: str, group: st
 
 
 async def queue(tx: Transaction, name: str) -> Queue | None:
-    row = await tx.session.get(QueueRow, name)
+    row = (await tx.session.execute(_QUEUE, {"name": name})).first()
     return record(Queue, row) if row else None
 
 

@@ -9,24 +9,29 @@ from sqlalchemy import bindparam, delete, insert, or_, select, update
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Token, Worker, columns, columns_of, record
 from submit_api.registry.sqlite import KEPT
-from submit_api.registry.tables import GroupRow, MemberRow, TokenRow, WorkerRow
+from submit_api.registry.tables import GroupRow, MemberRow, TokenRow, WorkerRow, table
 
-# Made once: every request asks these.
+# Made once, of the tables and not of their classes: every request asks these, or every launch.
+_T, _W, _M, _G = table(TokenRow).c, table(WorkerRow).c, table(MemberRow).c, table(GroupRow).c
 _TOKEN = (
-    select(*columns_of(Token, TokenRow), MemberRow.group_name)
-    .outerjoin(MemberRow, MemberRow.principal == TokenRow.principal)
-    .where(TokenRow.token_id == bindparam("token_id"))
+    select(*columns_of(Token, _T), _M.group_name)
+    .outerjoin_from(table(TokenRow), table(MemberRow), _M.principal == _T.principal)
+    .where(_T.token_id == bindparam("token_id"))
     .execution_options(**{KEPT: True})
 )
+_WORKER = select(*columns_of(Worker, _W)).where(_W.name == bindparam("name"))
 _WORKER_OF_KEY = (
-    select(*columns_of(Worker, WorkerRow))
-    .where(WorkerRow.request_key_id == bindparam("key_id"), WorkerRow.revoked_at.is_(None))
+    select(*columns_of(Worker, _W))
+    .where(_W.request_key_id == bindparam("key_id"), _W.revoked_at.is_(None))
     .execution_options(**{KEPT: True})
 )
-_ASKING = select(GroupRow.name, GroupRow.approvals).where(
-    GroupRow.name.in_(bindparam("names", expanding=True)), GroupRow.approvals > 0
+_ASKING = select(_G.name, _G.approvals).where(_G.name.in_(bindparam("names", expanding=True)), _G.approvals > 0)
+_GROUPS_OF = select(_M.group_name).where(_M.principal == bindparam("principal"))
+_GROUPS_BEHIND = (
+    select(_M.group_name)
+    .join_from(table(MemberRow), table(GroupRow), _G.name == _M.group_name)
+    .where(_M.principal == bindparam("owner"), or_(_G.approvals == 0, _G.name == bindparam("own")))
 )
-_GROUPS_OF = select(MemberRow.group_name).where(MemberRow.principal == bindparam("principal"))
 
 
 async def token(tx: Transaction, token_id: str) -> Token | None:
@@ -80,12 +85,7 @@ async def groups_of(tx: Transaction, principal: str) -> frozenset[str]:
 async def groups_behind(tx: Transaction, owner: str, group: str) -> frozenset[str]:
     """Whose grants and rules a release of this owner and group can use: the owner's groups, but of those that ask for approvals
     only its own. Else a member would need none: an archive of his own would do, with a dag of another name."""
-    query = (
-        select(MemberRow.group_name)
-        .join(GroupRow, GroupRow.name == MemberRow.group_name)
-        .where(MemberRow.principal == owner, or_(GroupRow.approvals == 0, GroupRow.name == group))
-    )
-    return frozenset(await tx.session.scalars(query))
+    return frozenset(await tx.session.scalars(_GROUPS_BEHIND, {"owner": owner, "own": group}))
 
 
 async def asking_groups(tx: Transaction, names: Iterable[str]) -> dict[str, int]:
@@ -124,7 +124,7 @@ async def put_group(tx: Transaction, name: str, members: list[str] | None, appro
 
 
 async def worker(tx: Transaction, name: str) -> Worker | None:
-    row = await tx.session.get(WorkerRow, name)
+    row = (await tx.session.execute(_WORKER, {"name": name})).first()
     return record(Worker, row) if row else None
 
 

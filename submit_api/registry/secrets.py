@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, or_, select, union
+from sqlalchemy import BindParameter, ColumnElement, and_, bindparam, delete, or_, select, union
 
 from submit_api.modes import EXECUTE
 from submit_api.registry.database import Transaction
 from submit_api.registry.ownership import permitted
-from submit_api.registry.records import Grant, Rule, Secret, columns, record
-from submit_api.registry.tables import GrantRow, RuleRow, SecretRow
+from submit_api.registry.records import Grant, Rule, Secret, columns, columns_of, record
+from submit_api.registry.tables import GrantRow, RuleRow, SecretRow, table
+
+# Made once, of the tables and not of their classes: every launch asks these.
+_S, _G, _U = table(SecretRow).c, table(GrantRow).c, table(RuleRow).c
+_OWNER: BindParameter[Any] = bindparam("owner")
+_GROUPS: BindParameter[Any] = bindparam("groups", expanding=True)
+_GRANTED = union(
+    select(_S.kind, _S.name).where(permitted(_S, EXECUTE, _OWNER, _GROUPS)),
+    select(_G.kind, _G.name).where(
+        or_(and_(_G.to_kind == "principal", _G.to == _OWNER), and_(_G.to_kind == "group", _G.to.in_(_GROUPS)))
+    ),
+)
+_RULES = select(*columns_of(Rule, _U)).order_by(_U.subject_kind, _U.subject, _U.unix_user, _U.id)
 
 
 async def find(tx: Transaction, kind: str, name: str) -> Secret | None:
@@ -71,15 +84,14 @@ async def remove_grant(tx: Transaction, grant_id: str) -> None:
 async def granted_names(tx: Transaction, owner: str, groups: Collection[str]) -> set[tuple[str, str]]:
     """Kind and name of all that this principal may use in a task: by its mode, or granted to them or to one of these groups,
     also where a backend has the value."""
-    query = union(
-        select(SecretRow.kind, SecretRow.name).where(permitted(SecretRow, EXECUTE, owner, groups)),
-        select(GrantRow.kind, GrantRow.name).where(_to(owner, groups)),
-    )
-    return {(kind, name) for kind, name in await tx.session.execute(query)}
+    found = await tx.session.execute(_GRANTED, {"owner": owner, "groups": list(groups)})
+    return {(kind, name) for kind, name in found}
 
 
 async def of_names(tx: Transaction, names: Collection[tuple[str, str]]) -> list[Secret]:
     """Those of these names (kind and name) that are stored here."""
+    if not names:
+        return []
     query = (
         select(SecretRow)
         .where(SecretRow.name.in_({name for _, name in names}))
@@ -102,8 +114,7 @@ async def granted_by(tx: Transaction, owner: str, groups: Collection[str]) -> di
 
 
 async def rules(tx: Transaction) -> list[Rule]:
-    query = select(RuleRow).order_by(RuleRow.subject_kind, RuleRow.subject, RuleRow.unix_user, RuleRow.id)
-    return [record(Rule, row) for row in await tx.session.scalars(query)]
+    return [record(Rule, row) for row in await tx.session.execute(_RULES)]
 
 
 async def rule(tx: Transaction, rule_id: str) -> Rule | None:

@@ -89,7 +89,6 @@ async def test_a_supervised_launch_from_question_to_last_word(host: Host) -> Non
             kind, offered = await asker.hear()
             assert (kind, offered["launch_id"], offered["unix_user"]) == ("offered", ID, "etl")
             assert (offered["archive"], offered["release"], offered["xcom_dags"]) == ("etl.py", 1, [])
-            assert host.launcher.seen_archives == []
             await asker.say("start")
             log, kind, fields = await asker.to_the_end()
             assert (log, kind) == (b"hello\nworld\n", "ended")
@@ -99,6 +98,32 @@ async def test_a_supervised_launch_from_question_to_last_word(host: Host) -> Non
         await until(lambda: not host.spooled())
     assert host.api.logs[ID] == b"hello\nworld\n"
     assert host.api.results[ID].state == "success"
+
+
+async def test_while_airflow_is_asked_the_launcher_prepares_and_nothing_is_claimed(host: Host) -> None:
+    reserve(host)
+    reserve(host, "other", "2" * 32)
+    async with host.agent():
+        with Supervisor(host.tasks).launch() as asker, Supervisor(host.tasks).launch("other") as other:
+            await asker.hear()
+            await other.hear()
+            await until(lambda: len(host.launcher.seen_archives) == 2)
+            await other.say("start")
+            assert (await other.to_the_end())[1] == "ended"
+            assert host.api.calls["claim"] == 1
+            await asker.say("start")
+            assert (await asker.to_the_end())[1] == "ended"
+
+
+async def test_a_launcher_that_refuses_before_the_start_is_told_at_once(host: Host) -> None:
+    host.launcher.say_refused = True
+    reserve(host)
+    async with host.agent():
+        with Supervisor(host.tasks).launch() as asker:
+            await asker.hear()
+            assert (await asker.to_the_end())[1:] == ("refused", {"error": "unauthorized", "detail": "not here"})
+        await asyncio.wait_for(host.api.ended[ID].wait(), 10)
+    assert host.api.results[ID].state == "refused"
 
 
 async def test_an_asker_that_dies_ends_the_task_and_its_result_is_delivered(host: Host) -> None:
@@ -136,10 +161,12 @@ async def test_an_asker_that_dies_before_it_starts_runs_nothing_and_frees_its_pl
     async with host.agent(max_tasks=1):
         with Supervisor(host.tasks).launch() as asker, Supervisor(host.tasks).launch("other") as waiting:
             assert (await asker.hear())[0] == "offered"
+            await until(lambda: host.launcher.seen_archives)
             asker.sock.close()
             assert (await waiting.hear())[1]["launch_id"] == "2" * 32
-    assert host.launcher.seen_archives == []
-    assert host.api.refusals == {}
+        await until(lambda: host.launcher.closed_early)
+    assert "claim" not in host.api.calls
+    assert host.api.refusals == {} and host.api.results == {} and host.spooled() == []
 
 
 async def test_one_more_than_may_waits_until_another_has_ended(host: Host) -> None:
@@ -246,7 +273,7 @@ async def test_cancel_before_the_start_is_refused_and_reported(host: Host) -> No
                 {"error": "cancelled", "detail": "its supervisor wants it no more"},
             )
         await until(lambda: ID in host.api.refusals)
-    assert host.launcher.seen_archives == []
+    assert "claim" not in host.api.calls and host.launcher.cancelled == 0
 
 
 async def test_the_apis_wish_comes_with_a_grace_and_that_of_an_agent_that_stops_too(host: Host) -> None:
@@ -336,7 +363,7 @@ async def test_a_stop_before_the_start_ends_the_conversation_without_a_word(host
             place.stopping.set()
             with pytest.raises(EOFError):
                 await asker.hear()
-    assert host.launcher.seen_archives == []
+    assert "claim" not in host.api.calls and host.api.refusals == {}
 
 
 async def test_a_stop_lets_a_supervised_task_end(host: Host) -> None:
