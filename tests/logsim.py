@@ -216,8 +216,10 @@ async def silent(request: web.Request) -> web.StreamResponse:
 class Following:
     """A follower with its folder, against a server in this process, or any other."""
 
-    def __init__(self, follower: Follower, folder: Path, log: structlog.testing.CapturingLogger) -> None:
-        self.follower, self.folder, self._log = follower, folder, log
+    def __init__(
+        self, follower: Follower, kept: LogStore, folder: Path, log: structlog.testing.CapturingLogger
+    ) -> None:
+        self.follower, self.folder, self._kept, self._log = follower, folder, kept, log
         self.at = 0.0  # by how much this host's clock is ahead
         self.views: list[LogView] = []
 
@@ -227,7 +229,8 @@ class Following:
         return [view.wanted(QUEUES) for view in self.views]
 
     def files(self) -> dict[str, bytes]:
-        """All that is on disk below the cache."""
+        """All that is on disk below the cache, when what is written beside has been."""
+        self._kept.settle()
         return {str(p.relative_to(self.folder)): p.read_bytes() for p in self.folder.rglob("*") if p.is_file()}
 
     def events(self, name: str) -> list[dict[str, object]]:
@@ -261,7 +264,7 @@ async def following(
                 log=log,  # type: ignore[arg-type]
                 changed=lambda view: made.views.append(view),
             )
-            made = Following(follower, folder, log)
+            made = Following(follower, kept, folder, log)
             yield made
     finally:
         kept.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import structlog
 
@@ -68,6 +68,7 @@ class Follower:
         self._fork = store.fork()
         self.alarm = ""  # why the server's word was not believed the last time, if so
         self._syncing = asyncio.Lock()
+        self._settling: asyncio.Task[None] | None = None
 
     @property
     def known(self) -> Followed:
@@ -149,8 +150,14 @@ class Follower:
             self._kept_time = found.checkpoint.time
         self._known = update.followed
         if entries:
+            self._settling = asyncio.create_task(self._settle())
             self._log.info("log followed", size=found.checkpoint.size, leaves=len(entries))
             self._changed(update.followed.view)
+
+    async def _settle(self) -> None:
+        """Nobody waits for it: what it writes again is on disk already. Where it fails, the next update fails and says so."""
+        with suppress(OSError):
+            await asyncio.to_thread(self._store.settle)
 
     async def _fetch(self, found: Announced) -> list[bytes]:
         """The entries after those that are known. Raises `FetchError`, `MalformedError`, `SignatureError`."""
