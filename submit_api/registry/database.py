@@ -10,9 +10,9 @@ full comes out as `UnavailableError` and `NoSpaceError`; the next transaction co
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -25,6 +25,7 @@ from submit_api.registry import sqlite, text
 from submit_api.settings import DatabaseSection
 
 SQLITE, POSTGRES = "sqlite", "postgresql"
+T = TypeVar("T")
 Begin: TypeAlias = Callable[[AsyncSession], Awaitable[None]]
 
 
@@ -72,6 +73,16 @@ class Database:
                 yield tx
         else:
             yield Transaction(cast("AsyncSession", self._glancer))  # as much of one as it takes
+
+    def at_once(self, look: Callable[[Transaction], Coroutine[Any, Any, T]]) -> T | None:
+        """What `look` sees at a glance, before this returns; None where that takes waiting."""
+        if self._glancer is None:
+            return None
+        try:
+            look(Transaction(cast("AsyncSession", self._glancer))).send(None)
+        except StopIteration as ended:
+            return cast("T", ended.value)
+        raise RuntimeError("a glance waits for nothing")
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[Transaction]:
