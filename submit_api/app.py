@@ -17,10 +17,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from integrity.errors import DagsealError, SecurityError
 from submit_api import addresses, audit, authenticating, bodies, permissions, problems, signed
+from submit_api.http import log
 from submit_api.http.routes import Call, Route
 from submit_api.http.table import ROUTES
 from submit_api.identity import Caller
 from submit_api.metrics import METRICS, Metrics
+from submit_api.polling import Polls
 from submit_api.refusals import (
     MethodError,
     NoSpaceError,
@@ -59,6 +61,12 @@ def build_app(service: Service) -> web.Application:
         else:
             app.router.add_route(route.method, route.path, _endpoint(service, route), expect_handler=bodies.expect)
     return app
+
+
+def polls(app: web.Application) -> Polls:
+    """What answers the agents' polls beside this application, as it would."""
+    route = next(route for route in ROUTES if route.handler is log.checkpoint)
+    return Polls(app[SERVICE], route, app[METRICS], {"Content-Type": f"{log.NOTE}; charset=utf-8", **_HEADERS})
 
 
 def _endpoint(service: Service, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

@@ -15,6 +15,7 @@ from pydantic.json_schema import models_json_schema
 
 from integrity import names
 from integrity.claims import PROFILES
+from integrity.lognews import MAX_BLOBS_BYTES
 from integrity.manifest import TASK_CHECKS
 from submit_api.audit import ACCEPTED, REFUSED
 from submit_api.http.routes import MAX_RELEASE_NUMBER, Answer, Content, Route
@@ -41,6 +42,7 @@ _INTEGERS = {  # name: the largest
     "offset": 2**53,
     "start": 2**53,
     "end": 2**53,
+    "blobs": MAX_BLOBS_BYTES,
     "old": 2**53,
     "new": 2**53,
     "number": MAX_RELEASE_NUMBER,

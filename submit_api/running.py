@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from integrity.errors import DagsealError, SettingsError
 from submit_api import audit_retention, dispatching, keyfiles, rekeying, retiring, transparency
 from submit_api.admission import Admission
-from submit_api.app import build_app, record_left_out
+from submit_api.app import build_app, polls, record_left_out
 from submit_api.backends.lookup import Backends
 from submit_api.batching import Batches
 from submit_api.blobs.opening import open_store
@@ -182,7 +182,8 @@ async def serving(service: Service, taken: asyncio.Event | None = None) -> Async
     """Listen, and meanwhile watch over launches and rewrite what rests under older keys. `taken` is set when another process
     has taken the place of this one."""
     settings = service.settings
-    listener = await listen(build_app(service), settings.api.host, settings.api.port, settings.limits)
+    app = build_app(service)
+    listener = await listen(app, polls(app), settings.api.host, settings.api.port, settings.limits)
     beside = [asyncio.create_task(_watch(service, taken)), asyncio.create_task(rekeying.keep_rewriting(service))]
     try:
         yield listener

@@ -1,7 +1,8 @@
 """The listening socket and its deadlines, which aiohttp does not have: a head has so many seconds, an idle connection too.
 
-(Bodies have theirs in `submit_api.bodies`.) Bodies are never inflated. Requests that are not HTTP are answered with a
-problem document, and the connection is closed.
+(Bodies have theirs in `submit_api.bodies`.) Bodies are never inflated. Requests that are not HTTP are answered with a problem
+document, and the connection is closed. One question is answered here (`submit_api.polling`), on a connection that made a
+request before, is asked nothing else at the time, and whose peer takes its answers.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest
 
 from submit_api import problems
+from submit_api.polling import Polls
 from submit_api.refusals import RequestError
 from submit_api.settings import LimitsSection
 
@@ -33,11 +35,12 @@ class HeadTooLargeError(RequestError):
 class Connection(RequestHandler):
     """One connection. Between requests, and before the first, the next head has `head_seconds` from its first byte."""
 
-    __slots__ = ("_head_deadline", "_head_seconds")
+    __slots__ = ("_head_deadline", "_head_seconds", "_polls")
 
-    def __init__(self, manager: web.Server, *, head_seconds: float, **settings: Any) -> None:
+    def __init__(self, manager: web.Server, *, head_seconds: float, polls: Polls, **settings: Any) -> None:
         super().__init__(manager, **settings)
         self._head_seconds = head_seconds
+        self._polls = polls
         self._head_deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -49,6 +52,12 @@ class Connection(RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._is_idle() and isinstance(self.transport, asyncio.Transport):
+            answer = self._polls.answer(data)
+            if answer is not None:
+                self.transport.write(answer)
+                self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+                return
         before = self._request_count
         super().data_received(data)
         if self._request_count != before:
@@ -58,6 +67,11 @@ class Connection(RequestHandler):
 
     def _awaits_head(self) -> bool:
         return self._waiter is not None and not self._waiter.done()
+
+    def _is_idle(self) -> bool:
+        """Between two requests, with nothing of the next one here. Before the first there is a deadline, and no clock
+        for idle connections yet."""
+        return self._head_deadline is None and self._awaits_head() and not self._paused and not self._close
 
     def _arm(self) -> None:
         if self._head_deadline is None:
@@ -111,7 +125,7 @@ class Listener:
         await self._runner.cleanup()
 
 
-async def listen(app: web.Application, host: str, port: int, limits: LimitsSection) -> Listener:
+async def listen(app: web.Application, polls: Polls, host: str, port: int, limits: LimitsSection) -> Listener:
     """Serve `app`. Raises `OSError` when the port is taken."""
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=limits.shutdown_seconds)
     await runner.setup()
@@ -125,6 +139,7 @@ async def listen(app: web.Application, host: str, port: int, limits: LimitsSecti
             manager,
             loop=loop,
             head_seconds=limits.head_seconds,
+            polls=polls,
             keepalive_timeout=limits.idle_seconds,
             lingering_time=limits.lingering_seconds,
             auto_decompress=False,

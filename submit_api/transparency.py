@@ -25,6 +25,7 @@ from submit_api.registry.records import Release
 
 MAX_ENTRIES = 4096  # of one answer
 MAX_ENTRIES_BYTES = 8 * 1024 * 1024
+FEW_ENTRIES = 64  # as many as are looked at in the loop, and kept for the next who asks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,29 +49,53 @@ class TransparencyLog:
         self._origin: str | None = None
         self._roots: list[bytes] = []
         self._made: tuple[int, int, bytes] | None = None  # at which commit and second, and the note
+        self._few: tuple[int, list[bytes]] = 0, []  # the last few entries that were asked for, which never change
 
     async def checkpoint(self) -> bytes:
         """Of the whole log, now. Raises `NotFoundError` before `begin`."""
-        commits, second = self._database.commits, self._clock.now_us() // MICROSECONDS
-        if self._made is None or self._made[:2] != (commits, second):
+        now = self._now()
+        if self._made is None or self._made[:2] != now:
             async with self._database.glance() as tx:
                 found = await rows.tree(tx)
-            self._made = (commits, second, await self._sign(found))
+            self._made = (*now, await self._sign(found))
         return self._made[2]
 
-    async def entries(self, start: int, end: int) -> bytes:
-        """From leaf `start` to before `end`, as a bundle; fewer where they are many, and at least one. Raises `NotFoundError`
-        where the log ends before."""
+    def at_hand(self) -> bytes | None:
+        """The same, where it takes no waiting."""
+        now = self._now()
+        if self._made is not None and self._made[:2] == now:
+            return self._made[2]
+        found = self._database.at_once(rows.tree) if self._origin is not None else None
+        if found is None or self._origin is None:
+            return None
+        self._made = (*now, self._signed(found, self._origin))
+        return self._made[2]
+
+    def _now(self) -> tuple[int, int]:
+        return self._database.commits, self._clock.now_us() // MICROSECONDS
+
+    async def entries(self, start: int, end: int) -> list[bytes]:
+        """From leaf `start` to before `end`; fewer where they are many, and at least one. Raises `NotFoundError` where the log
+        ends before."""
+        if end - start <= FEW_ENTRIES:
+            return await self._few_entries(start, end)
         async with self._database.read() as tx:
             found = await rows.entries(tx, start, min(end, start + MAX_ENTRIES))
-        if not found:
-            raise NotFoundError(f"the log has no leaf {start} yet")
+        _require_some(found, start)
         size = 0
         for count, entry in enumerate(found):
             size += len(entry) + 2
             if size > MAX_ENTRIES_BYTES and count:
-                return tiles.bundle(found[:count])
-        return tiles.bundle(found)
+                return found[:count]
+        return found
+
+    async def _few_entries(self, start: int, end: int) -> list[bytes]:
+        if self._few[0] != start or len(self._few[1]) != end - start:
+            async with self._database.glance() as tx:
+                found = await rows.entries(tx, start, end)
+            _require_some(found, start)
+            self._few = start, found
+        return self._few[1]
 
     async def tile(self, path: TilePath) -> bytes:
         """Raises `NotFoundError` for one that is not full so far."""
@@ -116,9 +141,11 @@ class TransparencyLog:
         if self._origin is None:
             async with self._database.read() as tx:
                 self._origin = await origin(tx)
+        return self._signed(found, self._origin)
+
+    def _signed(self, found: Tree, origin: str) -> bytes:
         time = self._clock.now_us() // MICROSECONDS
-        checkpoint = Checkpoint(origin=self._origin, size=found.size, root=found.root, time=time)
-        return checkpoints.sign(checkpoint, self._key)
+        return checkpoints.sign(Checkpoint(origin=origin, size=found.size, root=found.root, time=time), self._key)
 
     async def _learn(self, tx: Transaction, size: int) -> None:
         """The roots of all tiles that are full: 32 bytes for 256 leaves."""
@@ -140,6 +167,11 @@ class TransparencyLog:
             return Tree(end - start, full.peaks + part.peaks).root
 
         return of
+
+
+def _require_some(found: Sequence[bytes], start: int) -> None:
+    if not found:
+        raise NotFoundError(f"the log has no leaf {start} yet")
 
 
 async def begin(tx: Transaction, key: SigningKey, now: int) -> None:

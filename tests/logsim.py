@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
-from integrity import checkpoints, leaves, merkle, tiles
+from integrity import checkpoints, leaves, lognews, merkle, tiles
 from integrity.checkpoints import Checkpoint
 from integrity.digests import Digest
 from integrity.keys import SigningKey, VerifyKey
@@ -133,6 +133,7 @@ class LogServer:
     def __init__(self, log: Log) -> None:
         self.log = log
         self.page = 4096
+        self.blobs: list[lognews.Blob] = []  # sent with few leaves, right or wrong
         self.asked: list[str] = []
         self.checkpoint: Answer = self.true_checkpoint
         self.entries: Answer = self.true_entries
@@ -158,7 +159,10 @@ class LogServer:
         start, end = int(request.query["start"]), int(request.query["end"])
         if start >= len(self.log.entries):
             return web.json_response({"status": 404, "detail": "no such leaf"}, status=404, content_type=PROBLEM)
-        return binary(self.log.bundle(start, min(end, start + self.page)))
+        found = self.log.bundle(start, min(end, start + self.page))
+        if self.blobs and "blobs" in request.query:
+            return web.Response(body=lognews.encode(found, self.blobs), content_type=lognews.MEDIA_TYPE)
+        return binary(found)
 
     def say(self, data: bytes) -> None:
         """This note from now on."""
@@ -216,10 +220,13 @@ async def silent(request: web.Request) -> web.StreamResponse:
 class Following:
     """A follower with its folder, against a server in this process, or any other."""
 
-    def __init__(self, follower: Follower, folder: Path, log: structlog.testing.CapturingLogger) -> None:
-        self.follower, self.folder, self._log = follower, folder, log
+    def __init__(
+        self, follower: Follower, kept: LogStore, folder: Path, log: structlog.testing.CapturingLogger
+    ) -> None:
+        self.follower, self.folder, self._kept, self._log = follower, folder, kept, log
         self.at = 0.0  # by how much this host's clock is ahead
         self.views: list[LogView] = []
+        self.offered: list[lognews.Blob] = []  # what came with leaves, in the order in which it was passed on
 
     @property
     def wanted(self) -> list[dict[Digest, int]]:
@@ -227,7 +234,8 @@ class Following:
         return [view.wanted(QUEUES) for view in self.views]
 
     def files(self) -> dict[str, bytes]:
-        """All that is on disk below the cache."""
+        """All that is on disk below the cache, when what is written beside has been."""
+        self._kept.settle()
         return {str(p.relative_to(self.folder)): p.read_bytes() for p in self.folder.rglob("*") if p.is_file()}
 
     def events(self, name: str) -> list[dict[str, object]]:
@@ -260,8 +268,9 @@ async def following(
                 now=lambda: time.time() + made.at,
                 log=log,  # type: ignore[arg-type]
                 changed=lambda view: made.views.append(view),
+                offer=lambda blobs: made.offered.extend(blobs),
             )
-            made = Following(follower, folder, log)
+            made = Following(follower, kept, folder, log)
             yield made
     finally:
         kept.close()

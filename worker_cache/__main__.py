@@ -109,6 +109,7 @@ async def _run(found: AgentSettings) -> None:
                 now=time.time,
                 log=log,
                 changed=lambda view: _tell(view, keeper, folders),
+                offer=cache.offer,
             )
             trees = Trees(found.trees_dir, max_bytes=found.max_trees_mib * MIB) if found.trees_dir is not None else None
             folders = SetFolders(

@@ -44,10 +44,7 @@ async def receive(
             if data is None:
                 continue
             try:
-                if size <= INLINE_BYTES:
-                    _keep(store, digest, data)
-                else:
-                    await asyncio.to_thread(_keep, store, digest, data)
+                await keep(store, digest, data)
             except DigestMismatchError as error:
                 refused[digest] = error
             else:
@@ -71,6 +68,14 @@ async def _frame(reader: _Reader, digest: Digest, size: int, refused: dict[Diges
     refused[digest] = wrong
     await reader.exactly(frame.size)
     return None
+
+
+async def keep(store: Store, digest: Digest, data: bytes) -> None:
+    """Name it. Raises `DigestMismatchError`, `OSError`, and then nothing is named."""
+    if len(data) <= INLINE_BYTES:
+        _keep(store, digest, data)
+    else:
+        await asyncio.to_thread(_keep, store, digest, data)
 
 
 def _keep(store: Store, digest: Digest, data: bytes) -> None:

@@ -20,6 +20,7 @@ import structlog
 
 from integrity.digests import Digest
 from integrity.errors import DagsealError, DigestMismatchError, FetchError, NotFoundError, SecurityError
+from integrity.lognews import Blob
 from worker_cache.bandwidth import Bandwidth
 from worker_cache.evicting import Room
 from worker_cache.fetching import Fetcher
@@ -114,6 +115,10 @@ class Cache:
         for digest in given.keys() - small.keys():
             refused[digest] = SecurityError(f"{digest} has {given[digest]} bytes: over max_blob_mib")
         return refused
+
+    def offer(self, blobs: Iterable[Blob]) -> None:
+        """What somebody sent unasked, for the next `prefetch`: verified there, like all that comes."""
+        self._prefetcher.offer(blobs)
 
     def want(self, wanted: Mapping[Digest, int]) -> None:
         """What is wanted from now on, instead of before, with the lengths that signed manifests say: evicted last, and fetched

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from integrity import checkpoints, claims, envelopes, logrecords
+from integrity import checkpoints, claims, envelopes, lognews, logrecords
 from integrity.digests import Digest
 from integrity.errors import FetchError
 from integrity.fields import to_base64
@@ -135,14 +135,21 @@ class Client:
 
     async def log_checkpoint(self) -> bytes:
         """The transparency log's newest signed note, unverified. Asked without saying who asks."""
-        path = "/v1/log/checkpoint"
-        return (await self._transport.request("GET", path, max_bytes=checkpoints.MAX_BYTES, public=True)).body
+        return (await self._transport.ask("/v1/log/checkpoint", max_bytes=checkpoints.MAX_BYTES, public=True)).body
 
     async def log_entries(self, start: int, end: int) -> bytes:
         """Leaves of the transparency log from `start` to before `end`, or the first of them: a bundle, unverified."""
         query = {"start": str(start), "end": str(end)}
         answer = await self._transport.request("GET", "/v1/log/entries", query=query, max_bytes=MAX_ENTRIES_BYTES)
         return answer.body
+
+    async def log_news(self, start: int, end: int) -> tuple[bytes, list[lognews.Blob]]:
+        """A few leaves as `log_entries` has them, and maybe blobs that they name, unverified."""
+        query = {"start": str(start), "end": str(end), "blobs": str(lognews.MAX_BLOBS_BYTES)}
+        answer = await self._transport.ask("/v1/log/entries", query=query, max_bytes=MAX_ENTRIES_BYTES)
+        if answer.headers.get("Content-Type") == lognews.MEDIA_TYPE:
+            return lognews.decode(answer.body)
+        return answer.body, []
 
     # What only a worker calls.
 

@@ -8,8 +8,8 @@ he does not turn back time. Of a fork both checkpoints are kept, and nothing is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 
 import structlog
 
@@ -23,6 +23,7 @@ from integrity.errors import (
     StaleError,
 )
 from integrity.keys import VerifyKey
+from integrity.lognews import Blob
 from integrity.logview import LoggedRelease, LogView, RevokedError
 from integrity.manifest import VerifiedManifest
 from worker_cache import logrules
@@ -37,11 +38,13 @@ RENEW_SECONDS = 60
 INLINE_LEAVES = 64  # to check this many takes about as long as a hop to a thread and back
 
 Changed = Callable[[LogView], None]
+Offer = Callable[[Sequence[Blob]], None]
 Pause = Callable[[float], Awaitable[bool]]
 
 
 class Follower:
-    """Of one server's log, for one event loop. `changed` is told what the log says, when it says more than before."""
+    """Of one server's log, for one event loop. `changed` is told what the log says, when it says more than before; before that
+    `offer` is given the blobs that came with it, which nobody has verified."""
 
     def __init__(
         self,
@@ -54,6 +57,7 @@ class Follower:
         now: Callable[[], float],
         log: structlog.typing.FilteringBoundLogger,
         changed: Changed = lambda view: None,
+        offer: Offer = lambda blobs: None,
     ) -> None:
         self._api = api
         self._store = store
@@ -65,9 +69,11 @@ class Follower:
         self._now = now
         self._log = log
         self._changed = changed
+        self._offer = offer
         self._fork = store.fork()
         self.alarm = ""  # why the server's word was not believed the last time, if so
         self._syncing = asyncio.Lock()
+        self._settling: asyncio.Task[None] | None = None
 
     @property
     def known(self) -> Followed:
@@ -135,7 +141,7 @@ class Follower:
             return
         try:
             found = logrules.announced(known, note, pinned=self._pinned)
-            entries = await self._fetch(found)
+            entries, blobs = await self._fetch(found)
             if len(entries) <= INLINE_LEAVES:
                 update = logrules.grown(known, found, entries, pinned=self._pinned)
             else:
@@ -149,25 +155,38 @@ class Follower:
             self._kept_time = found.checkpoint.time
         self._known = update.followed
         if entries:
+            self._settling = asyncio.create_task(self._settle())
             self._log.info("log followed", size=found.checkpoint.size, leaves=len(entries))
+            self._offer(blobs)
             self._changed(update.followed.view)
 
-    async def _fetch(self, found: Announced) -> list[bytes]:
-        """The entries after those that are known. Raises `FetchError`, `MalformedError`, `SignatureError`."""
+    async def _settle(self) -> None:
+        """Nobody waits for it: what it writes again is on disk already. Where it fails, the next update fails and says so."""
+        with suppress(OSError):
+            await asyncio.to_thread(self._store.settle)
+
+    async def _fetch(self, found: Announced) -> tuple[list[bytes], list[Blob]]:
+        """The entries after those that are known, and what came with them. Raises `FetchError`, `MalformedError`,
+        `SignatureError`."""
         start, end, left = self._known.tree.size, found.checkpoint.size, 0
         if start < end:
             left = found.max_bytes(self._known)
         entries: list[bytes] = []
+        blobs: list[Blob] = []
         while start + len(entries) < end:
-            data = await self._api.log_entries(start + len(entries), end)
+            at = start + len(entries)
+            if end - at <= INLINE_LEAVES:
+                data, blobs = await self._api.log_news(at, end)
+            else:
+                data = await self._api.log_entries(at, end)
             left -= len(data)
             more = tiles.entries_of(data)
-            if not more or left < 0 or start + len(entries) + len(more) > end:
+            if not more or left < 0 or at + len(more) > end:
                 raise MalformedError(
-                    f"asked for the log's leaves from {start + len(entries)} to {end}, the server sent none, or too much"
+                    f"asked for the log's leaves from {at} to {end}, the server sent none, or too much"
                 )
             entries += more
-        return entries
+        return entries, blobs
 
     def _forked(self, note: bytes, error: ForkError) -> ForkError:
         known = self._known.newest

@@ -9,14 +9,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from multiprocessing.connection import Connection
 
 from integrity.digests import Digest
 from worker_cache.store import FILE, hash_fd
 
 BATCH = 256
+FEWEST = 4  # batches that are worth a process
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +34,38 @@ class Hashed:
 
 def hash_files(folder: int, paths: Sequence[str], *, processes: int | None = None) -> Iterator[Hashed]:
     """Of each file below the open folder, in order. Links are not followed. `processes`: by default one for each core that
-    this process may use; with one, or with a single batch, in this process."""
-    wanted = processes or len(os.sched_getaffinity(0))
+    this process may use, this one among them; few files are left to this one."""
     batches = [paths[at : at + BATCH] for at in range(0, len(paths), BATCH)]
-    if wanted == 1 or len(batches) < 2:
-        for batch in batches:
-            yield from _batch(folder, batch)
-        return
-    with multiprocessing.get_context("fork").Pool(min(wanted, len(batches))) as pool:
-        for found in pool.imap(partial(_batch, folder), batches):
-            yield from found
+    wanted = min(processes or len(os.sched_getaffinity(0)), -(-len(batches) // FEWEST))
+    with ExitStack() as ending:
+        others = [ending.enter_context(_forked(folder, batches[nth::wanted])) for nth in range(1, wanted)]
+        for number, batch in enumerate(batches):
+            nth = number % wanted
+            yield from _batch(folder, batch) if nth == 0 else others[nth - 1]()
+
+
+@contextmanager
+def _forked(folder: int, batches: Sequence[Sequence[str]]) -> Iterator[Callable[[], list[Hashed]]]:
+    """Another process at these batches; what is called gives the next one's result."""
+    forking = multiprocessing.get_context("fork")
+    receiver, sender = forking.Pipe(duplex=False)
+    process = forking.Process(target=_work, args=(folder, batches, sender), daemon=True)
+    process.start()
+    sender.close()  # so that the end of the process is the end of what it sends
+    try:
+        yield lambda: [Hashed(path, Digest(found) if found else None, *rest) for path, found, *rest in receiver.recv()]
+    finally:
+        receiver.close()
+        process.kill()
+        process.join()
+
+
+def _work(folder: int, batches: Sequence[Sequence[str]], sender: Connection) -> None:
+    for batch in batches:
+        found = _batch(folder, batch)
+        sender.send(
+            [(one.path, one.digest.hex if one.digest else "", one.size, one.trouble, one.is_file) for one in found]
+        )
 
 
 def _batch(folder: int, paths: Sequence[str]) -> list[Hashed]:

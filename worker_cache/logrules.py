@@ -129,7 +129,7 @@ def grown(known: Followed, found: Announced, entries: Sequence[bytes], *, pinned
       would show. If not: a fork, where the key that is known signed it; else forged;
     6 each is a leaf and contradicts none before it, keys are handed on by the key before (`integrity.logview`);
     7 the pinned key is among the log's keys, so the newest one is it, or was handed on from it;
-    8 the newest key signed the checkpoint, under the name of the log's first.
+    8 the newest key signed the checkpoint, under the name of the log's first: by 2, if that was this key under this name.
 
     Raises `MalformedError`, `SignatureError`, `ForkError`, and for a checkpoint that is verified only now also `RollbackError`.
     """
@@ -150,7 +150,9 @@ def grown(known: Followed, found: Announced, entries: Sequence[bytes], *, pinned
         raise SignatureError(
             f"the pinned key {pinned.key_id[:16]}… is none of the log's {len(view.keys)}: is api_key the key of this server?"
         )
-    verified = checkpoints.verify(found.note, [view.keys[-1]], origin=view.origin)
+    verified = found.verified
+    if verified is None or (verified.key_id, stated.origin) != (view.keys[-1].key_id, view.origin):
+        verified = checkpoints.verify(found.note, [view.keys[-1]], origin=view.origin)
     if known.newest is not None:
         _require_later(known.newest.checkpoint, stated)
     return Update(followed=Followed(tree=tree, view=view, newest=verified), entries=entries)

@@ -13,7 +13,8 @@ from contextlib import ExitStack, aclosing
 
 from integrity import blobframes
 from integrity.digests import Digest
-from integrity.errors import DagsealError, FetchError
+from integrity.errors import DagsealError, DigestMismatchError, FetchError
+from integrity.lognews import Blob
 from worker_cache import batch
 from worker_cache.bandwidth import Bandwidth
 from worker_cache.batch import BATCH_BYTES, BLOB_BYTES, Wanted
@@ -47,12 +48,22 @@ class Prefetcher:
         self._ask, self._alone, self._named = ask, alone, named
         self._bandwidth, self._urgency = bandwidth, urgency
         self._at_once = asyncio.Semaphore(AT_ONCE)
+        self._offered: dict[Digest, bytes] = {}
+
+    def offer(self, blobs: Iterable[Blob]) -> None:
+        """What came without being asked for, instead of what was offered before. Held until the next `fetch`, which takes of it
+        what is wanted and what it is said to be."""
+        self._offered = dict(blobs)
 
     async def fetch(self, wanted: Iterable[Wanted]) -> dict[Digest, DagsealError]:
         """Have each of these; of those that could not be had, why."""
         await self._room.ready()
         missing = [(digest, size) for digest, size in dict(wanted).items() if digest not in self._record.entries]
         refused: dict[Digest, DagsealError] = {}
+        offered, self._offered = self._offered, {}
+        for digest, size in [one for one in missing if one[0] in offered]:
+            if await self._take(digest, size, offered[digest]):
+                missing.remove((digest, size))
         small = _batches([one for one in missing if one[1] <= BLOB_BYTES])
         large = [one for one in missing if one[1] > BLOB_BYTES]
         async with asyncio.TaskGroup() as group:
@@ -61,6 +72,18 @@ class Prefetcher:
             for digest, size in large:
                 group.create_task(self._in_turn(self._large(digest, size, refused)))
         return refused
+
+    async def _take(self, digest: Digest, size: int, data: bytes) -> bool:
+        """Whether it is there now."""
+        if len(data) != size or digest in self._record.reserved:
+            return False
+        try:
+            with self._room.reserve(digest, size, urgent=False):
+                await batch.keep(self._store, digest, data)
+        except (DigestMismatchError, FetchError, OSError):
+            return False  # fetched, it is refused for a reason that is told
+        self._named(digest, size)
+        return True
 
     async def _in_turn(self, work: Awaitable[None]) -> None:
         async with self._at_once:

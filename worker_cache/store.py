@@ -32,6 +32,7 @@ from integrity.errors import DigestMismatchError, NotFoundError, SettingsError
 from worker_cache.receiving import PART, Receiver
 
 READ_BYTES = 1024 * 1024
+FIRST_BYTES = 16 * 1024  # to have room for a megabyte takes longer than to hash a small file
 INCOMING, BLOBS, QUARANTINE, LOCK, LOG = "incoming", "sha512", "quarantine", "lock", "log"
 HEX = re.compile(r"[0-9a-f]{128}")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -76,7 +77,7 @@ def _make_durably(path: str) -> None:
 def hash_fd(fd: int) -> tuple[Digest, int]:
     """SHA-512 and length of everything behind `fd`, read with pread: the descriptor's position stays."""
     hasher, offset = hashlib.sha512(), 0
-    while chunk := os.pread(fd, READ_BYTES, offset):
+    while chunk := os.pread(fd, FIRST_BYTES if offset < FIRST_BYTES else READ_BYTES, offset):
         hasher.update(chunk)
         offset += len(chunk)
     return Digest(hasher.hexdigest()), offset

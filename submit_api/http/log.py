@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+
 from aiohttp import web
 
-from integrity import tiles
+from integrity import leaves as entries_of
+from integrity import lognews, tiles
+from integrity.errors import DagsealError
 from integrity.fields import to_base64
+from integrity.leaves import Activated, Released
 from integrity.tiles import TilePath
 from submit_api import modes, releasing
 from submit_api.http.routes import BYTES, Call, answer
+from submit_api.identity import WORKER
 from submit_api.models import ConsistencyView, InclusionView
 from submit_api.refusals import InvalidRequestError
 from submit_api.registry import leaves
+from submit_api.service import Service
+from submit_api.transparency import FEW_ENTRIES
 
 NOTE = "text/plain"
 
@@ -37,7 +46,28 @@ async def entries(call: Call) -> web.Response:
     start, end = call.number("start", 0), call.number("end", 2**53)
     if end <= start:
         raise InvalidRequestError("end is to be more than start")
-    return web.Response(body=await call.service.transparency.entries(start, end), content_type=BYTES)
+    most = call.number("blobs", 0, most=lognews.MAX_BLOBS_BYTES)
+    found = await call.service.transparency.entries(start, end)
+    if not most or call.caller.kind != WORKER or len(found) > FEW_ENTRIES:
+        return web.Response(body=tiles.bundle(found), content_type=BYTES)
+    news = lognews.encode(tiles.bundle(found), [blob async for blob in _made_active(call.service, found, most)])
+    return web.Response(body=news, content_type=lognews.MEDIA_TYPE)
+
+
+async def _made_active(service: Service, entries: Sequence[bytes], most: int) -> AsyncIterator[lognews.Blob]:
+    """What they record and make active and is at hand, up to so many bytes. What cannot be read now is left out: who asks for
+    it by itself is told why."""
+    read = [entries_of.from_bytes(entry) for entry in entries]
+    sizes = {(leaf.archive, leaf.number): (leaf.digest, leaf.size) for leaf in read if isinstance(leaf, Released)}
+    active = dict.fromkeys((leaf.archive, leaf.number) for leaf in read if isinstance(leaf, Activated))
+    for digest, size in [sizes[one] for one in active if one in sizes]:
+        if size > most:
+            continue
+        with suppress(DagsealError):
+            data = await service.blobs.small(digest, size)
+            if data is not None:
+                most -= size
+                yield digest, data
 
 
 async def consistency(call: Call) -> web.Response:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from integrity import blobframes
+from integrity import blobframes, lognews
 from integrity.logrecords import MEDIA_TYPE
 from submit_api import models as m
 from submit_api.http import (
@@ -137,8 +137,8 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="GET", path="/v1/log/entries", handler=log.entries, action="log.read",
-        summary="Entries of the log from one to before another, each with its length before it", query=("start", "end"),
-        answers={200: BYTES}, refusals=(404, 422),
+        summary="Entries of the log from one to before another, each with its length before it; worker: and new blobs",
+        query=("start", "end", "blobs"), answers={200: (BYTES, lognews.MEDIA_TYPE)}, refusals=(404, 422),
     ),
     Route(
         method="GET", path="/v1/log/consistency", handler=log.consistency, action="log.read",

@@ -82,6 +82,12 @@ class Database:
             return self._reading(self._of_one)
         return nullcontext(Transaction(cast("AsyncSession", self._glancer)))  # as much of one as it takes
 
+    def at_once(self, look: Callable[[Transaction], Coroutine[Any, Any, T]]) -> T | None:
+        """What `look` sees at a glance, before this returns; None where that takes waiting."""
+        if self._glancer is None:
+            return None
+        return sqlite.ended(look(Transaction(cast("AsyncSession", self._glancer))))
+
     @asynccontextmanager
     async def write(self) -> AsyncIterator[Transaction]:
         async with self._lock:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import String, cast, func, insert, select
+from sqlalchemy import String, bindparam, cast, func, insert, select
 
 from integrity import leaves, merkle, tiles
 from integrity.errors import NotFoundError
@@ -30,7 +30,11 @@ class Stored:
     peaks: bytes | None
 
 
+# Made once: every agent asks these, and every submission adds such.
 _ADD, _ADD_KEYS, _ADD_TILES = insert(table(LeafRow)), insert(table(LogKeyRow)), insert(table(TileRow))
+_ENTRIES = (
+    select(LeafRow.entry).where(LeafRow.seq >= bindparam("start"), LeafRow.seq < bindparam("end")).order_by(LeafRow.seq)
+)
 _LAST = select(LeafRow.seq, LeafRow.peaks).order_by(LeafRow.seq.desc()).limit(1)
 
 
@@ -92,8 +96,7 @@ async def of_active(tx: Transaction) -> list[bytes]:
 
 async def entries(tx: Transaction, start: int, end: int) -> list[bytes]:
     """From leaf `start` to before `end`, in order."""
-    query = select(LeafRow.entry).where(LeafRow.seq >= start, LeafRow.seq < end).order_by(LeafRow.seq)
-    return list(await tx.session.scalars(query))
+    return list(await tx.session.scalars(_ENTRIES, {"start": start, "end": end}))
 
 
 async def stored(tx: Transaction, after: int, limit: int) -> list[Stored]:

@@ -108,7 +108,7 @@ class Recorder(Inline):
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """To its end, by one trip: it may await nothing but its statements."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, _ended, work)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, ended, work)
 
     async def commit(self) -> None:
         if self._connection is not None:
@@ -126,13 +126,14 @@ class Recorder(Inline):
         self._leave()
 
 
-def _ended(work: Coroutine[Any, Any, T]) -> T:
+def ended(work: Coroutine[Any, Any, T]) -> T:
+    """What it gives, now: each statement of an `Inline` is answered before it is awaited."""
     try:
         work.send(None)
     except StopIteration as end:
         return cast(T, end.value)
     work.close()
-    raise RuntimeError("what is done in the database's thread awaited something else than its statements")
+    raise RuntimeError("what is done in one go awaited something else than its statements")
 
 
 def _engine(url: str, busy_timeout_seconds: float, begin: str, pragmas: tuple[str, ...]) -> AsyncEngine:

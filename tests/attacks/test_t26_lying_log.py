@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from integrity import checkpoints, notes, tiles
+from integrity import checkpoints, lognews, notes, tiles
+from integrity.digests import Digest
 from integrity.errors import (
     DagsealError,
     FetchError,
@@ -102,6 +103,17 @@ def a_rollback_to_what_was_true_once(scene: Scene) -> None:
 @lie(RollbackError, "s older than one that was seen")
 def a_replay_of_an_older_checkpoint_of_the_same_leaves(scene: Scene) -> None:
     scene.lie(scene.log, size=START, at=time.time() - 60)
+
+
+@lie(MalformedError, "the log's news end within")
+def news_that_are_cut_off(scene: Scene) -> None:
+    whole = lognews.encode(scene.log.bundle(START, len(scene.log.entries)), [(Digest.of(b"any"), b"any")])
+
+    async def entries(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=whole[:-1], content_type=lognews.MEDIA_TYPE)
+
+    scene.lie(scene.log)
+    scene.server.entries = entries
 
 
 @lie(StaleError, r"is 360\d s old, the limit is 600 s.*both clocks are right")
@@ -306,10 +318,13 @@ async def test_a_lie(scene: Scene, name: str, monkeypatch: pytest.MonkeyPatch) -
     shorten(monkeypatch, name)
     agent, before = scene.agent, scene.agent.files()
     known, wanted = agent.follower.known, list(agent.wanted)
+    scene.server.blobs = [(Digest.of(b"any"), b"any")]
+    agent.offered.clear()
     told(scene)
     with pytest.raises(DagsealError, match=text) as raised:
         await agent.follower.sync()
     assert type(raised.value) is kind
+    assert agent.offered == [], "what came with a lie is thrown away with it"
     await agent.once()
     assert [event["slug"] for event in agent.events("log not followed")] == [kind.slug]
     assert agent.follower.known is known
@@ -343,6 +358,14 @@ async def test_after_a_lie_the_truth_is_followed(scene: Scene, name: str, monkey
     server, scene.agent.at = scene.server, 0.0
     server.log, server.checkpoint, server.entries = scene.log, server.true_checkpoint, server.true_entries
     await scene.agent.follower.sync()
+    assert scene.agent.follower.known.tree == scene.log.tree()
+
+
+async def test_blobs_come_with_leaves_that_are_believed(scene: Scene) -> None:
+    """They are passed on as they came, before the log's word of what is wanted: who has it verifies them."""
+    scene.server.blobs = [(released("etl.py", 3).digest, b"etl.py@3"), (Digest.of(b"right"), b"wrong")]
+    await scene.agent.follower.sync()
+    assert scene.agent.offered == scene.server.blobs
     assert scene.agent.follower.known.tree == scene.log.tree()
 
 

@@ -52,7 +52,9 @@ class Worker:
         self.store, self._kept, self._pinned = store, kept, pinned
         self.cache = Cache(store, api.blob, max_blob_bytes=MAX_BLOB_BYTES, batch=api.blobs)
         log = structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-        self.follower = Follower(api, kept, known, pinned=pinned, max_age_seconds=600, now=time.time, log=log)
+        self.follower = Follower(
+            api, kept, known, pinned=pinned, max_age_seconds=600, now=time.time, log=log, offer=self.cache.offer
+        )
 
     def load(self) -> Followed:
         """What an agent that starts anew reads of its log."""

@@ -19,7 +19,8 @@ from sqlalchemy import insert
 from test_api_backups import Target, taken, target  # noqa: F401
 from test_api_storage import filled
 
-from integrity import checkpoints, leaves, merkle, tiles
+from integrity import checkpoints, leaves, lognews, merkle, tiles
+from integrity.digests import Digest
 from integrity.leaves import Keyed, Leaf, Owned
 from integrity.logview import LogView
 from integrity.merkle import Tree
@@ -27,6 +28,7 @@ from integrity.proofs import Proof, verify
 from integrity.tiles import WIDTH, TilePath
 from submit_api import retiring, transparency
 from submit_api.fsck import fsck
+from submit_api.http import log
 from submit_api.registry import leaves as rows
 from submit_api.registry import migrate
 from submit_api.registry.tables import LeafRow, TileRow, table
@@ -270,6 +272,47 @@ async def test_entries_come_by_pages(api: Api, monkeypatch: pytest.MonkeyPatch) 
     for query in ("start=3&end=3", "start=3&end=2", "start=-1&end=2", "start=x"):
         assert (await got(api, f"entries?{query}")).status in (400, 422), query
     assert (await api.call("GET", "/v1/log/entries?start=0&end=1")).status == 401
+
+
+async def test_new_blobs_come_with_the_leaves_for_workers_only(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, user = await api.token("host-1", kind="worker"), await api.token("alice")
+    bodies = [SOURCE + b"# %d\n" % number for number in range(3)]
+    for number, body in enumerate(bodies):
+        api.launcher.dags[f"dag{number}.py"] = [dag_entry(f"dag{number}", member=f"dag{number}.py")]
+        assert (await api.push(f"dag{number}.py", body)).status == 201
+    found = await entries(api)
+
+    async def asked(query: str, token: str = worker) -> tuple[list[bytes], list[bytes] | None]:
+        answer = await api.call("GET", f"/v1/log/entries?{query}", token=token)
+        assert answer.status == 200
+        if answer.headers["Content-Type"] == "application/octet-stream":
+            return tiles.entries_of(answer.body), None
+        assert answer.headers["Content-Type"] == lognews.MEDIA_TYPE
+        bundle, blobs = lognews.decode(answer.body)
+        assert all(Digest.of(body) == digest for digest, body in blobs)
+        return tiles.entries_of(bundle), [body for _, body in blobs]
+
+    size = len(found)
+    assert await asked(f"start=0&end={size}&blobs=100000") == (found, bodies)
+    assert await asked(f"start=0&end={size}&blobs=100000", user) == (found, None)
+    assert await asked(f"start=0&end={size}") == (found, None)
+    assert await asked(f"start=0&end={size}&blobs={len(bodies[0])}") == (found, bodies[:1])
+    assert await asked(f"start={size - 1}&end={size}&blobs=100000") == (found[-1:], []), "its release is not among them"
+    assert (await api.call("GET", f"/v1/log/entries?start=0&end=1&blobs={2**20 + 1}", token=worker)).status == 422
+    monkeypatch.setattr(log, "FEW_ENTRIES", size - 1)
+    assert await asked(f"start=0&end={size}&blobs=100000") == (found, None)
+    monkeypatch.undo()
+    await api.service.blobs.remove(Digest.of(bodies[1]))
+    assert await asked(f"start=0&end={size}&blobs=100000") == (found, [bodies[0], bodies[2]])
+
+
+async def test_few_entries_are_remembered_as_they_are(api: Api) -> None:
+    """Other questions in between, and an end that the log reaches only later."""
+    found = await grown(api, 20)
+    for start, end in ((3, 7), (3, 5), (3, 7), (4, 7), (15, 30), (15, 20), (15, 30)):
+        assert tiles.entries_of((await got(api, f"entries?start={start}&end={end}")).body) == found[start:end]
+    found = await grown(api, 25)
+    assert tiles.entries_of((await got(api, "entries?start=15&end=30")).body) == found[15:30]
 
 
 async def test_consistency_between_any_two_sizes(api: Api) -> None:

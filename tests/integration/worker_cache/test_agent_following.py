@@ -97,7 +97,29 @@ async def test_a_log_that_cannot_be_kept_is_not_known(
             broken.setattr("os.fdatasync", full)
             with pytest.raises(FetchError, match="cannot be kept"):
                 await agent.follower.sync()
+        files["log/leaves"] = server.log.bundle(0, 1)  # the seal was to be written over
         assert (agent.follower.known, agent.files()) == (known, files)
+        await agent.follower.sync()
+        assert agent.follower.known.tree == server.log.tree()
+
+
+async def test_what_cannot_be_settled_is_kept_and_stops_what_comes_after(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, url = served
+    async with following(tmp_path / "c", url, server.log.key.public) as agent:
+        with monkeypatch.context() as broken:
+
+            def fail(*names: object, **folders: object) -> None:
+                raise OSError(5, "input/output error")
+
+            broken.setattr("os.rename", fail)
+            await agent.follower.sync()
+            known, seen = agent.follower.known, server.log.tree()
+            server.log.push("etl.py", 1)
+            with pytest.raises(FetchError, match="cannot be kept"):
+                await agent.follower.sync()
+            assert (agent.follower.known, known.tree) == (known, seen)
         await agent.follower.sync()
         assert agent.follower.known.tree == server.log.tree()
 
@@ -105,19 +127,23 @@ async def test_a_log_that_cannot_be_kept_is_not_known(
 async def test_what_was_kept_though_it_looked_as_if_not(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The checkpoint has its name, and then the disk fails: only the disk can tell what is known."""
+    """The entries are sealed, and then the disk fails: only the disk can tell what is known."""
     server, url = served
     async with following(tmp_path / "c", url, server.log.key.public) as agent:
         await agent.follower.sync()
         server.log.push("etl.py", 1)
         with monkeypatch.context() as broken:
-            genuine = os.rename
+            genuine = os.fdatasync
 
-            def renamed(*names: object, **folders: object) -> None:
-                genuine(*names, **folders)  # type: ignore[arg-type]
+            def fail(fd: int, *_: object) -> None:
                 raise OSError(5, "input/output error")
 
-            broken.setattr("os.rename", renamed)
+            def synced(fd: int) -> None:
+                genuine(fd)
+                broken.setattr("os.ftruncate", fail)
+                fail(fd)
+
+            broken.setattr("os.fdatasync", synced)
             with pytest.raises(FetchError, match="cannot be kept"):
                 await agent.follower.sync()
         server.asked.clear()

@@ -16,7 +16,7 @@ import pytest
 
 from integrity import blobframes
 from integrity.digests import Digest
-from integrity.errors import FetchError, NotFoundError, SecurityError
+from integrity.errors import FetchError, MalformedError, NotFoundError, SecurityError
 from tests import blob_server
 from tests.blob_server import Asked, Blobs, Hold, sized, status
 from tests.cache_rig import MIB, rig
@@ -43,6 +43,44 @@ async def test_small_ones_come_together_and_large_ones_alone(tmp_path: Path) -> 
         assert await its.cache.prefetch(wanted([*BODIES, *LARGE])) == {}
         assert len(server.asked) == before
         assert its.cache.holdings().digests == tuple(sorted((d for d, _ in wanted([*BODIES, *LARGE])), key=str))
+
+
+async def test_what_is_offered_is_taken_when_it_is_wanted_and_right(tmp_path: Path) -> None:
+    good, large, wrong, short, unwanted = BODIES[0], LARGE[0], BODIES[1], BODIES[2], BODIES[3]
+    async with blob_server.running(Blobs(*BODIES, *LARGE)) as server, rig(tmp_path, server.url) as its:
+        its.cache.offer(
+            [
+                (Digest.of(good), good),
+                (Digest.of(large), large),
+                (Digest.of(wrong), wrong[:-1] + b"!"),
+                (Digest.of(short), short + b"!"),
+                (Digest.of(unwanted), unwanted),
+            ]
+        )
+        assert server.asked == [] and its.named == set(), "an offer alone is nothing"
+        assert await its.cache.prefetch(wanted([good, large, wrong, short])) == {}
+        (batch_asked,) = server.asked
+        assert set(batch_asked.digests) == {Digest.of(wrong), Digest.of(short)}
+        assert its.named == {Digest.of(body).hex for body in (good, large, wrong, short)}
+        assert its.cache.held(digest for digest, _ in wanted([good, large])) == {Digest.of(good), Digest.of(large)}
+        for body in (good, large, wrong, short):
+            await its.read(body)
+        assert its.incoming == [] and its.damage == []
+        assert await its.cache.prefetch(wanted([unwanted])) == {}
+        assert len(server.asked) == 2, "an offer is good for one turn"
+        its.cache.offer([(Digest.of(BODIES[4]), BODIES[4])])
+        refused = await its.cache.prefetch([(Digest.of(BODIES[4]), len(BODIES[4]) - 1)])
+        assert [type(error) for error in refused.values()] == [MalformedError], "not of the length that is signed for"
+
+
+async def test_an_offer_has_no_room_that_others_have_not(tmp_path: Path) -> None:
+    small = Limits(max_cache_bytes=1000)
+    async with blob_server.running(Blobs(*BODIES)) as server, rig(tmp_path, server.url, limits=small) as its:
+        its.cache.want(dict(wanted(BODIES[:2])))
+        its.cache.offer([(Digest.of(body), body) for body in BODIES[:2]])
+        refused = await its.cache.prefetch(wanted(BODIES[:2]))
+        assert [type(error) for error in refused.values()] == [FetchError]
+        assert its.named == {Digest.of(BODIES[0]).hex} and server.asked == []
 
 
 async def test_a_batch_is_bounded_in_bytes_and_few_are_on_their_way(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from integrity import tiles
 from integrity.errors import SettingsError
 from integrity.keys import SigningKey
 from tests.logsim import Log
@@ -46,11 +47,15 @@ def opened(folder: Path) -> Iterator[LogStore]:
         store.close()
 
 
-def keep(kept: LogStore, known: Followed, log: Log, size: int | None = None, *, at: int = T) -> Followed:
+def keep(
+    kept: LogStore, known: Followed, log: Log, size: int | None = None, *, at: int = T, settled: bool = True
+) -> Followed:
     pinned = log.key.public
     found = logrules.announced(known, log.note(size, at=at), pinned=pinned)
     update = logrules.grown(known, found, log.entries[known.tree.size : size], pinned=pinned)
     kept.keep(update)
+    if settled:
+        kept.settle()
     return update.followed
 
 
@@ -76,6 +81,74 @@ def test_what_was_kept_is_there_again(folder: Path, log: Log) -> None:
     assert (folder / "log").stat().st_mode & 0o777 == 0o700
 
 
+def sealed(log: Log, start: int, size: int, *, at: int) -> bytes:
+    return log.bundle(start, size) + b"\0\0" + tiles.bundle([log.note(size, at=at)])
+
+
+def test_what_was_kept_is_there_before_it_is_settled(folder: Path, log: Log) -> None:
+    with opened(folder) as kept:
+        known = keep(kept, Followed(), log, 3)
+        known = keep(kept, known, log, at=T + 1, settled=False)
+    assert (folder / "log" / "leaves").read_bytes() == log.bundle(0, 3) + sealed(log, 3, 5, at=T + 1)
+    assert (folder / "log" / "checkpoint").read_bytes() == log.note(3, at=T)
+    assert found_by_fsck(folder) == []
+    with opened(folder) as kept:
+        with pytest.raises(SettingsError, match="is api_key the key of this server"):
+            kept.load(SigningKey.generate().public)
+        assert kept.load(log.key.public) == known
+    assert (folder / "log" / "leaves").read_bytes() == log.bundle(0, 5)
+    assert (folder / "log" / "checkpoint").read_bytes() == log.note(at=T + 1)
+
+
+def test_a_seal_is_settled_before_it_is_written_over(folder: Path, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose next entries are cut off by a crash, at any byte of them, still has those that it was told are kept."""
+    with opened(folder) as kept:
+        known = keep(kept, Followed(), log, 3, settled=False)
+
+        def crash(fd: int) -> None:
+            raise OSError(errno.EIO, "input/output error")
+
+        monkeypatch.setattr(os, "fdatasync", crash)
+        with pytest.raises(OSError, match="input/output error"):
+            keep(kept, known, log, settled=False)
+        monkeypatch.undo()
+    after = sealed(log, 3, 5, at=T)
+    for cut_at in range(len(after)):
+        (folder / "log" / "leaves").write_bytes(log.bundle(0, 3) + after[:cut_at])
+        assert found_by_fsck(folder) == []
+        with opened(folder) as kept:
+            assert kept.load(log.key.public) == known
+    (folder / "log" / "leaves").write_bytes(log.bundle(0, 3) + after)
+    with opened(folder) as kept:
+        assert kept.load(log.key.public).tree == log.tree()
+
+
+def test_a_seal_of_other_entries_is_none(folder: Path, log: Log) -> None:
+    with opened(folder) as kept:
+        known = keep(kept, Followed(), log, 3)
+    other = log.copy(3)
+    other.push("other.py", 1)
+    for tail in (
+        log.bundle(3, 5) + sealed(other, 5, 5, at=T),
+        sealed(other, 3, 5, at=T)[:-9] + b"=\n",
+        log.bundle(3, 5) + b"\0\0" + bytes(99),
+    ):
+        (folder / "log" / "leaves").write_bytes(log.bundle(0, 3) + tail)
+        with opened(folder) as kept:
+            assert kept.load(log.key.public) == known
+
+
+def test_the_first_seal_that_was_not_written_whole_is_nothing(folder: Path, log: Log) -> None:
+    with opened(folder) as kept:
+        keep(kept, Followed(), log, settled=False)
+    leaves = folder / "log" / "leaves"
+    leaves.write_bytes(leaves.read_bytes()[:-1])
+    assert found_by_fsck(folder) == []
+    with opened(folder) as kept:
+        assert kept.load(log.key.public) == Followed()
+        assert leaves.read_bytes() == b""
+
+
 @pytest.mark.parametrize("tail", [b"\0", b"\x01\0half of an entry", b"whole"])
 def test_entries_that_nothing_signs_are_cut_off(folder: Path, log: Log, tail: bytes) -> None:
     with opened(folder) as kept:
@@ -98,7 +171,8 @@ def flipped(path: Path) -> None:
 
 
 def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
 
 
 def emptied(path: Path) -> None:
