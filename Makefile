@@ -83,6 +83,7 @@ soak: setup
 lock:
 	uv pip compile -q --python $(BIN)/python --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header pyproject.toml -o requirements/runtime.txt
 	uv pip compile -q --python $(BIN)/python --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --all-extras pyproject.toml -o requirements/dev.txt
+	uv pip compile -q --python $(BIN)/python --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --extra image -c requirements/dev.txt pyproject.toml -o requirements/image.txt
 
 clean:
 	rm -rf .venv build *.egg-info
