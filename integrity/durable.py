@@ -22,10 +22,11 @@ from collections.abc import Iterable
 TEMPORARY_PREFIX = ".tmp-"
 
 
-def make_folder(dir_fd: int, name: str, *, mode: int = 0o700) -> None:
-    """Create the folder `name`, durably. Its parent is synced also when it exists: a crash may have lost the entry."""
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(name, mode, dir_fd=dir_fd)
+def make_folder(dir_fd: int, *names: str, mode: int = 0o700) -> None:
+    """Create these folders, durably. Their parent is synced also when they exist: a crash may have lost the entries."""
+    for name in names:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, mode, dir_fd=dir_fd)
     os.fsync(dir_fd)
 
 

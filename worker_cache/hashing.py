@@ -52,8 +52,16 @@ def _forked(folder: int, batches: Sequence[Sequence[str]]) -> Iterator[Callable[
     process = forking.Process(target=_work, args=(folder, batches, sender), daemon=True)
     process.start()
     sender.close()  # so that the end of the process is the end of what it sends
+
+    def result() -> list[Hashed]:
+        try:
+            found = receiver.recv()
+        except (EOFError, OSError):
+            raise RuntimeError("a process that hashed files was killed before it had done its share") from None
+        return [Hashed(path, Digest(hexadecimal) if hexadecimal else None, *rest) for path, hexadecimal, *rest in found]
+
     try:
-        yield lambda: [Hashed(path, Digest(found) if found else None, *rest) for path, found, *rest in receiver.recv()]
+        yield result
     finally:
         receiver.close()
         process.kill()

@@ -41,11 +41,10 @@ class LogStore:
         """`folder` is closed with this."""
         self._folder = folder
         durable.sweep(folder)
-        durable.make_folder(folder, EVIDENCE)
+        self._leaves = os.open(LEAVES, os.O_RDWR | os.O_CREAT | os.O_APPEND | _FILE, 0o600, dir_fd=folder)
+        durable.make_folder(folder, EVIDENCE)  # syncs the name of the other, too
         self._evidence = os.open(EVIDENCE, _FOLDER, dir_fd=folder)
         durable.sweep(self._evidence)
-        self._leaves = os.open(LEAVES, os.O_RDWR | os.O_CREAT | os.O_APPEND | _FILE, 0o600, dir_fd=folder)
-        os.fsync(folder)
         self._size = 0
         self._unsettled: bytes | None = None  # a note that only seals the leaves
         self._busy = threading.Lock()

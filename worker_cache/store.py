@@ -90,8 +90,7 @@ class Store:
         self._root = root_fd
         self._lock = lock_fd
         self._booted_at = booted_at
-        for name in (INCOMING, BLOBS, QUARANTINE):
-            durable.make_folder(root_fd, name)
+        durable.make_folder(root_fd, INCOMING, BLOBS, QUARANTINE)
         self._incoming = os.open(INCOMING, _FOLDER, dir_fd=root_fd)
         self._blobs = os.open(BLOBS, _FOLDER, dir_fd=root_fd)
         self._quarantine = os.open(QUARANTINE, _FOLDER, dir_fd=root_fd)
