@@ -27,6 +27,7 @@ from integrity.errors import (
     MalformedError,
     SettingsError,
 )
+from integrity.zipwriter import pack
 from submit_api.backup_file import Head, Writer
 from submit_api.backups import backup
 from submit_api.blobs.local import LocalStore
@@ -395,15 +396,16 @@ def config_of(settings: Settings, path: str) -> str:
 async def test_a_restore_that_is_killed_is_no_store_and_is_started_over(
     api: Api, target: Target, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The restore reads from a pipe which stops in the middle of a blob: there it is killed."""
+    """The restore reads from a pipe which stops in the middle of a blob that is too large for memory: there it is killed."""
     await filled(api)
-    assert (await api.push("etl.py", SOURCE + b"# padding\n" * 20_000)).status == 201
+    api.launcher.dags["big.zip"] = [dag_entry("big")]
+    assert (await api.push("big.zip", pack({"big.py": SOURCE, "table.bin": os.urandom(3_000_000)}))).status == 201
     made = await taken(api)
     target.take_keys(api.settings)
     monkeypatch.delenv("DAGSEAL__DATABASE__URL", raising=False)
     config = config_of(target.settings, f"{folder}/new.toml")
     with tarfile.open(fileobj=io.BytesIO(made)) as tar:
-        stop = next(entry.offset_data for entry in tar if entry.size > 200_000) + 100_000
+        stop = next(entry.offset_data for entry in tar if entry.size > 3_000_000) + 2_500_000
     process = subprocess.Popen(command("restore", "-", config=config), stdin=subprocess.PIPE)
     assert process.stdin is not None
     process.stdin.write(made[:stop])
