@@ -97,29 +97,33 @@ async def taken(api: Api, **options: bool) -> bytes:
 
 async def test_a_backup_of_a_service_that_takes_uploads_is_one_state_of_it(api: Api, target: Target) -> None:
     await filled(api)
-    dags = {f"many{n}.py": [dag_entry(f"dag{n}", member=f"many{n}.py")] for n in range(24)}
-    api.launcher.dags.update(dags)
-    pushing = asyncio.create_task(push_all(api, 24))
+    enough = asyncio.Event()
+    pushing = asyncio.create_task(push_until(api, enough))
     while not (await api.call("GET", "/v1/archives", token=api.admin)).json["archives"][1:]:
         await asyncio.sleep(0)
     made = await taken(api)
-    during = not pushing.done()
-    await pushing
-    assert during
+    enough.set()
+    count = await pushing
     target.take_keys(api.settings)
     done = await restore(target.settings, io.BytesIO(made))
     assert await fsck(target.settings) == []
     there, here = await target.content(), await content(api.settings)
-    assert 2 <= len(there["archives"]) <= len(here["archives"]) == 25
+    assert 2 <= len(there["archives"]) <= len(here["archives"]) == count + 1
     releases = {(row["archive"], row["number"]): row for row in here["releases"]}
     assert all(releases[row["archive"], row["number"]] == row for row in there["releases"])
     assert done.blobs == len({row["digest"] for row in there["releases"]})
 
 
-async def push_all(api: Api, count: int) -> None:
-    for number in range(count):
-        answer = await api.push(f"many{number}.py", source(number))
+async def push_until(api: Api, enough: asyncio.Event) -> int:
+    """One archive after the other; how many."""
+    count = 0
+    while not enough.is_set():
+        name = f"many{count}.py"
+        api.launcher.dags[name] = [dag_entry(f"dag{count}", member=name)]
+        answer = await api.push(name, source(count))
         assert answer.status == 201, answer.body
+        count += 1
+    return count
 
 
 async def test_everything_that_was_there_is_there_and_works(api: Api, target: Target, folder: str) -> None:

@@ -35,6 +35,11 @@ def problem(status: int, slug: str, detail: str, **more: Any) -> web.Response:
     return web.json_response(body, status=status, content_type="application/problem+json")
 
 
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
 class LauncherSim:
     """Checks the ticket and the bytes like the launcher, claims, opens the grant, logs, and signs a result."""
 
@@ -91,16 +96,20 @@ class LauncherSim:
         head, fds, _, _ = socket.recv_fds(sock, messages.HEADER_BYTES, messages.MAX_FDS)
         if not head:
             raise EOFError
-        while len(head) < messages.HEADER_BYTES:
-            head += await loop.sock_recv(sock, messages.HEADER_BYTES - len(head))
-        length, body = messages.body_length(head), b""
-        while len(body) < length:
-            part = await loop.sock_recv(sock, length - len(body))
-            if not part:
-                raise EOFError
-            body += part
-        message = messages.decode(body)
-        assert message.fds == len(fds)
+        try:
+            while len(head) < messages.HEADER_BYTES:
+                head += await loop.sock_recv(sock, messages.HEADER_BYTES - len(head))
+            length, body = messages.body_length(head), b""
+            while len(body) < length:
+                part = await loop.sock_recv(sock, length - len(body))
+                if not part:
+                    raise EOFError
+                body += part
+            message = messages.decode(body)
+            assert message.fds == len(fds)
+        except BaseException:
+            _close(fds)
+            raise
         return message, fds
 
     async def _serve(self, sock: socket.socket) -> None:
@@ -134,16 +143,17 @@ class LauncherSim:
         ticket_envelope = message.fields.binary("ticket", max_bytes=64_000)
         manifest_envelope = message.fields.binary("manifest", max_bytes=1_000_000)
         message.fields.done()
-        data = os.pread(fds[0], 10_000_000, 0)
-        ticket = tickets.verify(ticket_envelope, self._ring, audience=self.key.public.key_id, now=self._now())
-        stated = manifest.verify(manifest_envelope, self._ring)
-        assert stated.digest == ticket.ticket.manifest_digest
-        assert Digest.of(data) == ticket.ticket.digest
-        assert len(fds) == (2 if ticket.ticket.supervised else 1)
-        if ticket.ticket.supervised:
-            os.write(fds[1], b"the task's word")
-        for fd in fds:
-            os.close(fd)
+        try:
+            data = os.pread(fds[0], 10_000_000, 0)
+            ticket = tickets.verify(ticket_envelope, self._ring, audience=self.key.public.key_id, now=self._now())
+            stated = manifest.verify(manifest_envelope, self._ring)
+            assert stated.digest == ticket.ticket.manifest_digest
+            assert Digest.of(data) == ticket.ticket.digest
+            assert len(fds) == (2 if ticket.ticket.supervised else 1)
+            if ticket.ticket.supervised:
+                os.write(fds[1], b"the task's word")
+        finally:
+            _close(fds)
         self.seen_archives.append(data)
         if self.say_refused:
             await self._send(sock, "result", envelope=to_base64(self.sign_result(ticket, "refused", "not here", b"")))
