@@ -480,7 +480,7 @@ async def test_kill_9_before_and_after_the_bucket_has_it(
         process.terminate()
         assert await process.wait() == 0
     await launcher.stop()
-    assert bucket.keys() == [key(data)] and await fsck(settings) == []
+    assert bucket.keys() == [key(SOURCE)] and await fsck(settings) == []
 
 
 async def started(command: list[str], environment: dict[str, str]) -> tuple[asyncio.subprocess.Process, int]:
