@@ -53,15 +53,12 @@ def discard_temporary(dir_fd: int, temporary: str) -> None:
         os.unlink(temporary, dir_fd=dir_fd)
 
 
-def publish(
-    dir_fd: int, name: str, chunks: Iterable[bytes | bytearray], *, mode: int = 0o600, into: int | None = None
-) -> None:
-    """Write a whole file under `name`, which may exist: content-addressed, so what is there has the same bytes. With `into`
-    that folder gets the name, and the temporary one is in `dir_fd`."""
+def publish(dir_fd: int, name: str, chunks: Iterable[bytes | bytearray], *, mode: int = 0o600) -> None:
+    """Write a whole file under `name`, which may exist: content-addressed, so what is there has the same bytes."""
     fd, temporary = open_temporary(dir_fd, mode=mode)
     try:
         write_all(fd, chunks)
-        publish_temporary(dir_fd, temporary, fd, dir_fd if into is None else into, name)
+        publish_temporary(dir_fd, temporary, fd, dir_fd, name)
     except BaseException:
         discard_temporary(dir_fd, temporary)
         raise

@@ -1,7 +1,7 @@
 """Blobs in a folder: one file per SHA-512, `<first two digits>/<hex>`.
 
 Promise, beyond the store's: a name is visible only with exactly its bytes on disk (`integrity.durable`). Small bodies are
-handled inline, large ones in threads.
+handled inline, large ones in threads. What a crash leaves of an upload is in this folder, or beside the name of a small one.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
 from integrity import durable
 from integrity.digests import Digest
@@ -117,18 +117,33 @@ class LocalStore(Incoming):
         for folder in sorted(os.listdir(self._fd)):
             if folder.startswith(durable.TEMPORARY_PREFIX):
                 continue
-            if not stat.S_ISDIR(os.stat(folder, dir_fd=self._fd, follow_symlinks=False).st_mode):
+            if not self._is_folder(folder):
                 yield "", folder
             else:
-                for name in self._names_in(folder):
-                    yield folder, name
+                for name in sorted(self._in(folder, os.listdir)):
+                    if not name.startswith(durable.TEMPORARY_PREFIX):
+                        yield folder, name
 
-    def _names_in(self, folder: str) -> list[str]:
+    async def sweep(self) -> list[str]:
+        return await super().sweep() + await asyncio.to_thread(self._in_all, durable.sweep)
+
+    async def leftovers(self) -> list[str]:
+        inside = await asyncio.to_thread(self._in_all, os.listdir)
+        return await super().leftovers() + [name for name in inside if f"/{durable.TEMPORARY_PREFIX}" in name]
+
+    def _in_all(self, look: Callable[[int], list[str]]) -> list[str]:
+        folders = filter(self._is_folder, sorted(os.listdir(self._fd)))
+        return [f"{folder}/{name}" for folder in folders for name in sorted(self._in(folder, look))]
+
+    def _in(self, folder: str, look: Callable[[int], list[str]]) -> list[str]:
         fd = os.open(folder, _FOLDER, dir_fd=self._fd)
         try:
-            return sorted(os.listdir(fd))
+            return look(fd)
         finally:
             os.close(fd)
+
+    def _is_folder(self, name: str) -> bool:
+        return stat.S_ISDIR(os.stat(name, dir_fd=self._fd, follow_symlinks=False).st_mode)
 
 
 def path_of(digest: Digest) -> str:

@@ -226,6 +226,18 @@ async def test_an_upload_is_read_before_it_is_published(store: BlobStore, size: 
     assert await store.leftovers() == []
 
 
+async def test_what_a_crash_leaves_beside_a_name_is_swept(store: BlobStore, peer: Peer) -> None:
+    """Where a small upload is written."""
+    if not isinstance(peer, FolderPeer):
+        pytest.skip("a bucket's objects are put whole")
+    await published(store, DATA)
+    left = f"{key(DATA)[:2]}/.tmp-x"
+    peer.put(left, DATA[:3])
+    assert await store.leftovers() == [left] and [name async for name in store.names()] == [tuple(key(DATA).split("/"))]
+    assert await store.sweep() == [left]
+    assert await store.leftovers() == [] and peer.keys() == [key(DATA)]
+
+
 async def test_an_upload_that_was_left_makes_no_file_afterwards(store: BlobStore) -> None:
     """By a thread that had not begun when its request was cancelled."""
     with store.upload() as upload:
