@@ -311,8 +311,10 @@ def test_no_look_into_other_processes(live: Live, traces: Traces, profile: str) 
 def test_the_probes_find_what_is_open(tmp_path: Path) -> None:
     """The attempts themselves work: against a process that nobody hardened, each of them gets something."""
     script = PROBES + (
-        "import json, subprocess\n"
-        "victim = subprocess.Popen(['sh', '-c', 'echo ready >&2; read line'], stdin=subprocess.PIPE,"
+        "import json, subprocess, sys\n"
+        # No shell: to redirect an echo it lends its own descriptor 1 to the pipe, and who reads that then waits for ever.
+        "waits = 'import os; os.write(2, b\"ready\\\\n\"); os.read(0, 1)'\n"
+        "victim = subprocess.Popen([sys.executable, '-S', '-c', waits], stdin=subprocess.PIPE,"
         " stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)\n"
         "victim.stderr.readline()\n"  # before, it may be on its way through exec yet, where nothing can be seen
         "ways = look_into(victim.pid, fds=(1,))\n"
