@@ -1,6 +1,6 @@
 """Blobs in a bucket: one object per SHA-512, `<prefix>/<first two digits>/<hex>`, as the folder has them.
 
-Promise, beyond the store's: an object is put whole and only where none is; a bad one is removed first. An upload rests on
+Promise, beyond the store's: an object is put whole and only where none is; a bad one is removed first. A large upload rests on
 local disk until the bucket has acknowledged it. While the bucket fails, uploads are refused at once for some seconds, as
 each waits with the one writer's lock in hand. Whose the prefix is stands in it: nobody else's blobs are removed.
 """
