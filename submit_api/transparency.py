@@ -53,12 +53,14 @@ class TransparencyLog:
 
     async def checkpoint(self) -> bytes:
         """Of the whole log, now. Raises `NotFoundError` before `begin`."""
-        now = self._now()
-        if self._made is None or self._made[:2] != now:
+        note = self.at_hand()
+        if note is None:
+            now = self._now()
             async with self._database.glance() as tx:
                 found = await rows.tree(tx)
-            self._made = (*now, await self._sign(found))
-        return self._made[2]
+            note = await self._sign(found)
+            self._made = (*now, note)
+        return note
 
     def at_hand(self) -> bytes | None:
         """The same, where it takes no waiting."""

@@ -25,16 +25,15 @@ _QUEUE = select(*columns_of(Queue, _Q)).where(_Q.name == bindparam("name"))
 _RECORDS: dict[type, type[Thing]] = {ArchiveRow: Archive, SecretRow: Secret, QueueRow: Queue}
 
 
-def permitted(row: Any, bit: int, principal: Any, groups: Any) -> ColumnElement[bool]:
+def permitted(
+    row: Any, bit: int, principal: str | BindParameter[Any], groups: Collection[str] | BindParameter[Any]
+) -> ColumnElement[bool]:
     """As `modes.permits`, for a query. `row` is a class of these three, or the columns of its table; principal and groups are
     given, or parameters."""
     return (
         case(
             (row.owner == principal, row.mode.bitwise_and(bit << 6)),
-            (
-                row.group.in_(groups if isinstance(groups, BindParameter) else list(groups)),
-                row.mode.bitwise_and(bit << 3),
-            ),
+            (row.group.in_(groups), row.mode.bitwise_and(bit << 3)),
             else_=row.mode.bitwise_and(bit),
         )
         != 0

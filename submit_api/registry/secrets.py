@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, and_, bindparam, delete, or_, select, union
+from sqlalchemy import BindParameter, and_, bindparam, delete, or_, select, union
 
 from submit_api.modes import EXECUTE
 from submit_api.registry.database import Transaction
@@ -17,12 +17,11 @@ from submit_api.registry.tables import GrantRow, RuleRow, SecretRow, table
 _S, _G, _U = table(SecretRow).c, table(GrantRow).c, table(RuleRow).c
 _OWNER: BindParameter[Any] = bindparam("owner")
 _GROUPS: BindParameter[Any] = bindparam("groups", expanding=True)
+_TO = or_(and_(_G.to_kind == "principal", _G.to == _OWNER), and_(_G.to_kind == "group", _G.to.in_(_GROUPS)))
 _GRANTED = union(
-    select(_S.kind, _S.name).where(permitted(_S, EXECUTE, _OWNER, _GROUPS)),
-    select(_G.kind, _G.name).where(
-        or_(and_(_G.to_kind == "principal", _G.to == _OWNER), and_(_G.to_kind == "group", _G.to.in_(_GROUPS)))
-    ),
+    select(_S.kind, _S.name).where(permitted(_S, EXECUTE, _OWNER, _GROUPS)), select(_G.kind, _G.name).where(_TO)
 )
+_GRANTED_BY = select(_G.kind, _G.name, _G.id).where(_TO).order_by(_G.created_at.desc(), _G.id.desc())
 _RULES = select(*columns_of(Rule, _U)).order_by(_U.subject_kind, _U.subject, _U.unix_user, _U.id)
 
 
@@ -100,17 +99,10 @@ async def of_names(tx: Transaction, names: Collection[tuple[str, str]]) -> list[
     return [record(Secret, row) for row in await tx.session.scalars(query) if (row.kind, row.name) in names]
 
 
-def _to(owner: str, groups: Collection[str]) -> ColumnElement[bool]:
-    return or_(
-        and_(GrantRow.to_kind == "principal", GrantRow.to == owner),
-        and_(GrantRow.to_kind == "group", GrantRow.to.in_(list(groups))),
-    )
-
-
 async def granted_by(tx: Transaction, owner: str, groups: Collection[str]) -> dict[tuple[str, str], str]:
     """By kind and name of each secret that is granted to these: the id of the oldest grant that does."""
-    query = select(GrantRow).where(_to(owner, groups)).order_by(GrantRow.created_at.desc(), GrantRow.id.desc())
-    return {(row.kind, row.name): row.id for row in await tx.session.scalars(query)}
+    found = await tx.session.execute(_GRANTED_BY, {"owner": owner, "groups": list(groups)})
+    return {(kind, name): grant_id for kind, name, grant_id in found}
 
 
 async def rules(tx: Transaction) -> list[Rule]:

@@ -23,7 +23,7 @@ from submit_api.administering import issue
 from submit_api.findings import Finding
 from submit_api.fsck import fsck
 from submit_api.registry import migrate, rows
-from submit_api.registry.database import SQLITE, Database
+from submit_api.registry.database import Database
 from submit_api.running import opened, serving
 from submit_api.service import Service
 from submit_api.settings import Settings, load
@@ -226,22 +226,20 @@ _TABLES: list[bytes] = []
 
 async def lay_tables(settings: Settings) -> None:
     """A new file of SQLite's is a copy of one with the tables in it, as PostgreSQL's are: to make them is most of a start."""
-    section = settings.database_section
-    database = Database(section)
-    try:
-        if database.kind != SQLITE:
-            return
-        path = section.url.removeprefix("sqlite+aiosqlite:///")
-        if not _TABLES:
-            await migrate.upgrade(database)
-            await database.settle()
-            with open(path, "rb") as made:
-                _TABLES.append(made.read())
-        elif not os.path.exists(path):
-            with open(path, "xb") as copy:
-                copy.write(_TABLES[0])
-    finally:
+    url = settings.database_url
+    path = url.removeprefix("sqlite+aiosqlite:///")
+    if path == url or os.path.exists(path):
+        return
+    if not _TABLES:
+        database = Database(settings.database_section)
+        await migrate.upgrade(database)
+        await database.settle()
         await database.close()
+        with open(path, "rb") as made:
+            _TABLES.append(made.read())
+        return
+    with open(path, "xb") as copy:
+        copy.write(_TABLES[0])
 
 
 class Api:
