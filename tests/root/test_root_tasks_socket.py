@@ -76,8 +76,9 @@ async def test_the_named_account_is_heard_and_no_other_not_even_root(host: Host)
     assert (
         "take" not in host.api.calls or host.api.takes_waiting == 1
     )  # the slot's, which never gets a supervised launch
-    assert await tried(AIRFLOW, lambda: ask(host.tasks)) == "offered"
     assert host.launcher.seen_archives == []
+    assert await tried(AIRFLOW, lambda: ask(host.tasks)) == "offered"
+    assert "claim" not in host.api.calls  # it did not say start
 
 
 async def test_a_word_of_who_one_is_counts_for_nothing(host: Host) -> None:
