@@ -16,7 +16,7 @@ import secrets
 import socket
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +27,9 @@ from integrity import claims, tickets
 from integrity.claims import Claim
 from integrity.digests import Digest
 from integrity.keys import KeyRing, SigningKey, VerifyKey, fingerprint
+from tests import live as stacks
 from tests.attacks.attacker import dag, launcher_keys, until
+from tests.attacks.conftest import EVERY_REFUSAL
 from tests.live import Answer, Live
 from tests.signing import Hand, join_body
 
@@ -91,6 +93,13 @@ def joined(live: Live) -> Worker:
     answer = join(live, worker.name, invite(live, worker.name), worker.hand)
     assert answer.status == 201, answer.body
     return worker
+
+
+@pytest.fixture(scope="module")
+def live() -> Iterator[Live]:
+    """One of its own: no launch of another test ends, and none of these is found lost, between two looks at the tables."""
+    with stacks.running(more_api_toml="lost_after_seconds = 86400\n" + EVERY_REFUSAL) as started:
+        yield started
 
 
 @pytest.fixture
