@@ -3,7 +3,7 @@
 Promise: a folder is made from bytes that were just verified, and looked through again, byte for byte, each time its path is
 given out. Its files and folders are the agent's, and nobody can write them (0444, 0555); its name is 128 random bits below a
 folder that cannot be listed (0711), so that it is found by those who were told. When an archive changes hands it gets another.
-What is left of an earlier agent is removed at start.
+What is left of an earlier agent is removed at start, and what others removed is made again.
 """
 
 from __future__ import annotations
@@ -56,11 +56,7 @@ class Trees:
         self._kept: OrderedDict[str, _Tree] = OrderedDict()
         self._lock = threading.RLock()
         try:
-            os.makedirs(self.path, mode=_ROOT_MODE, exist_ok=True)
-            found = os.lstat(self.path)
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-                raise SettingsError(f"the folder {self.path} is to belong to the agent's account alone")
-            os.chmod(self.path, _ROOT_MODE)
+            self._own()
             for name in os.listdir(self.path):
                 self._remove(name)
         except OSError as error:
@@ -99,7 +95,7 @@ class Trees:
             return os.path.join(self.path, tree.folder)
 
     def begin(self, wanted: Wanted) -> Draft:
-        """Make one: `add` each file, then `publish`. Raises `FetchError`."""
+        """Make one: `add` each file, then `publish`. Raises `FetchError`, `SettingsError`."""
         if wanted.size > self._max_bytes:
             raise FetchError(
                 f"{wanted.name} is {wanted.size} bytes as files, the limit is {self._max_bytes}: raise max_trees_mib"
@@ -108,6 +104,7 @@ class Trees:
             self._make_room(wanted.size)
         folder = secrets.token_hex(16)
         try:
+            self._own()  # somebody who cleans up may have removed it
             os.mkdir(os.path.join(self.path, folder), 0o700)
         except OSError as error:
             raise FetchError(f"the files of {wanted.name} cannot be written: {error}; make room") from None
@@ -133,6 +130,14 @@ class Trees:
         with contextlib.suppress(OSError):
             self._remove(folder)
 
+    def _own(self) -> None:
+        """See that the folder of all is there, and the agent's. Raises `SettingsError`, `OSError`."""
+        os.makedirs(self.path, mode=_ROOT_MODE, exist_ok=True)
+        found = os.lstat(self.path)
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            raise SettingsError(f"the folder {self.path} is to belong to the agent's account alone")
+        os.chmod(self.path, _ROOT_MODE)
+
     def _make_room(self, size: int) -> None:
         while self._kept and sum(tree.size for tree in self._kept.values()) + size > self._max_bytes:
             self.forget(next(iter(self._kept)))
@@ -153,13 +158,15 @@ class Trees:
         return seen == len(files)
 
     def _remove(self, name: str) -> None:
+        """It may be gone already."""
         top = os.path.join(self.path, name)
-        if os.path.isdir(top) and not os.path.islink(top):
-            for folder, _, _ in os.walk(top):
-                os.chmod(folder, 0o700)
-            shutil.rmtree(top)
-        else:
-            os.unlink(top)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.isdir(top) and not os.path.islink(top):
+                for folder, _, _ in os.walk(top):
+                    os.chmod(folder, 0o700)
+                shutil.rmtree(top)
+            else:
+                os.unlink(top)
 
 
 @dataclass(slots=True)

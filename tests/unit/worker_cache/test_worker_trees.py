@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 
 from integrity import zipwriter
 from integrity.digests import Digest
-from integrity.errors import DigestMismatchError, FetchError
+from integrity.errors import DigestMismatchError, FetchError, SettingsError
 from integrity.logview import LoggedArchive, LoggedRelease
 from worker_cache.trees import Trees
 
@@ -109,6 +110,30 @@ def test_a_folder_that_was_changed_is_made_anew(tmp_path: Path, cached: Cached, 
     assert second != str(first)
     assert there(second) == FILES
     assert not first.exists()
+
+
+@pytest.mark.parametrize("whose", ["one", "all"])
+def test_a_folder_that_was_removed_is_made_anew(tmp_path: Path, cached: Cached, whose: str) -> None:
+    trees = Trees(str(tmp_path / "trees"), max_bytes=MIB)
+    wanted, fd = release("etl.zip", PACKED), cached(PACKED)
+    first = trees.folder(wanted, OWNED, fd)
+    for top, _, _ in os.walk(first):
+        os.chmod(top, 0o755)
+    shutil.rmtree(first if whose == "one" else trees.path)
+    second = trees.folder(wanted, OWNED, fd)
+    assert second != first
+    assert there(second) == FILES
+    assert stat.S_IMODE(os.stat(trees.path).st_mode) == 0o711
+
+
+def test_a_link_in_place_of_all_folders_is_not_followed(tmp_path: Path, cached: Cached) -> None:
+    trees = Trees(str(tmp_path / "trees"), max_bytes=MIB)
+    (tmp_path / "elsewhere").mkdir()
+    os.rmdir(trees.path)
+    os.symlink(tmp_path / "elsewhere", trees.path)
+    with pytest.raises(SettingsError, match="is to belong to the agent's account alone"):
+        trees.folder(release("etl.zip", PACKED), OWNED, cached(PACKED))
+    assert os.listdir(tmp_path / "elsewhere") == []
 
 
 def test_wrong_bytes_make_no_folder(tmp_path: Path, cached: Cached) -> None:
