@@ -14,13 +14,22 @@ from typing import Any
 
 VERSION = "3.3"
 CELERY = "dagseal.airflow.SealedCeleryExecutor"
-EXECUTORS = ("dagseal.airflow.SealedLocalExecutor", CELERY)
+LOCAL = "dagseal.airflow.SealedLocalExecutor"
+EXECUTORS = (LOCAL, CELERY)
 COORDINATOR = "dagseal.airflow.SealedCoordinator"
 BUNDLE = "dagseal.airflow.SealedBundle"
 BACKEND = "dagseal.airflow.GrantBackend"
 BUNDLE_LINE = (
     f'dag_bundle_config_list = [{{"name": "dagseal", "classpath": "{BUNDLE}", "kwargs": {{"archives": ["*"]}}}}]'
 )
+# Of what is looked at, all that one of Airflow's components reaches; with no component named, everything is looked at.
+REACHES = {
+    "scheduler": frozenset({"server", "database"}),
+    "worker": frozenset({"tasks socket"}),
+    "dag-processor": frozenset({"releases socket", "launcher socket", "database"}),
+    "triggerer": frozenset({"database"}),
+    "api-server": frozenset({"database"}),
+}
 _MAX_NAMED = 5
 _SECRET = re.compile(
     r"AIRFLOW__(CORE__FERNET_KEY|API_AUTH__JWT_SECRET|API_AUTH__JWT_PRIVATE_KEY_PATH|API__SECRET_KEY|DATABASE__SQL_ALCHEMY_CONN"
@@ -53,7 +62,8 @@ class Stored:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installation:
     """`reached`: for each of our sockets, and the server's token, why it cannot be used, or nothing. `unguarded`: why Celery's
-    workers would run whatever a message names, then the line that ends it; or nothing. `stored`: or why not."""
+    workers would run whatever a message names, then the line that ends it; or nothing. `stored`: or why not. `component`: which
+    of `REACHES` this host runs; empty for all."""
 
     version: str
     executor: str
@@ -73,6 +83,14 @@ class Installation:
     reached: Mapping[str, str] = field(default_factory=dict)
     unguarded: str = ""
     stored: Stored | str = ""
+    component: str = ""
+
+    def is_reached(self, what: str) -> bool:
+        """Whether what runs here needs it. Who executes locally is a worker, too."""
+        if not self.component:
+            return True
+        local = self.component == "scheduler" and LOCAL in executors(self.executor)
+        return what in REACHES[self.component] or (local and what in REACHES["worker"])
 
 
 def executors(value: str) -> list[str]:
@@ -203,7 +221,8 @@ def _backend(found: Installation) -> Iterator[Finding]:
 
 def _reached(found: Installation) -> Iterator[Finding]:
     for what, fault in found.reached.items():
-        yield _failed(what, fault) if fault else _ok(what, "can be used")
+        if found.is_reached(what):
+            yield _failed(what, fault) if fault else _ok(what, "can be used")
 
 
 def _environment(found: Installation) -> Iterator[Finding]:
@@ -222,7 +241,8 @@ def _environment(found: Installation) -> Iterator[Finding]:
 
 def _stored(found: Installation) -> Iterator[Finding]:
     if isinstance(found.stored, str):
-        yield _failed("database", f"it cannot be read from here: {found.stored}")
+        if found.is_reached("database"):
+            yield _failed("database", f"it cannot be read from here: {found.stored}")
         return
     for what, named, instead in (
         ("connections", found.stored.connections, "dagseal connection import"),

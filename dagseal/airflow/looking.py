@@ -13,7 +13,7 @@ from dagseal.airflow.installation import CELERY, Installation, Stored, executors
 from integrity.errors import DagsealError, SettingsError
 
 
-def look(environment: Mapping[str, str]) -> Installation:
+def look(environment: Mapping[str, str], component: str = "") -> Installation:
     """Of this process's Airflow. Raises `SettingsError` for a word that is neither true nor false."""
     import airflow
     from airflow.configuration import AIRFLOW_CONFIG, conf
@@ -43,6 +43,7 @@ def look(environment: Mapping[str, str]) -> Installation:
         },
         unguarded=_unguarded() if CELERY in executors(conf.get("core", "executor")) else "",
         stored=_database(),
+        component=component,
     )
 
 

@@ -92,14 +92,22 @@ def doctor(
     airflow: bool = typer.Option(
         False, "--airflow", help="Instead: does this host's Airflow run all through dagseal? Prints the lines to add."
     ),
+    component: str = typer.Option(
+        "",
+        "--component",
+        metavar="NAME",
+        help="Only what this one of Airflow's needs: scheduler, worker, dag-processor, triggerer or api-server.",
+    ),
 ) -> None:
     """Is this host fit to run tasks? Each finding says what to do. 1 when something is not right."""
     from dagseal.cli import doctoring, trying
 
     run = run_of(ctx)
     if airflow:
-        _airflow(run)
+        _airflow(run, component)
         return
+    if component:
+        raise UsageError("--component is one of Airflow's: give --airflow, too")
     users, socket, needed = list(user), launcher_socket or DEFAULT_SOCKET, {"standard"}
     notary: list[str] = []
     if launcher_config is not None:
@@ -123,7 +131,7 @@ def doctor(
         raise VerificationFailedError(f"doctor: {failed} of {len(checks)} checks failed")
 
 
-def _airflow(run: Run) -> None:
+def _airflow(run: Run, component: str) -> None:
     import contextlib
     import os
     import sys
@@ -132,7 +140,9 @@ def _airflow(run: Run) -> None:
         with contextlib.redirect_stdout(sys.stderr):  # Airflow logs there from its import on
             from dagseal.airflow import installation, looking
 
-            found = installation.findings(looking.look(os.environ))
+            if component and component not in installation.REACHES:
+                raise UsageError(f"--component is one of {', '.join(installation.REACHES)}, not '{component}'")
+            found = installation.findings(looking.look(os.environ, component))
     except ModuleNotFoundError as error:
         raise UsageError(f"Airflow is not installed here ({error.name}): pip install 'dagseal[airflow]'") from None
     failed = sum(finding.state == "failed" for finding in found)

@@ -18,9 +18,10 @@ enforce = false
 """
 
 
-def doctor(airflow: Airflow, *words: str, **more: str) -> tuple[int, str, str]:
+def doctor(airflow: Airflow, *words: str, component: str = "", **more: str) -> tuple[int, str, str]:
+    only = ["--component", component] if component else []
     done = subprocess.run(
-        [sys.executable, "-m", "dagseal", *words, "doctor", "--airflow"],
+        [sys.executable, "-m", "dagseal", *words, "doctor", "--airflow", *only],
         env={**airflow.environment, "HOME": str(airflow.home), **more},
         capture_output=True,
         text=True,
@@ -73,6 +74,10 @@ with create_session() as session:
     }
     assert found["releases socket"]["state"] == "ok" and found["dag processor"]["state"] == "warning"
     assert "server = " in found["server"]["detail"]
+    code, said, _ = doctor(airflow, "-o", "json", component="triggerer")
+    assert code == 0 and not states(said).keys() & {"tasks socket", "releases socket", "launcher socket", "server"}
+    code, _, told = doctor(airflow, component="workers")
+    assert code == 2 and "--component is one of scheduler, worker, dag-processor, triggerer, api-server" in told
 
 
 def test_secrets_in_the_environment_are_named_and_not_shown(airflow: Airflow, agent: Agent) -> None:

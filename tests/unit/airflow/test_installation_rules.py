@@ -15,6 +15,7 @@ from dagseal.airflow.installation import (
     CELERY,
     COORDINATOR,
     EXECUTORS,
+    REACHES,
     Installation,
     Stored,
     findings,
@@ -117,3 +118,28 @@ def test_celery_workers_are_to_be_guarded(executor: str, monkeypatch: pytest.Mon
 
 def test_without_celery_nobody_asks_for_its_guard() -> None:
     assert not [f for f in findings(replace(SOUND, unguarded="x")) if f.name == "celery workers"]
+
+
+@pytest.mark.parametrize(
+    ("component", "executor", "needed"),
+    [
+        ("scheduler", EXECUTORS[0], ["tasks socket", "server", "database"]),
+        ("scheduler", CELERY, ["server", "database"]),
+        ("worker", CELERY, ["tasks socket"]),
+        ("dag-processor", CELERY, ["releases socket", "launcher socket", "database"]),
+        ("triggerer", EXECUTORS[0], ["database"]),
+        ("api-server", EXECUTORS[0], ["database"]),
+        ("", EXECUTORS[0], ["tasks socket", "releases socket", "launcher socket", "server", "database"]),
+    ],
+)
+def test_only_what_a_component_needs_is_asked_for(component: str, executor: str, needed: list[str]) -> None:
+    away = dict.fromkeys(("tasks socket", "releases socket", "launcher socket", "server"), "nobody is there")
+    found = findings(replace(SOUND, component=component, executor=executor, reached=away, stored="OperationalError"))
+    assert [finding.name for finding in found if finding.state == "failed"] == needed
+
+
+@pytest.mark.parametrize("component", REACHES)
+def test_what_would_run_beside_dagseal_is_failed_for_each_component(component: str) -> None:
+    open_ways = replace(SOUND, component=component, executor="LocalExecutor", enforced=False, bundles=(), backend="")
+    failed = {finding.name for finding in findings(open_ways) if finding.state == "failed"}
+    assert failed == {"executor", "enforce", "bundles", "secrets backend"}
