@@ -162,8 +162,13 @@ def running(server: LoopbackServer, folder: Path, broker: Broker) -> Iterator[Fl
             hosts[name] = stack
         ours = config(hub, scheduler_token(dagseal, folder / "scheduler.token"), "SealedCeleryExecutor")
         ours["api"] = {"host": "0.0.0.0"}
-        ours["scheduler"] = {"task_queued_timeout": "60", "task_instance_heartbeat_timeout": "30"}
-        ours["scheduler"]["task_instance_heartbeat_timeout_detection_interval"] = "5"
+        ours["scheduler"] = {
+            "task_queued_timeout": "60",
+            "task_instance_heartbeat_timeout": "30",
+            "task_instance_heartbeat_timeout_detection_interval": "5",
+            "scheduler_health_check_threshold": "10",
+            "orphaned_tasks_check_interval": "10",
+        }
         ours["celery"] = {
             "broker_url": broker.url,
             "result_backend": "db+" + database.replace("127.0.0.1", HUB).replace("postgresql:", "postgresql+psycopg2:"),

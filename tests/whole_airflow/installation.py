@@ -162,8 +162,11 @@ class Airflow:
         """Start again what ended, as the units of `deploy/systemd` do: Airflow's scheduler ends when its database does."""
         for name, process in list(self.processes.items()):
             if process.poll() is not None:
-                command, before = self.begun[name]
-                self.start_part(name, command, before=before)
+                self.start_again(name)
+
+    def start_again(self, name: str) -> None:
+        command, before = self.begun[name]
+        self.start_part(name, command, before=before)
 
     def stop_part(self, name: str) -> None:
         process = self.processes.pop(name)

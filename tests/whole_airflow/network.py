@@ -4,7 +4,7 @@
                                          ├── w2 10.213.77.12
                                          └── w3 10.213.77.13
 
-There is no way out of it. The bridge goes with this process; the named namespaces are removed.
+There is no way out of it. The bridge goes with this process; the named namespaces are removed, what was left too.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def entered() -> Iterator[None]:
     _ip("link", "add", _BRIDGE, "type", "bridge")
     _ip("address", "add", f"{HUB}/24", "dev", _BRIDGE)
     _ip("link", "set", _BRIDGE, "up")
+    _remove()
     try:
         for name, address in HOSTS.items():
             _ip("netns", "add", namespace(name))
@@ -41,8 +42,7 @@ def entered() -> Iterator[None]:
             _ip("-n", namespace(name), "link", "set", "eth0", "up")
         yield
     finally:
-        for name in HOSTS:
-            subprocess.run(["ip", "netns", "delete", namespace(name)], check=False, capture_output=True)
+        _remove()
 
 
 def namespace(host: str) -> str:
@@ -52,6 +52,11 @@ def namespace(host: str) -> str:
 def inside(host: str) -> list[str]:
     """The words before a command of that host. Not `ip netns exec`, which hides /sys/fs/cgroup."""
     return ["nsenter", f"--net=/run/netns/{namespace(host)}", "--"]
+
+
+def _remove() -> None:
+    for name in HOSTS:
+        subprocess.run(["ip", "netns", "delete", namespace(name)], check=False, capture_output=True)
 
 
 def _ip(*words: str) -> None:

@@ -33,6 +33,12 @@ def airflow_worker(fleet: Fleet) -> None:
     fleet.start_worker("w3")
 
 
+def scheduler(fleet: Fleet) -> None:
+    """What it had sent is another one's to adopt."""
+    fleet.airflow.kill_session("scheduler")
+    fleet.airflow.start_again("scheduler")
+
+
 def api(fleet: Fleet) -> None:
     fleet.live.stack.stop("api", number=signal.SIGKILL)
     fleet.live.stack.start_api()
@@ -45,7 +51,7 @@ def database(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize(
-    "fault", [broker, agent, launcher, airflow_worker, api, database], ids=lambda fault: fault.__name__
+    "fault", [broker, agent, launcher, airflow_worker, scheduler, api, database], ids=lambda fault: fault.__name__
 )
 def test_every_task_ends_in_a_true_state(on_redis: Fleet, fault: Callable[[Fleet], None]) -> None:
     hundred.run(on_redis, fault.__name__, lambda: fault(on_redis))
