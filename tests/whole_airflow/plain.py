@@ -61,10 +61,18 @@ class Plain:
     def connection(self, conn_id: str, password: str) -> None:
         self.api.post("connections", {"connection_id": conn_id, "conn_type": "generic", "password": password})
 
-    def open_locks(self) -> None:
-        """What operators do about the PermissionError of `run_as_user` with a git bundle."""
-        for path in (self.airflow.folder / "bundles" / "_locks").iterdir():
+    @contextmanager
+    def open_locks(self) -> Iterator[None]:
+        """What operators do about the PermissionError of `run_as_user` with a git bundle; taken back afterwards."""
+        modes = {path: path.stat().st_mode for path in (self.airflow.folder / "bundles" / "_locks").iterdir()}
+        for path in modes:
             path.chmod(0o666)
+        try:
+            yield
+        finally:
+            for path, mode in modes.items():
+                if path.exists():
+                    path.chmod(mode)
 
     def _parsed(self, name: str) -> str:
         """When Airflow last read it; "" for never."""

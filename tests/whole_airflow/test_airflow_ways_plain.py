@@ -45,5 +45,5 @@ def test_a_task_of_the_same_user_reaches_its_neighbours_secrets_and_supervisor(p
 
 
 def test_a_stale_bundle_is_cleaned_away_below_a_running_task(plain_airflow: Plain) -> None:
-    plain_airflow.open_locks()
-    assert ways.cleaned_away_below_task(plain_airflow)
+    with plain_airflow.open_locks():
+        assert ways.cleaned_away_below_task(plain_airflow)
