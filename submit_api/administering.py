@@ -13,7 +13,10 @@ from integrity.fields import from_base64
 from integrity.keys import SealTo, VerifyKey, fingerprint
 from submit_api import audit, connections, identity, impersonation, modes, permissions
 from submit_api.identity import Caller, NewToken
-from submit_api.models import GrantRequest, GroupRequest, JoinRequest, RuleRequest, TokenRequest, WorkerRequest
+from submit_api.models.ownership import RuleRequest
+from submit_api.models.people import GroupRequest, TokenRequest
+from submit_api.models.secrets import GrantRequest
+from submit_api.models.workers import JoinRequest, WorkerRequest
 from submit_api.refusals import InvalidRequestError
 from submit_api.registry import invitations, people, secrets
 from submit_api.registry.database import Transaction

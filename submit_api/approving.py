@@ -16,7 +16,7 @@ from __future__ import annotations
 from integrity.errors import ConflictError, OutOfScopeError
 from submit_api import launches, modes, releasing
 from submit_api.identity import Caller
-from submit_api.models import ApproveRequest
+from submit_api.models.archives import ApproveRequest
 from submit_api.refusals import InvalidRequestError, PreconditionError, SecondMemberError
 from submit_api.registry import archives, people
 from submit_api.registry.database import Transaction

@@ -22,7 +22,7 @@ from integrity.signedrequests import Claimed
 from submit_api import administering, identity, signed
 from submit_api.effects import MICROSECONDS
 from submit_api.identity import Caller, NewToken
-from submit_api.models import InvitationRequest, JoinRequest
+from submit_api.models.workers import InvitationRequest, JoinRequest
 from submit_api.refusals import InvalidRequestError, JoinTokenError, RequestSignatureError, UnauthenticatedError
 from submit_api.registry import invitations, people
 from submit_api.registry.database import Transaction

@@ -21,7 +21,7 @@ from submit_api.audit import ACCEPTED, REFUSED
 from submit_api.http.routes import MAX_RELEASE_NUMBER, Answer, Content, Route
 from submit_api.importing import FORMATS
 from submit_api.launches import TRANSITIONS
-from submit_api.models import Problem
+from submit_api.models.system import Problem
 from submit_api.permissions import ACTIONS, PUBLIC
 from submit_api.problems import MEDIA_TYPE
 

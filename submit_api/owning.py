@@ -12,7 +12,7 @@ from integrity.errors import ConflictError, MalformedError, NotFoundError, NotOw
 from submit_api import modes, permissions
 from submit_api.administering import note
 from submit_api.identity import Caller
-from submit_api.models import OwnershipChange, QueueRequest
+from submit_api.models.ownership import OwnershipChange, QueueRequest
 from submit_api.refusals import InvalidRequestError
 from submit_api.registry import archives, leaves, logged, ownership, people
 from submit_api.registry.database import Transaction

@@ -22,7 +22,7 @@ from submit_api import audit, choosing, launches
 from submit_api.choosing import Chosen
 from submit_api.facts import Facts
 from submit_api.identity import Caller
-from submit_api.models import ReservationRequest
+from submit_api.models.launches import ReservationRequest
 from submit_api.refusals import SUPERSEDED, InvalidRequestError, NoVersionError
 from submit_api.registry import events, ledger, released_sets
 from submit_api.registry.records import Archive, Event, Launch, Release

@@ -13,7 +13,7 @@ from integrity.errors import ConflictError, NotFoundError
 from submit_api import audit, choosing, launches, modes, permissions, scopes
 from submit_api.facts import Facts
 from submit_api.identity import USER, Caller
-from submit_api.models import LaunchRequest
+from submit_api.models.launches import LaunchRequest
 from submit_api.registry import archives, ledger
 from submit_api.registry.records import Launch
 from submit_api.service import Service

@@ -21,7 +21,7 @@ from pydantic_settings import (
 from integrity.claims import PROFILES
 from integrity.errors import SettingsError
 from submit_api.blobs.section import BlobsSection
-from submit_api.models import Kind, Profile, Queue
+from submit_api.models.fields import Kind, Profile, Queue
 from submit_api.oidc.section import OidcSection
 
 _MIB = 1024 * 1024

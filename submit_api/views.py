@@ -14,18 +14,10 @@ from submit_api import modes
 from submit_api.choosing import Chosen
 from submit_api.dispatching import Offer
 from submit_api.drift import Report, Standing
-from submit_api.models import (
-    ArchiveView,
-    DiffView,
-    ExplainedView,
-    LaunchView,
-    MatchView,
-    OfferView,
-    ReleaseView,
-    ReservationView,
-    RuleView,
-    WorkerView,
-)
+from submit_api.models.archives import ArchiveView, DiffView, ReleaseView
+from submit_api.models.launches import LaunchView, OfferView, ReservationView
+from submit_api.models.ownership import ExplainedView, MatchView, RuleView
+from submit_api.models.workers import WorkerView
 from submit_api.registry.archives import Latest
 from submit_api.registry.records import Archive, Launch, Release, Worker
 from submit_api.reservations import Reserved

@@ -8,24 +8,24 @@ from integrity import names
 from submit_api import administering, choosing, connections, importing, modes, permissions, views
 from submit_api.facts import Facts
 from submit_api.http.routes import Call, answer
-from submit_api.models import (
+from submit_api.models.ownership import RuleList, RuleRequest, RuleView
+from submit_api.models.people import (
+    GroupList,
+    GroupRequest,
+    GroupView,
+    NewTokenView,
+    TokenList,
+    TokenRequest,
+    TokenView,
+)
+from submit_api.models.secrets import (
     ConnectionList,
     GrantList,
     GrantRequest,
     GrantView,
-    GroupList,
-    GroupRequest,
-    GroupView,
     ImportedView,
-    NewTokenView,
-    RuleList,
-    RuleRequest,
-    RuleView,
     SecretValue,
     SecretView,
-    TokenList,
-    TokenRequest,
-    TokenView,
     VariableList,
     VariableValue,
 )

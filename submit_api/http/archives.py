@@ -9,7 +9,7 @@ from integrity.digests import Digest
 from submit_api import accepting, bodies, modes, releasing, scopes, submissions, views
 from submit_api.http.routes import DSSE, Call, answer
 from submit_api.identity import WORKER
-from submit_api.models import ArchiveDetail, ArchiveList, ArchiveView, ReleaseList, ReleaseView
+from submit_api.models.archives import ArchiveDetail, ArchiveList, ArchiveView, ReleaseList, ReleaseView
 from submit_api.registry import archives
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Archive, Release

@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from integrity.digests import Digest
 from submit_api import audit, audit_numbers, cef, permissions, views
 from submit_api.http.routes import JSON, Call, answer
-from submit_api.models import EventList, EventView
+from submit_api.models.system import EventList, EventView
 from submit_api.refusals import InvalidRequestError
 from submit_api.registry import events
 from submit_api.registry.events import Query

@@ -21,7 +21,7 @@ from integrity.errors import DagsealError, NotFoundError
 from submit_api import audit, modes, permissions, problems, scopes
 from submit_api.http.routes import BYTES, Call
 from submit_api.identity import WORKER, Caller
-from submit_api.models import BlobsRequest
+from submit_api.models.archives import BlobsRequest
 from submit_api.refusals import RangeError
 from submit_api.registry import archives
 from submit_api.registry.records import Archive

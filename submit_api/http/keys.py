@@ -6,7 +6,7 @@ from aiohttp import web
 
 from submit_api import rekeying, views
 from submit_api.http.routes import Call, answer
-from submit_api.models import KeyList, KeyView
+from submit_api.models.system import KeyList, KeyView
 
 
 async def listed(call: Call) -> web.Response:

@@ -10,7 +10,7 @@ from integrity import logrecords, names
 from integrity.claims import MAX_CLAIM_BYTES, MAX_RESULT_BYTES
 from submit_api import bodies, claiming, dispatching, launches, reservations, reserving, scopes, views
 from submit_api.http.routes import BYTES, DSSE, Call, answer
-from submit_api.models import (
+from submit_api.models.launches import (
     Heartbeat,
     LaunchList,
     LaunchRequest,

@@ -16,7 +16,7 @@ from integrity.tiles import TilePath
 from submit_api import modes, releasing
 from submit_api.http.routes import BYTES, Call, answer
 from submit_api.identity import WORKER
-from submit_api.models import ConsistencyView, InclusionView
+from submit_api.models.archives import ConsistencyView, InclusionView
 from submit_api.refusals import InvalidRequestError
 from submit_api.registry import leaves
 from submit_api.service import Service

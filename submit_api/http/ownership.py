@@ -6,7 +6,7 @@ from aiohttp import web
 
 from submit_api import modes, owning, permissions, views
 from submit_api.http.routes import Call, answer
-from submit_api.models import (
+from submit_api.models.ownership import (
     OwnershipChange,
     OwnershipView,
     QueueList,

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from submit_api import views
 from submit_api.http.routes import Call, answer
-from submit_api.models import ExchangedView, ExchangeRequest, PublisherList, PublisherRequest, PublisherView
+from submit_api.models.people import ExchangedView, ExchangeRequest, PublisherList, PublisherRequest, PublisherView
 from submit_api.publishing import administering, exchanging
 from submit_api.registry import publishers
 

@@ -7,7 +7,8 @@ from aiohttp import web
 from integrity.errors import ConflictError
 from submit_api import approving, modes, releasing, reports, views
 from submit_api.http.routes import MAX_RELEASE_NUMBER, Call, answer
-from submit_api.models import ApproveRequest, SpreadList, SpreadView
+from submit_api.models.archives import ApproveRequest
+from submit_api.models.workers import SpreadList, SpreadView
 from submit_api.refusals import InvalidRequestError
 from submit_api.releasing import Decided
 

@@ -11,7 +11,7 @@ from aiohttp import web
 from submit_api import docs_page, health, openapi
 from submit_api import metrics as metric_lines
 from submit_api.http.routes import JSON, Call, answer
-from submit_api.models import HealthView, ReadinessView
+from submit_api.models.system import HealthView, ReadinessView
 
 _DOCS_POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 

@@ -10,7 +10,7 @@ from integrity.fields import from_base64
 from submit_api import administering, joining, reports, signed, views
 from submit_api.drift import Report
 from submit_api.http.routes import Call, answer
-from submit_api.models import (
+from submit_api.models.workers import (
     InvitationRequest,
     InvitationView,
     JoinRequest,

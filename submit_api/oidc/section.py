@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from submit_api.models import LocalPrincipal, Scope
+from submit_api.models.fields import LocalPrincipal, Scope
 
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 IssuerName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,19}$")]

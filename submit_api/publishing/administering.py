@@ -5,7 +5,7 @@ from __future__ import annotations
 from integrity.errors import ConflictError, NotFoundError
 from submit_api import audit
 from submit_api.identity import Caller
-from submit_api.models import PublisherRequest
+from submit_api.models.people import PublisherRequest
 from submit_api.publishing import runs
 from submit_api.refusals import InvalidRequestError
 from submit_api.registry import people, publishers

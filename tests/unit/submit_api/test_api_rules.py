@@ -28,7 +28,6 @@ from submit_api import (
     docs_page,
     identity,
     launches,
-    models,
     modes,
     openapi,
     permissions,
@@ -39,6 +38,7 @@ from submit_api import (
 from submit_api.effects import SystemRandomness
 from submit_api.http.table import ROUTES
 from submit_api.identity import Caller
+from submit_api.models.fields import Profile
 from submit_api.refusals import BelowFloorError, InvalidRequestError, UnauthenticatedError
 from submit_api.registry.records import Launch, Queue, Secret, Token
 from submit_api.rowkeys import RowKeys, prefix
@@ -153,7 +153,7 @@ def test_the_highest_floor_is_to_be_met(release: str | None, queue: str | None, 
 
 
 def test_the_profiles_of_http_are_those_of_claims() -> None:
-    assert get_args(models.Profile) == PROFILES
+    assert get_args(Profile) == PROFILES
 
 
 def test_each_route_has_an_action_and_each_action_a_route() -> None:
