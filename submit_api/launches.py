@@ -40,7 +40,7 @@ TRANSITIONS: dict[str, frozenset[str]] = {
     "queued": frozenset({"offered", "cancelled", "refused"}),
     "offered": frozenset({"queued", "running", "cancelled", "refused", "failed"}),
     "running": ENDS,
-    **{end: frozenset() for end in ENDS},
+    **{end: frozenset() for end in sorted(ENDS)},
 }
 
 RUN_ID_DATES = ("manual__", "scheduled__", "backfill__", "asset_triggered__")

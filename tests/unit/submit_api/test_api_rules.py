@@ -6,6 +6,7 @@ import doctest
 import itertools
 import os
 import subprocess
+import sys
 import tempfile
 from dataclasses import replace
 from typing import get_args
@@ -318,6 +319,17 @@ def test_an_archives_rule_is_its_type_when_it_is_one_of_ours() -> None:
         assert document["status"] == problems.status_of(kind(rule, "detail"))
     invented = problems.document(errors.InvalidArchiveError("unauthenticated", "detail"))
     assert invented["type"] == "https://dagseal.dev/problems/invalid-archive"
+
+
+@pytest.mark.parametrize("seed", ["1", "2"])
+def test_each_process_describes_it_in_the_same_words(seed: str) -> None:
+    """Else a client could not tell a change from another replica."""
+    code = "from submit_api import openapi\nfrom submit_api.http.table import ROUTES\nprint(openapi.document(ROUTES))"
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert said == f"{openapi.document(ROUTES)}\n"
 
 
 def test_the_description_is_valid_openapi_and_names_every_route() -> None:
