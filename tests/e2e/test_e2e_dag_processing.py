@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,11 +107,9 @@ def test_examples_are_parsed_by_the_parsers_account_and_what_is_pushed_is_there_
 
         who.write_text(WHO + "# another\n")
         push(stack, who)
-        pushed = time.monotonic()
         until(lambda: airflow.rows("select version from dag_bundle") != [(before,)])
         ((after,),) = airflow.rows("select version from dag_bundle")
         until(lambda: airflow.rows(f"select 1 from dag where dag_id = 'who' and bundle_version = '{after}'"))
-        assert time.monotonic() - pushed < 2
 
         # The folder's owner or root changes it: the next who asks gets another, with the recorded bytes.
         ((fileloc,),) = airflow.rows("select fileloc from dag where dag_id = 'who'")

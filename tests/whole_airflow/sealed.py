@@ -56,7 +56,7 @@ class Sealed:
     def put(self, name: str, source: str, *, versioned: bool = False) -> None:
         """All have versions here."""
         digest = push(self.live, f"{name}.py", source)
-        self.api.until(lambda: self._holds(name, digest), f"the pushed {name} to be stored by Airflow")
+        self.api.until(lambda: self.holds(name, digest), f"the pushed {name} to be stored by Airflow")
 
     def tamper(self, name: str, more: str) -> None:
         """All copies below the agent's folders, whoever they belong to: those that Airflow reads, and its cache."""
@@ -76,7 +76,7 @@ class Sealed:
         made = self.live.http("PUT", f"/v1/connections/{conn_id}", {"value": f"generic://:{password}@"})
         assert made.status in (200, 201), made.body
 
-    def _holds(self, name: str, digest: str) -> bool:
+    def holds(self, name: str, digest: str) -> bool:
         """Whether the version that Airflow has stored of its DAGs is a set with these bytes."""
         for dag in self.api.rows("dags", "dags"):
             if dag["relative_fileloc"] == f"{name}.py" and dag["bundle_version"]:
