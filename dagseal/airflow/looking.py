@@ -1,5 +1,5 @@
 """What `dagseal doctor --airflow` sees: Airflow's own configuration and database (names and counts, never a value), and whether
-our sockets answer. `installation` judges it.
+our sockets answer. `findings` judges it.
 """
 
 from __future__ import annotations

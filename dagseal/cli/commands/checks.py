@@ -138,11 +138,12 @@ def _airflow(run: Run, component: str) -> None:
 
     try:
         with contextlib.redirect_stdout(sys.stderr):  # Airflow logs there from its import on
-            from dagseal.airflow import installation, looking
+            from dagseal.airflow import findings, looking
+            from dagseal.airflow.installation import REACHES
 
-            if component and component not in installation.REACHES:
-                raise UsageError(f"--component is one of {', '.join(installation.REACHES)}, not '{component}'")
-            found = installation.findings(looking.look(os.environ, component))
+            if component and component not in REACHES:
+                raise UsageError(f"--component is one of {', '.join(REACHES)}, not '{component}'")
+            found = findings.findings(looking.look(os.environ, component))
     except ModuleNotFoundError as error:
         raise UsageError(f"Airflow is not installed here ({error.name}): pip install 'dagseal[airflow]'") from None
     failed = sum(finding.state == "failed" for finding in found)
@@ -154,7 +155,7 @@ def _airflow(run: Run, component: str) -> None:
     else:
         for finding in found:
             printing.verdict(run, finding.state != "failed", f"{finding.name}: {finding.detail}")
-        if added := installation.lines(found):
+        if added := findings.lines(found):
             sys.stdout.write(f"\nTo be in airflow.cfg:\n\n{added}\n")
     if failed:
         raise VerificationFailedError(f"doctor: {failed} of {len(found)} checks failed")

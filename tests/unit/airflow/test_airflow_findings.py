@@ -9,18 +9,8 @@ import pytest
 from airflow.providers.celery.executors import celery_executor_utils
 
 from dagseal.airflow import celery_worker, looking
-from dagseal.airflow.installation import (
-    BACKEND,
-    BUNDLE,
-    CELERY,
-    COORDINATOR,
-    EXECUTORS,
-    REACHES,
-    Installation,
-    Stored,
-    findings,
-    lines,
-)
+from dagseal.airflow.findings import BACKEND, BUNDLE, COORDINATOR, EXECUTORS, findings, lines
+from dagseal.airflow.installation import CELERY, REACHES, Installation, Stored
 
 SOUND = Installation(
     version="3.3.2",
