@@ -108,6 +108,16 @@ async def test_a_reader_sees_one_snapshot_and_cannot_write(api: Api) -> None:
         assert await people.groups(after) == {"team": ["alice"]}
 
 
+async def test_who_looks_at_one_statement_cannot_write_either(api: Api) -> None:
+    await api.push("etl.py", SOURCE)
+    with pytest.raises(DBAPIError, match=r"read-?only"):
+        async with api.service.database.glance() as tx:
+            await tx.session.execute(text("UPDATE archives SET latest = 7"))
+    async with api.service.database.read() as after:
+        found = await archives.find(after, "etl.py")
+    assert found is not None and found.latest == 1
+
+
 async def test_a_transaction_that_fails_leaves_nothing(api: Api) -> None:
     with pytest.raises(ZeroDivisionError):
         async with api.service.database.write() as tx:
