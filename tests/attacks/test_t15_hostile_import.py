@@ -317,6 +317,7 @@ def test_nothing_can_be_left_or_read(fragile: Live, traces: Traces) -> None:
 def test_the_warm_process_is_attacked(fragile: Live, number: str) -> None:
     """In `minimal` it has the parser's own user, so it can be signalled. It is replaced: whoever meets a stopped one is asked
     to send again (503 with Retry-After), and the next description works. In a namespace there is no such process."""
+    assert fragile.push(f"t15before{number}.py", STABLE.format(f"t15before{number}")).status == 201
     warm = set(warm_pids(fragile, "describe"))
     source = f"import os, signal\nos.kill(os.getppid(), signal.{number})\n" + STABLE.format(f"t15{number}")
     answer = fragile.push(f"t15{number}.py", source)

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.root
 def test_no_process_serves_two_launches(scene: Scene) -> None:
     """Each is a process of its own, which was not seen before and is dead afterwards, and guesses numbers of its own. For that
     libraries have to see that they were forked: by a number that is not that of the warm process."""
+    assert scene.run("pass")["state"] == "success"
     (warm,) = warm_pids(scene.live, "run")
     inner = status_of(warm)["NSpid"].split()
     assert len(inner) == 1 or inner[-1] != "1"
