@@ -18,7 +18,7 @@ from submit_api import launches, modes, releasing
 from submit_api.identity import Caller
 from submit_api.models.archives import ApproveRequest
 from submit_api.refusals import InvalidRequestError, PreconditionError, SecondMemberError
-from submit_api.registry import archives, people
+from submit_api.registry import activations, archives, people
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Archive, Release
 from submit_api.releasing import Decided
@@ -95,6 +95,6 @@ async def _put_to_use(tx: Transaction, archive: Archive, release: Release, now: 
     if await archives.launchable_after(tx, archive.name, release.number) is not None:
         return
     await archives.move(tx, archive, release.group, at=now, principal=caller.principal)
-    await archives.activate(tx, archive.name, release.number, at=now, principal=caller.principal)
+    await activations.activate(tx, archive.name, release.number, at=now, principal=caller.principal)
     detail = f"release {releasing.told(archive.active)} -> {release.number}"
     await releasing.note(tx, now, caller, "release.activate", release, detail)

@@ -24,7 +24,7 @@ from integrity.manifest import VerifiedManifest
 from submit_api import connections, fsck_log, fsck_sets, launches
 from submit_api.audit_numbers import MAX_FINDINGS, REMOVE, Numbers
 from submit_api.findings import Finding, damage, warning
-from submit_api.registry import archives, events, ledger, people, secrets
+from submit_api.registry import activations, archives, events, ledger, people, secrets
 from submit_api.registry.database import SQLITE, Transaction
 from submit_api.registry.records import Release
 from submit_api.running import RESTORE_AGAIN, opened, restore_unfinished, state_lock
@@ -146,7 +146,7 @@ async def _archives(tx: Transaction) -> list[Finding]:
             found.append(damage("release-numbers", archive.name, f"latest is {archive.latest}, on record {numbers}"))
         if archive.active is not None and (archive.active not in numbers or archive.active in unfit):
             found.append(damage("active-release", archive.name, f"release {archive.active} cannot be active"))
-        record = await archives.activations(tx, archive.name)
+        record = await activations.of(tx, archive.name)
         last = record[-1].number if record else None
         if archive.active not in (None, last) or archive.activation != len(record):
             found.append(damage("activation-record", archive.name, f"the record ends with release {last}"))

@@ -23,7 +23,7 @@ from submit_api.accepting import OnRecord, Submitted, Wanted
 from submit_api.blobs import Upload
 from submit_api.recording import Candidate, Recorded
 from submit_api.refusals import NoSpaceError, UnavailableError
-from submit_api.registry import archives, events, leaves, logged, people
+from submit_api.registry import activations, archives, events, leaves, logged, people
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Archive
 from submit_api.service import Service
@@ -127,9 +127,9 @@ async def _add(tx: Transaction, made: Sequence[Recorded], before: Mapping[str, A
     await archives.add_dags(tx, {dag: one.archive.name for one in made for dag in one.new_dags})
     releases, manifests = [one.release for one in made], [one.manifest for one in made]
     await archives.add(tx, releases, manifests)
-    activations = [one.activation for one in made if one.activation]
-    await archives.add_activations(tx, activations)
-    await leaves.add(tx, logged.recorded(manifests, releases, activations, before, latest.values()))
+    begun = [one.activation for one in made if one.activation]
+    await activations.add(tx, begun)
+    await leaves.add(tx, logged.recorded(manifests, releases, begun, before, latest.values()))
     await events.add_all(tx, [one.event for one in made])
 
 

@@ -19,7 +19,7 @@ from submit_api.accepting import OnRecord, Submitted, Wanted, unchanged
 from submit_api.describing import Description
 from submit_api.effects import MICROSECONDS
 from submit_api.identity import Caller
-from submit_api.registry import archives
+from submit_api.registry import activations
 from submit_api.registry.records import Activation, Archive, Event, Release
 
 
@@ -145,7 +145,7 @@ def _put_to_use(archive: Archive, release: Release) -> tuple[Archive, Activation
     """It becomes the active one, and moves its archive to its group, unless it waits."""
     if release.waits:
         return replace(archive, latest=release.number), None
-    activation = archives.activation(archive, release.number, at=release.created_at, principal=release.submitted_by)
+    activation = activations.following(archive, release.number, at=release.created_at, principal=release.submitted_by)
     after = replace(
         archive, latest=release.number, group=release.group, active=release.number, activation=activation.seq
     )

@@ -13,7 +13,7 @@ from integrity.errors import NotFoundError
 from submit_api import audit, launches, modes, permissions, rollback, scopes
 from submit_api.identity import Caller
 from submit_api.refusals import InvalidRequestError, PreconditionError
-from submit_api.registry import archives, ledger
+from submit_api.registry import activations, archives, ledger
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Activation, Archive, Release
 from submit_api.service import Service
@@ -39,7 +39,7 @@ async def activate(service: Service, caller: Caller, name: str, number: int, if_
         release = await numbered(tx, archive, number)
         launches.require_launchable(release)
         now = service.now_us()
-        await archives.activate(tx, name, number, at=now, principal=caller.principal)
+        await activations.activate(tx, name, number, at=now, principal=caller.principal)
         await note(tx, now, caller, "release.activate", release, f"release {told(archive.active)} -> {number}")
         return await now_is(tx, name, number)
 
@@ -55,7 +55,7 @@ async def roll_back(service: Service, caller: Caller, name: str, number: int | N
 
         to = await rollback.target(archive, _back(tx, archive, number), unusable, number)
         now = service.now_us()
-        await archives.activate(tx, name, to.number, at=now, principal=caller.principal, before=to.before)
+        await activations.activate(tx, name, to.number, at=now, principal=caller.principal, before=to.before)
         release = await numbered(tx, archive, to.number)
         await note(tx, now, caller, "release.rollback", release, f"release {told(archive.active)} -> {to.number}")
         return await now_is(tx, name, to.number)
@@ -64,7 +64,7 @@ async def roll_back(service: Service, caller: Caller, name: str, number: int | N
 async def _back(tx: Transaction, archive: Archive, number: int | None) -> AsyncIterator[Activation]:
     """The way back from the current activation, or what of it is of release `number`."""
     seq = archive.activation
-    while found := await archives.activations_back(tx, archive.name, seq, _STEPS_AT_ONCE, number=number):
+    while found := await activations.back(tx, archive.name, seq, _STEPS_AT_ONCE, number=number):
         for one in found:
             yield one
         seq = found[-1].seq

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import ColumnElement, and_, bindparam, func, insert, literal, select, true, union, update
+from sqlalchemy import ColumnElement, and_, bindparam, func, insert, select, true, union, update
 
 from integrity.manifest import Manifest
 from submit_api.registry import leaves, logged
 from submit_api.registry.database import Transaction
 from submit_api.registry.ownership import readable
-from submit_api.registry.records import Activation, Archive, Release, Stored, columns, columns_of, record
-from submit_api.registry.tables import ActivationRow, ArchiveRow, DagRow, ReleaseRow, TaskRow, table
+from submit_api.registry.records import Archive, Release, Stored, columns, columns_of, record
+from submit_api.registry.tables import ArchiveRow, DagRow, ReleaseRow, TaskRow, table
 
 _AT_ONCE = 200  # of parts of one query: SQLite takes 500
 _LAST = "\U0010ffff"  # comes after every character of a name
@@ -40,7 +40,7 @@ _REVOKED = select(*columns_of(Release, ReleaseRow)).where(
 _STORED = select(*columns_of(Stored, ReleaseRow)).where(ReleaseRow.digest.in_(bindparam("digests", expanding=True)))
 _ARCHIVES = table(ArchiveRow)
 _ADD, _ADD_TASKS, _ADD_ARCHIVES = insert(table(ReleaseRow)), insert(table(TaskRow)), insert(_ARCHIVES)
-_ADD_DAGS, _ADD_ACTIVATIONS = insert(table(DagRow)), insert(table(ActivationRow))
+_ADD_DAGS = insert(table(DagRow))
 _CHANGE = update(_ARCHIVES).where(_ARCHIVES.c.name == bindparam("known"))  # what else is given is changed
 _OWNERS_OF_DAGS = select(_D.dag_id, _D.archive).where(_D.dag_id.in_(bindparam("dags", expanding=True)))
 
@@ -250,40 +250,6 @@ async def add_dags(tx: Transaction, dags: Mapping[str, str]) -> None:
         await tx.session.execute(_ADD_DAGS, rows)
 
 
-async def add_activations(tx: Transaction, made: Iterable[Activation]) -> None:
-    rows = [columns(one) for one in made]
-    if rows:
-        await tx.session.execute(_ADD_ACTIVATIONS, rows)
-
-
-def activation(archive: Archive, number: int, *, at: int, principal: str, before: int | None = None) -> Activation:
-    """That this release becomes the active one. `before` as `activate` has it."""
-    return Activation(
-        archive=archive.name,
-        seq=archive.activation + 1,
-        number=number,
-        was=archive.active,
-        before=archive.activation if before is None else before,
-        at=at,
-        principal=principal,
-    )
-
-
-async def activate(
-    tx: Transaction, archive: str, number: int, *, at: int, principal: str, before: int | None = None
-) -> None:
-    """Make it the active one, and record that. `before` is where a later rollback goes on from: where this one came from,
-    unless this is itself a rollback."""
-    row = await tx.session.get_one(ArchiveRow, archive)
-    if row.active == number:
-        return
-    made = activation(record(Archive, row), number, at=at, principal=principal, before=before)
-    await add_activations(tx, [made])
-    row.active, row.activation = number, made.seq
-    await tx.session.flush()
-    await leaves.add(tx, [logged.activated(made)])
-
-
 async def approve(
     tx: Transaction, found: Release, approved_by: list[str], *, now: int, enough: bool, unsafe_alone: bool
 ) -> None:
@@ -299,29 +265,6 @@ async def move(tx: Transaction, archive: Archive, group: str, *, at: int, princi
     if archive.group != group:
         await tx.session.execute(update(ArchiveRow).where(ArchiveRow.name == archive.name).values(group=group))
         await leaves.add(tx, [logged.owned(replace(archive, group=group), by=principal, at=at)])
-
-
-async def activations(tx: Transaction, archive: str) -> list[Activation]:
-    """In order."""
-    query = select(ActivationRow).where(ActivationRow.archive == archive).order_by(ActivationRow.seq)
-    return [record(Activation, row) for row in await tx.session.scalars(query)]
-
-
-async def activations_back(
-    tx: Transaction, archive: str, seq: int, limit: int, *, number: int | None = None
-) -> list[Activation]:
-    """The first `limit` that a rollback from activation `seq` passes; with `number`, of those of this release."""
-    this = ActivationRow.archive == archive
-    begin = select(ActivationRow.seq, ActivationRow.before, literal(0).label("steps"))
-    back = begin.where(this, ActivationRow.seq == seq).cte("back", recursive=True)
-    step = select(ActivationRow.seq, ActivationRow.before, back.c.steps + 1)
-    step = step.where(this, ActivationRow.seq == back.c.before, ActivationRow.seq < back.c.seq)
-    back = back.union_all(step.where(back.c.steps < limit) if number is None else step)
-    query = select(ActivationRow).join(back, ActivationRow.seq == back.c.seq).where(this, back.c.steps > 0)
-    if number is not None:
-        query = query.where(ActivationRow.number == number)
-    rows = await tx.session.scalars(query.order_by(back.c.steps).limit(limit))
-    return [record(Activation, row) for row in rows]
 
 
 async def revoke(tx: Transaction, found: Release, *, at: int, principal: str, reason: str) -> None:
