@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from integrity import claims, names
+from integrity.claims import STATES
 from integrity.errors import (
     ConflictError,
     DigestMismatchError,
@@ -22,25 +23,12 @@ from submit_api import modes
 from submit_api.refusals import CANCELLED, BelowFloorError, EndedError, InvalidRequestError, UnapprovedError
 from submit_api.registry.records import Archive, Launch, Queue, Release
 
-ENDS = frozenset(
-    {
-        "success",
-        "failed",
-        "skipped",
-        "up_for_retry",
-        "up_for_reschedule",
-        "deferred",
-        "cancelled",
-        "refused",
-        "lost",
-    }
-)
-
+ENDS = frozenset(STATES)
 TRANSITIONS: dict[str, frozenset[str]] = {
     "queued": frozenset({"offered", "cancelled", "refused"}),
     "offered": frozenset({"queued", "running", "cancelled", "refused", "failed"}),
     "running": ENDS,
-    **{end: frozenset() for end in sorted(ENDS)},
+    **{end: frozenset() for end in STATES},
 }
 
 RUN_ID_DATES = ("manual__", "scheduled__", "backfill__", "asset_triggered__")

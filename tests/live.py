@@ -22,18 +22,7 @@ from typing import Any
 from dagseal.footing import free_port
 from dagseal.quickstart import default_user
 from dagseal.stack import Stack
-
-ENDED = (
-    "success",
-    "failed",
-    "skipped",
-    "up_for_retry",
-    "up_for_reschedule",
-    "deferred",
-    "cancelled",
-    "refused",
-    "lost",
-)
+from integrity.claims import STATES as ENDED
 
 
 @dataclass(frozen=True, slots=True)

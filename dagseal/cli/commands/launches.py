@@ -17,19 +17,6 @@ if TYPE_CHECKING:
 
 WAIT_SECONDS = 20
 MAX_OUTAGES = 8
-ENDED = frozenset(
-    (
-        "success",
-        "failed",
-        "skipped",
-        "up_for_retry",
-        "up_for_reschedule",
-        "deferred",
-        "cancelled",
-        "refused",
-        "lost",
-    )
-)
 _COLUMNS = (
     "id",
     "state",
@@ -111,6 +98,7 @@ async def follow_launch(run: Run, client: Client, launch_id: str, *, offset: int
     import asyncio
     import random
 
+    from integrity.claims import STATES
     from integrity.errors import FetchError
     from worker_cache import backoff
     from worker_cache.client import segment
@@ -123,7 +111,7 @@ async def follow_launch(run: Run, client: Client, launch_id: str, *, offset: int
             printer.write(part.data)
             offset = part.next_offset
             outages, delays = 0, backoff.delays(random.random)
-            if part.state in ENDED and not part.data:
+            if part.state in STATES and not part.data:
                 printer.end()
                 found: dict[str, Any] = await client.get(f"/v1/launches/{segment(launch_id)}")
                 return found
