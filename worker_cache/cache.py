@@ -104,7 +104,8 @@ class Cache:
             try:
                 return await self._open_cached(digest, size)
             except NotFoundError:
-                await self._fetch_once(digest, size, urgent=True)
+                if digest not in self._record.entries:  # else it was named while this one looked
+                    await self._fetch_once(digest, size, urgent=True)
             return await self._open_cached(digest, size)
 
     async def prefetch(self, wanted: Iterable[tuple[Digest, int]]) -> dict[Digest, DagsealError]:
@@ -158,6 +159,7 @@ class Cache:
             )
 
     async def _open_cached(self, digest: Digest, size: int) -> int:
+        entry = self._record.entries.get(digest)
         try:
             if size <= INLINE_BYTES:
                 fd = self._store.open_verified(digest)
@@ -170,7 +172,8 @@ class Cache:
             self._spoilt(digest, str(error))
             raise
         except NotFoundError:
-            self._record.removed(digest)
+            if self._record.entries.get(digest) is entry:
+                self._record.removed(digest)
             raise
         return fd
 

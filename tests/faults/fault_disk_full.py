@@ -138,12 +138,16 @@ def agent() -> None:
         assert live.wait(launch)["state"] == "success"
         assert _runs(marker, "no-cache") == 1
 
-        with full(folder, but_pages=0):
-            ended = live.wait(_asked(live, "no-spool"))
-            assert ended["state"] in ("lost", "failed", "refused"), ended
+        for attempt in range(5):
+            with full(folder, but_pages=0):
+                ended = live.wait(_asked(live, f"no-spool-{attempt}"))
+            ran = _runs(marker, f"no-spool-{attempt}")
+            if ended["state"] != "success":
+                break
+            assert ran == 1, "what the agent cleared up meanwhile made room"
+        assert ended["state"] in ("lost", "failed", "refused") and ran <= 1, (ended, ran)
         assert live.wait(_asked(live, "after"))["state"] == "success"
-        ran = _runs(marker, "no-spool")
-        assert ran <= 1 and _runs(marker, "after") == 1
+        assert _runs(marker, "after") == 1
         live.stack.stop()
         assert cache_fsck.check(str(live.stack.cache)).findings == ()
         print(f"agent: with a full spool the launch ended as {ended['state']}, its task ran {ran} times")

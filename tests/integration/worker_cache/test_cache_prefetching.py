@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,39 @@ async def test_one_that_is_fetched_ahead_alone_is_joined_and_hurries(tmp_path: P
         hold.go.set()
         await opening
         assert await ahead == {} and len(server.asked) == 1
+
+
+async def test_one_that_is_named_while_it_is_looked_for_is_not_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose thread found nothing, and says so when the fetch is over."""
+    hold, blobs, looked, over = Hold(), Blobs(*LARGE), threading.Event(), threading.Event()
+
+    def script(asked: Asked) -> Iterable[Any]:
+        (whole,) = blobs(asked)
+        return [whole[: len(whole) // 2], hold, whole[len(whole) // 2 :]]
+
+    async with blob_server.running(script) as server, rig(tmp_path, server.url) as its:
+        look = its.store.open_verified
+
+        def late(digest: Digest) -> int:
+            try:
+                return look(digest)
+            except NotFoundError:
+                looked.set()
+                assert over.wait(20)
+                raise
+
+        monkeypatch.setattr(its.store, "open_verified", late)
+        ahead = asyncio.create_task(its.cache.prefetch(wanted(LARGE[:1])))
+        await asyncio.wait_for(hold.reached.wait(), 20)
+        opening = asyncio.create_task(its.read(LARGE[0]))
+        assert await asyncio.to_thread(looked.wait, 20)
+        hold.go.set()
+        assert await ahead == {}
+        over.set()
+        await opening
+        assert len(server.asked) == 1 and its.cache.held([Digest.of(LARGE[0])])
 
 
 @pytest.mark.parametrize(
