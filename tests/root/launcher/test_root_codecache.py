@@ -28,6 +28,9 @@ with DAG("d", schedule=None):
         pass
     quick()
 """
+LONG = (
+    SOURCE + b"def more(x):\n    return [x + 1, x * 2, (x, x)]\n" * 4000
+)  # it takes the compiler some tenths of a second
 NEVER_COMPILED = SOURCE + b"VALUE = (" + b"-" * 60_000 + b"1)\n"
 
 
@@ -132,9 +135,9 @@ async def test_one_that_takes_too_long_is_killed_and_not_tried_again(
 ) -> None:
     monkeypatch.setattr(codecache, "_FILL_SECONDS", 0.0)
     task = await pool.take()
-    await fill(pool, task, SOURCE)
-    assert task.warm.codes._kept == {Digest.of(SOURCE): (-1, 0)}
-    assert (await spent(task, SOURCE))["compile"] > 0
+    await fill(pool, task, LONG)
+    assert task.warm.codes._kept == {Digest.of(LONG): (-1, 0)}
+    assert (await spent(task, LONG))["compile"] > 0
     assert len(await pool.spares()) == 2
 
 
