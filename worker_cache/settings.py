@@ -17,7 +17,7 @@
     max_fetch_mib_per_second = 0                 # 0: no limit
     scrub_mib_per_second = 4                     # 0: nothing is hashed but what is used
     heartbeat_seconds = 10.0
-    log_sync_seconds = 2.0                       # how often the server is asked for its log's newest checkpoint
+    log_sync_seconds = 1.0                       # how often the server is asked for its log's newest checkpoint
     report_seconds = 15.0                        # how often the server is told what is held here, at least
     releases_socket = "/run/dagseal/releases.sock"   # optional: hands verified releases to local processes
     tasks_socket = "/run/dagseal/tasks.sock"     # optional: runs the tasks of Airflow's supervisors on this host
@@ -85,7 +85,7 @@ class AgentSettings(BaseSettings):
     max_fetch_mib_per_second: float = Field(default=0.0, ge=0, le=1e6)
     scrub_mib_per_second: float = Field(default=4.0, ge=0, le=1e6)
     heartbeat_seconds: float = Field(default=10.0, gt=0, le=30)
-    log_sync_seconds: float = Field(default=2.0, gt=0, le=300)
+    log_sync_seconds: float = Field(default=1.0, gt=0, le=300)
     report_seconds: float = Field(default=15.0, gt=0, le=300)
     releases_socket: str | None = None
     tasks_socket: str | None = None
