@@ -20,7 +20,7 @@ from tests.whole_airflow.database import LoopbackServer
 from tests.whole_airflow.installation import TEMPLATE, Airflow, parts
 from tests.whole_airflow.network import HOSTS, HUB, inside
 from tests.whole_airflow.public import PublicApi
-from tests.whole_airflow.sealed import SealedStack, config, push, scheduler_token
+from tests.whole_airflow.sealed import SealedStack, config, put, scheduler_token
 
 
 class Broker(Protocol):
@@ -100,16 +100,7 @@ class Fleet:
         self.airflow.start_part(host, celery_worker(host), before=becoming(host, SERVICE))
 
     def put(self, name: str, source: str) -> None:
-        digest = push(self.live, f"{name}.py", source)
-
-        def stored() -> bool:
-            for dag in self.api.rows("dags", "dags"):
-                if dag["relative_fileloc"] == f"{name}.py" and dag["bundle_version"]:
-                    known = self.live.http("GET", f"/v1/sets/{dag['bundle_version']}")
-                    return known.status == 200 and digest.encode() in known.body
-            return False
-
-        self.api.until(stored, f"the pushed {name} to be stored by Airflow")
+        put(self.live, self.api, name, source)
 
 
 def becoming(host: str, account: str) -> list[str]:

@@ -55,8 +55,7 @@ class Sealed:
 
     def put(self, name: str, source: str, *, versioned: bool = False) -> None:
         """All have versions here."""
-        digest = push(self.live, f"{name}.py", source)
-        self.api.until(lambda: self.holds(name, digest), f"the pushed {name} to be stored by Airflow")
+        put(self.live, self.api, name, source)
 
     def tamper(self, name: str, more: str) -> None:
         """All copies below the agent's folders, whoever they belong to: those that Airflow reads, and its cache."""
@@ -76,20 +75,27 @@ class Sealed:
         made = self.live.http("PUT", f"/v1/connections/{conn_id}", {"value": f"generic://:{password}@"})
         assert made.status in (200, 201), made.body
 
-    def holds(self, name: str, digest: str) -> bool:
-        """Whether the version that Airflow has stored of its DAGs is a set with these bytes."""
-        for dag in self.api.rows("dags", "dags"):
-            if dag["relative_fileloc"] == f"{name}.py" and dag["bundle_version"]:
-                known = self.live.http("GET", f"/v1/sets/{dag['bundle_version']}")
-                return known.status == 200 and digest.encode() in known.body
-        return False
-
 
 def push(live: Live, name: str, source: str) -> str:
     """As its author; the digest of the active release."""
     answer = live.push(name, source)
     assert answer.status in (200, 201), answer.body
     return hashlib.sha512(source.encode()).hexdigest()
+
+
+def put(live: Live, api: PublicApi, name: str, source: str) -> None:
+    """Push it, and wait until Airflow has stored it."""
+    digest = push(live, f"{name}.py", source)
+    api.until(lambda: holds(live, api, name, digest), f"the pushed {name} to be stored by Airflow")
+
+
+def holds(live: Live, api: PublicApi, name: str, digest: str) -> bool:
+    """Whether the version that Airflow has stored of its DAGs is a set with these bytes."""
+    for dag in api.rows("dags", "dags"):
+        if dag["relative_fileloc"] == f"{name}.py" and dag["bundle_version"]:
+            known = live.http("GET", f"/v1/sets/{dag['bundle_version']}")
+            return known.status == 200 and digest.encode() in known.body
+    return False
 
 
 def config(stack: SealedStack, token: Path, executor: str = "SealedLocalExecutor") -> dict[str, dict[str, str]]:

@@ -136,13 +136,14 @@ def _airflow(run: Run, component: str) -> None:
     import os
     import sys
 
+    from dagseal.airflow.installation import REACHES
+
+    if component and component not in REACHES:  # said before Airflow's import, which takes seconds
+        raise UsageError(f"--component is one of {', '.join(REACHES)}, not '{component}'")
     try:
         with contextlib.redirect_stdout(sys.stderr):  # Airflow logs there from its import on
             from dagseal.airflow import findings, looking
-            from dagseal.airflow.installation import REACHES
 
-            if component and component not in REACHES:
-                raise UsageError(f"--component is one of {', '.join(REACHES)}, not '{component}'")
             found = findings.findings(looking.look(os.environ, component))
     except ModuleNotFoundError as error:
         raise UsageError(f"Airflow is not installed here ({error.name}): pip install 'dagseal[airflow]'") from None

@@ -18,7 +18,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from integrity import errors
 from integrity.archiverules import RULES
-from integrity.claims import PROFILES
+from integrity.claims import PROFILES, STATES
 from integrity.digests import Digest
 from integrity.errors import ConflictError, DagsealError, NotOwnerError, OutOfScopeError, SettingsError, SignatureError
 from integrity.keys import RowKey
@@ -109,6 +109,8 @@ def test_every_changed_character_of_a_token_is_refused() -> None:
 
 
 def test_the_launch_table_is_whole() -> None:
+    ended = "success failed skipped up_for_retry up_for_reschedule deferred cancelled refused lost"
+    assert set(ended.split()) == launches.ENDS == set(STATES)
     assert set(launches.TRANSITIONS) == launches.ENDS | {"queued", "offered", "running"}
     for state, to in itertools.product(launches.TRANSITIONS, launches.TRANSITIONS):
         if to in launches.TRANSITIONS[state]:
