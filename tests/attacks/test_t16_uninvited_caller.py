@@ -10,6 +10,7 @@ that takes any word.
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import resource
 import select
@@ -50,9 +51,21 @@ def offer(live: Live, agent: LyingAgent, traces: Traces) -> Offer:
     return agent.offer("t16")
 
 
+def halves(live: Live) -> tuple[int, int]:
+    return live.stack.processes["launcher"].pid, notary_pid(live)
+
+
 def fds(live: Live) -> int:
-    """Of both its halves."""
-    return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in (live.stack.processes["launcher"].pid, notary_pid(live)))
+    return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in halves(live))
+
+
+def watched_by(pid: int) -> set[int]:
+    """The processes that it holds a pidfd of (proc_pid_fdinfo(5))."""
+    watched = set()
+    for path in Path(f"/proc/{pid}/fdinfo").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since
+            watched |= {int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith("Pid:")}
+    return watched
 
 
 def connections(live: Live) -> int:
@@ -69,8 +82,8 @@ def settled_fds(live: Live) -> int:
         spares = [spares_of(warm) for purpose in ("run", "describe") for warm in warm_pids(live, purpose)]
         if any(len(two) != 2 or {status_of(pid)["Seccomp"] for pid in two} != {"2"} for two in spares):
             return 0
-        if any(not status_of(pid)["State"].startswith("S") for two in spares for pid in two):
-            return 0  # it does not wait yet, so the launcher has not opened all of its descriptors
+        if not {pid for two in spares for pid in two} <= watched_by(halves(live)[0]) & watched_by(halves(live)[1]):
+            return 0  # its pidfd is the last of its descriptors that each half opens, after it waits
         return 0 if connections(live) else fds(live)
 
     return until("all spares are there", settled)
