@@ -1,13 +1,23 @@
-"""What every test shares: those that need root are skipped elsewhere, by name and with the reason."""
+"""What every test shares: those that need root are skipped elsewhere, by name and with the reason; and an Airflow that is imported
+here has a home of its own, so that nothing depends on whether this account has used Airflow before."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 
 import pytest
 
 from tests.live import Live, running
+
+_AIRFLOW_HOME = tempfile.mkdtemp(prefix="dagseal-airflow-")
+os.environ["AIRFLOW_HOME"] = _AIRFLOW_HOME
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_AIRFLOW_HOME, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
