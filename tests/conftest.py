@@ -1,5 +1,5 @@
-"""What every test shares: those that need root are skipped elsewhere, by name and with the reason; and an Airflow that is imported
-here has a home of its own, so that nothing depends on whether this account has used Airflow before."""
+"""What every test shares: those that need root are skipped elsewhere, by name and with the reason; and Airflow has a home of
+the tests' own, so that nothing depends on whether this account has used it before."""
 
 from __future__ import annotations
 
