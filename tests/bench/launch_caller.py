@@ -54,7 +54,8 @@ class _Socket:
     def send(self, kind: str, fd: int | None = None, **fields: Any) -> None:
         frame = messages.encode(kind, fds=0 if fd is None else 1, **fields)
         sent = 0 if fd is None else socket.send_fds(self.sock, [frame], [fd])
-        self.sock.sendall(frame[sent:])
+        if sent < len(frame):  # even no byte at all is an error when the launcher has answered and closed
+            self.sock.sendall(frame[sent:])
 
     def hear(self) -> dict[str, Any]:
         length = messages.body_length(self._exactly(messages.HEADER_BYTES))

@@ -46,7 +46,8 @@ def send(sock: socket.socket, kind: str, *, fds: tuple[int, ...] = (), **fields:
     data = messages.encode(kind, fds=len(fds), **fields)
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     sent = sock.sendmsg([data], rights)
-    sock.sendall(data[sent:])
+    if sent < len(data):  # even no byte at all is an error when the task has read it and died
+        sock.sendall(data[sent:])
 
 
 def confinement(profile: str = "minimal", **changes: Any) -> Confinement:
