@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,7 +100,7 @@ def served(origin: Origin, folder: Path) -> Iterator[str]:
     assert wrap is not None
     # Two workers, as there are two cores; git's processes see no settings of this account.
     with (
-        subprocess.Popen([wrap, "-c", "2", "-s", f"unix:{folder}/fcgi.sock"], env=_ENV) as cgi,
+        subprocess.Popen([wrap, "-c", "2", "-s", f"unix:{folder}/fcgi.sock"], env=_ENV, start_new_session=True) as cgi,
         subprocess.Popen(["nginx", "-c", str(config)], stderr=subprocess.DEVNULL) as nginx,
     ):
         try:
@@ -110,7 +111,7 @@ def served(origin: Origin, folder: Path) -> Iterator[str]:
             yield url
         finally:
             nginx.terminate()
-            cgi.terminate()
+            os.killpg(cgi.pid, signal.SIGKILL)  # its workers end at SIGTERM only when another request comes
 
 
 class Fetch:
