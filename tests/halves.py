@@ -61,6 +61,6 @@ async def halves(folder: Path) -> AsyncIterator[Halves]:
     found = Halves(chosen, powers, ours, theirs, asyncio.create_task(monitor.serve(theirs)))
     yield found
     ours.close()
-    await asyncio.wait_for(found.serving, 30)
+    await asyncio.wait_for(found.serving, 10)
     await powers.close()
     assert children(os.getpid()) == before

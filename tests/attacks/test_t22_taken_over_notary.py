@@ -198,14 +198,14 @@ def frame(body: bytes) -> bytes:
 async def test_a_word_out_of_the_table_is_its_last(notary: Notary, how: str) -> None:
     """The monitor hears no more; with that the launcher ends."""
     await asyncio.get_running_loop().sock_sendall(notary.channel._sock, OUT_OF_THE_TABLE[how]())
-    await asyncio.wait_for(notary.serving, 30)
+    await asyncio.wait_for(notary.serving, 10)
 
 
 async def test_with_it_ends_what_was_started(notary: Notary) -> None:
     warm = await notary.warm()
     pidfd = os.pidfd_open(warm)
     await asyncio.get_running_loop().sock_sendall(notary.channel._sock, OUT_OF_THE_TABLE["fork"]())
-    await asyncio.wait_for(notary.serving, 30)
+    await asyncio.wait_for(notary.serving, 10)
     await notary.powers.close()
     assert has_ended(pidfd)
     os.close(pidfd)
@@ -233,7 +233,7 @@ async def test_numbers_that_are_none(notary: Notary, pids: Any) -> None:
 
 async def test_descriptors_are_not_taken(notary: Notary) -> None:
     await notary.channel.send("kill", number=1, pid=1, pass_fds=[0])
-    await asyncio.wait_for(notary.serving, 30)
+    await asyncio.wait_for(notary.serving, 10)
 
 
 async def test_an_account_that_was_taken_over_signals_nobody(notary: Notary) -> None:

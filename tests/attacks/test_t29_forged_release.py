@@ -136,7 +136,7 @@ async def launched(host: Host, number: int, data: bytes, author: bytes | None) -
     host.api.leaf = {"author": author}
     launch_id = f"{number:032x}"
     host.api.queue.put_nowait(host.api.offer(host.launcher, launch_id, data=data, number=number))
-    await asyncio.wait_for(host.api.ended[launch_id].wait(), 30)
+    await asyncio.wait_for(host.api.ended[launch_id].wait(), 10)
     return host.api.states[launch_id]
 
 
@@ -209,7 +209,7 @@ async def test_a_forged_release_is_not_fetched_ahead(host: Host) -> None:
         view = place.follower.known.view
         assert view.wanted(frozenset({"default"})).keys() == {forged.digest, allowed.digest}
         place.keeper.changed(view)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(10):
             while not place.cache.held([allowed.digest]):
                 await asyncio.sleep(0.001)
         said = place.keeper.said(place.follower)

@@ -296,7 +296,7 @@ async def test_watchers_keep_nobody_out_and_end_with_their_askers(agent: Agent) 
     assert (await agent.asked(AIRFLOW, ["*"])).split()[0] in agent.api
     for watching in held:
         watching.close()  # type: ignore[attr-defined]
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(10):
         while agent.socket._watching.total():
             await asyncio.sleep(0.001)
 

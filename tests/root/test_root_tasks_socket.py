@@ -120,7 +120,7 @@ async def test_what_is_no_question_or_brings_no_connected_stream_socket_is_refus
     assert await tried(AIRFLOW, body) == "refused malformed"
     before = len(os.listdir("/proc/self/fd"))
     assert await tried(AIRFLOW, body) == "refused malformed"
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(10):
         while len(os.listdir("/proc/self/fd")) > before:
             await asyncio.sleep(0.001)
     assert host.api.reserve(TI).qsize() == 1

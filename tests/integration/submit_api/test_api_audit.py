@@ -284,7 +284,7 @@ async def test_an_export_that_breaks_off_is_not_recorded_as_one(api: Api) -> Non
     async with api.session.get(api.url + "/v1/audit", headers=headers) as response:
         await response.content.readany()
         response.close()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(10):
         while api.listener._runner.server and len(api.listener._runner.server.connections) > 1:
             await asyncio.sleep(0)
     assert await last(api) == before

@@ -130,7 +130,7 @@ async def raw(api: Api, lines: tuple[str, ...], body: bytes, *, ends: bool = Fal
     if ends:
         writer.write_eof()
     try:
-        answer = await asyncio.wait_for(reader.read(), 30)
+        answer = await asyncio.wait_for(reader.read(), 10)
     except ConnectionError:  # it had not read what we sent, and is done with us
         answer = b""
     writer.close()
@@ -149,7 +149,7 @@ def open_blobs(api: Api) -> list[str]:
 
 
 async def nothing_is_left(api: Api) -> None:
-    async with asyncio.timeout(30):  # who goes away is noticed a moment later
+    async with asyncio.timeout(10):  # who goes away is noticed a moment later
         while any(name.startswith(".tmp-") for name in api.files()):
             await asyncio.sleep(0)
     assert await api.remains() == ([], []) and open_blobs(api) == [] and await api.fsck() == []
@@ -180,7 +180,7 @@ async def test_69_a_body_longer_than_its_length(small: Api) -> None:
     writer.write("\r\n".join((*head, digest, "", "")).replace("{admin}", small.admin).encode() + SOURCE[:10])
     assert (await reader.readuntil(b"send it again")).startswith(b"HTTP/1.1 422 ")
     writer.write(SOURCE[10:])
-    rest = await asyncio.wait_for(reader.read(), 30)
+    rest = await asyncio.wait_for(reader.read(), 10)
     assert b"HTTP/1.1 400" in rest or b"HTTP/1.0 400" in rest
     writer.close()
     await nothing_is_left(small)
@@ -188,7 +188,7 @@ async def test_69_a_body_longer_than_its_length(small: Api) -> None:
 
 async def test_72_an_idle_connection_is_closed(small: Api) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", small.listener.port)
-    assert (await asyncio.wait_for(reader.read(), 30)).startswith(b"HTTP/1.1 408")
+    assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 408")
     writer.close()
 
 
@@ -229,13 +229,13 @@ async def test_81_too_many_at_once(small: Api) -> None:
     alice = await small.token("alice")
     small.launcher.hold.clear()
     pushes = [asyncio.create_task(small.push(f"a{number}.py", SOURCE)) for number in range(2)]
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(10):
         while len(small.launcher.seen) < 2:
             await asyncio.sleep(0)
-    answer = await asyncio.wait_for(small.push("etl.py", SOURCE), 30)
+    answer = await asyncio.wait_for(small.push("etl.py", SOURCE), 10)
     assert (answer.status, answer.slug, answer.headers["Retry-After"]) == (429, "too-many-uploads", "5")
     other = asyncio.create_task(small.push("b.py", SOURCE, token=alice))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(10):
         while len(small.launcher.seen) < 3:
             await asyncio.sleep(0)
     small.launcher.hold.set()

@@ -181,7 +181,7 @@ async def test_a_bucket_that_goes_away_in_the_middle_of_a_get(api: Api, proxy: P
     await api.push("big.zip", large)
     proxy.fail("GET", HOLD, 1)
     asking = asyncio.create_task(get(api, large))
-    await asyncio.wait_for(proxy.held.wait(), 30)
+    await asyncio.wait_for(proxy.held.wait(), 10)
     proxy.fail("GET", AWAY)
     proxy.release.set()
     answer = await asking  # of two pieces none was sent yet: the last is never sent before the digest agrees
@@ -200,7 +200,7 @@ async def test_who_leaves_in_the_middle_leaves_a_whole_release_or_none(
 ) -> None:
     proxy.fail("PUT", HOLD, 1)
     pushing = asyncio.create_task(api.push("etl.py", SOURCE))
-    await asyncio.wait_for(proxy.held.wait(), 30)
+    await asyncio.wait_for(proxy.held.wait(), 10)
     pushing.cancel()
     proxy.release.set()
     with pytest.raises(asyncio.CancelledError):

@@ -396,7 +396,7 @@ async def test_waiting_for_work_for_logs_and_for_the_end(api: Api, worker: Worke
     while not api.service.signals.waiting("queue"):
         await asyncio.sleep(0)
     launch_id = (await api.launch()).json["id"]
-    offer = await asyncio.wait_for(waiting, 15)
+    offer = await asyncio.wait_for(waiting, 5)
     assert offer is not None and offer["launch_id"] == launch_id
     await worker.claim(offer)
     path = f"/v1/launches/{launch_id}"
@@ -405,9 +405,9 @@ async def test_waiting_for_work_for_logs_and_for_the_end(api: Api, worker: Worke
     while api.service.signals.waiting(f"launch:{launch_id}") < 2:
         await asyncio.sleep(0)
     await worker.post(launch_id, "log?offset=0", b"line\n", kind="application/octet-stream")
-    assert (await asyncio.wait_for(log, 15)).body == b"line\n"
+    assert (await asyncio.wait_for(log, 5)).body == b"line\n"
     await worker.finish(offer, log_digest=Digest.of(b"line\n"), log_bytes=5)
-    assert (await asyncio.wait_for(end, 15)).json["state"] == "success"
+    assert (await asyncio.wait_for(end, 5)).json["state"] == "success"
 
 
 async def test_workers_share_a_queue_without_sharing_a_launch(api: Api, worker: WorkerPeer) -> None:

@@ -96,7 +96,7 @@ async def test_no_length_is_411(small: Api) -> None:
 async def test_a_truncated_body_leaves_nothing(small: Api) -> None:
     await raw(small, head(small, f"Content-Length: {len(SOURCE)}"), SOURCE[:20], eof=True)
     await raw(small, head(small, "Transfer-Encoding: chunked"), b"20\r\nabc", eof=True)
-    async with asyncio.timeout(30):  # the connection is gone before the handler has noticed and recorded it
+    async with asyncio.timeout(10):  # the connection is gone before the handler has noticed and recorded it
         while [event["verdict"] for event in await small.events()].count("refused") < 2:
             pass
     await nothing_left(small)
@@ -110,7 +110,7 @@ async def test_a_client_that_goes_away_while_it_is_described_leaves_a_whole_rele
         await asyncio.sleep(0)
     writer.close()
     api.launcher.hold.set()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(10):
         # The blob has its name a moment before the transaction is committed.
         while any(name.startswith(".tmp-") for name in api.files()) or await api.fsck():
             await asyncio.sleep(0)

@@ -126,7 +126,7 @@ async def test_no_answer_is_waited_for_until_the_deadline_only(
         await asked.pop(method)
     for left in asked.values():
         left.close()
-    await asyncio.wait_for(proxy.given_up.wait(), 30)  # the connection ends with the question
+    await asyncio.wait_for(proxy.given_up.wait(), 10)  # the connection ends with the question
     store.close()
 
 
@@ -154,7 +154,7 @@ async def test_who_goes_away_ends_the_request(store: BlobStore, bucket: s3.Bucke
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
-    await asyncio.wait_for(proxy.given_up.wait(), 30)
+    await asyncio.wait_for(proxy.given_up.wait(), 10)
     assert bucket.keys() == [] and await store.leftovers() == []
 
 
@@ -186,7 +186,7 @@ async def test_a_body_of_another_length_is_no_blob(store: BlobStore, proxy: Prox
     assert tracemalloc.get_traced_memory()[1] < 48 * 1024 * 1024
     tracemalloc.stop()
     if fault == ENDLESS:
-        await asyncio.wait_for(proxy.given_up.wait(), 30)
+        await asyncio.wait_for(proxy.given_up.wait(), 10)
     proxy.heal()
     proxy.fail("GET", SHORT, 1)
     assert await whole(store, data) == data
@@ -216,7 +216,7 @@ async def test_who_replaces_a_bad_one_never_removes_a_good_one(
     bucket.put(key(DATA), b"bad")
     proxy.fail("DELETE", HOLD, 1)
     first = asyncio.create_task(published(store, DATA))
-    await asyncio.wait_for(proxy.held.wait(), 30)
+    await asyncio.wait_for(proxy.held.wait(), 10)
     second = asyncio.create_task(published(store, DATA))
     for _ in range(10):  # time enough for the second, if it did not wait
         await published(store, b"another one")

@@ -24,12 +24,12 @@ async def host(tmp_path: Path) -> AsyncIterator[Host]:
 
 
 async def ended(api: ApiSim, launch_id: str = ID) -> str:
-    await asyncio.wait_for(api.ended[launch_id].wait(), 30)
+    await asyncio.wait_for(api.ended[launch_id].wait(), 10)
     return api.states[launch_id]
 
 
 async def until(condition: object) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(10):
         while not condition():  # type: ignore[operator]
             await asyncio.sleep(0.001)
 
@@ -197,7 +197,7 @@ async def test_a_result_survives_a_stop_while_the_api_is_away(host: Host) -> Non
     host.api.queue.put_nowait(host.api.offer(host.launcher))
     async with host.agent():
         host.launcher.hold = asyncio.Event()
-        await asyncio.wait_for(host.api.running.wait(), 30)
+        await asyncio.wait_for(host.api.running.wait(), 10)
         host.api.fail = {"log": 10_000, "state": 10_000}
         host.launcher.hold.set()
         await until(lambda: f"{ID}.result" in host.spooled())
@@ -230,7 +230,7 @@ async def test_cancel_reaches_the_launcher_by_the_heartbeat(host: Host) -> None:
     host.launcher.hold = asyncio.Event()
     host.api.queue.put_nowait(host.api.offer(host.launcher))
     async with host.agent():
-        await asyncio.wait_for(host.api.running.wait(), 30)
+        await asyncio.wait_for(host.api.running.wait(), 10)
         host.api.cancel.add(ID)
         assert await ended(host.api) == "cancelled"
     assert host.launcher.cancelled == 1
@@ -240,7 +240,7 @@ async def test_a_launch_that_the_api_gave_up_is_cancelled(host: Host) -> None:
     host.launcher.hold = asyncio.Event()
     host.api.queue.put_nowait(host.api.offer(host.launcher))
     async with host.agent():
-        await asyncio.wait_for(host.api.running.wait(), 30)
+        await asyncio.wait_for(host.api.running.wait(), 10)
         host.api.states[ID] = "lost"
         await ended(host.api)
     assert host.launcher.cancelled == 1
@@ -250,7 +250,7 @@ async def test_stopping_lets_a_running_task_end(host: Host) -> None:
     host.launcher.hold = asyncio.Event()
     host.api.queue.put_nowait(host.api.offer(host.launcher))
     async with host.agent() as place:
-        await asyncio.wait_for(host.api.running.wait(), 30)
+        await asyncio.wait_for(host.api.running.wait(), 10)
         place.stopping.set()
         host.launcher.hold.set()
         assert await ended(host.api) == "success"
@@ -260,7 +260,7 @@ async def test_stopping_cancels_what_does_not_end_in_time(host: Host) -> None:
     host.launcher.hold = asyncio.Event()
     host.api.queue.put_nowait(host.api.offer(host.launcher))
     async with host.agent(grace_seconds=0.0):
-        await asyncio.wait_for(host.api.running.wait(), 30)
+        await asyncio.wait_for(host.api.running.wait(), 10)
     assert host.launcher.cancelled == 1
     assert host.api.states[ID] == "cancelled"
 

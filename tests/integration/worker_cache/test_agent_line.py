@@ -138,7 +138,7 @@ async def test_a_connection_that_was_closed_is_made_anew() -> None:
         asked = open_line(its)
         for number in range(5):
             assert await ask(asked, its) == b"note"
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(10):
                 while asked._connection is not None and asked._connection.transport is not None:
                     await asyncio.sleep(0)
             assert its.connections == number + 1
@@ -148,7 +148,7 @@ async def test_what_nobody_asked_for_is_no_answer_to_the_next_question() -> None
     async with peer((PLAIN, PLAIN), PLAIN) as its:
         asked = open_line(its)
         first = await ask(asked, its)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(10):
             while asked._connection is not None and asked._connection.transport is not None:
                 await asyncio.sleep(0)
         assert first in (b"note", None)

@@ -95,7 +95,7 @@ async def test_kill_9_ends_the_job_and_the_next_agent_starts_clean(process: Proc
         await asyncio.wait_for(process.api.running.wait(), 30)
         agent.kill()
         await agent.wait()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(10):
         while not process.launcher.closed_early:
             await asyncio.sleep(0.001)
     process.launcher.hold = None

@@ -47,7 +47,7 @@ class Supervisor:
         await asyncio.get_running_loop().sock_sendall(self.sock, messages.encode(kind, **fields))
 
     async def hear(self) -> tuple[str, dict[str, Any]]:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(10):
             message = await framing.receive(self.sock)
         return message.kind, {key: message.fields.take(key) for key in message.fields.keys()}
 
@@ -55,10 +55,10 @@ class Supervisor:
         """The log, and the last word, after which nothing comes."""
         log = b""
         while True:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(10):
                 message = await framing.receive(self.sock)
             if message.kind != "log":
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(10):
                     with pytest.raises(EOFError):
                         await framing.receive(self.sock)
                 return log, message.kind, {key: message.fields.take(key) for key in message.fields.keys()}
@@ -72,7 +72,7 @@ async def host(tmp_path: Path) -> AsyncIterator[Host]:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0.001)
 
@@ -122,7 +122,7 @@ async def test_a_launcher_that_refuses_before_the_start_is_told_at_once(host: Ho
         with Supervisor(host.tasks).launch() as asker:
             await asker.hear()
             assert (await asker.to_the_end())[1:] == ("refused", {"error": "unauthorized", "detail": "not here"})
-        await asyncio.wait_for(host.api.ended[ID].wait(), 30)
+        await asyncio.wait_for(host.api.ended[ID].wait(), 10)
     assert host.api.results[ID].state == "refused"
 
 
@@ -133,8 +133,8 @@ async def test_an_asker_that_dies_ends_the_task_and_its_result_is_delivered(host
         with Supervisor(host.tasks).launch() as asker:
             await asker.hear()
             await asker.say("start")
-            await asyncio.wait_for(host.api.running.wait(), 30)
-        await asyncio.wait_for(host.api.ended[ID].wait(), 30)
+            await asyncio.wait_for(host.api.running.wait(), 10)
+        await asyncio.wait_for(host.api.ended[ID].wait(), 10)
         await until(lambda: not host.spooled())
     assert host.launcher.graces == [0]
     assert host.api.results[ID].state == "cancelled"
@@ -147,7 +147,7 @@ async def test_the_agent_does_not_hold_the_tasks_end_while_it_runs(host: Host) -
         with Supervisor(host.tasks).launch() as asker:
             await asker.hear()
             await asker.say("start")
-            await asyncio.wait_for(host.api.running.wait(), 30)
+            await asyncio.wait_for(host.api.running.wait(), 10)
             asker.requests.settimeout(5)
             assert await asyncio.to_thread(asker.requests.recv, 100) == b"the task's word"
             assert await asyncio.to_thread(asker.requests.recv, 100) == b""
@@ -177,7 +177,7 @@ async def test_one_more_than_may_waits_until_another_has_ended(host: Host) -> No
         with Supervisor(host.tasks).launch() as first, Supervisor(host.tasks).launch("other") as second:
             await first.hear()
             await first.say("start")
-            await asyncio.wait_for(host.api.running.wait(), 30)
+            await asyncio.wait_for(host.api.running.wait(), 10)
             assert host.api.reserve("other").qsize() == 1
             host.launcher.hold.set()
             assert (await first.to_the_end())[1] == "ended"
@@ -244,7 +244,7 @@ async def test_an_xcom_that_the_manifest_does_not_name_is_not_passed_on(host: Ho
 async def test_a_supervised_launch_is_not_run_without_a_supervisor(host: Host) -> None:
     host.api.queue.put_nowait(host.api.offer(host.launcher, supervised=True))
     async with host.agent():
-        await asyncio.wait_for(host.api.ended[ID].wait(), 30)
+        await asyncio.wait_for(host.api.ended[ID].wait(), 10)
     assert host.api.refusals[ID][0] == "out-of-scope"
     assert host.launcher.seen_archives == []
 
@@ -256,7 +256,7 @@ async def test_cancel_comes_with_the_askers_grace(host: Host) -> None:
         with Supervisor(host.tasks).launch() as asker:
             await asker.hear()
             await asker.say("start")
-            await asyncio.wait_for(host.api.running.wait(), 30)
+            await asyncio.wait_for(host.api.running.wait(), 10)
             await asker.say("cancel", grace_seconds=7)
             assert (await asker.to_the_end())[2]["state"] == "cancelled"
     assert host.launcher.graces == [7]
@@ -285,7 +285,7 @@ async def test_the_apis_wish_comes_with_a_grace_and_that_of_an_agent_that_stops_
             with Supervisor(host.tasks).launch(task_instance) as asker:
                 await asker.hear()
                 await asker.say("start")
-                await asyncio.wait_for(host.api.running.wait(), 30)
+                await asyncio.wait_for(host.api.running.wait(), 10)
                 if launch_id == ID:
                     host.api.cancel.add(launch_id)
                 else:
@@ -302,7 +302,7 @@ async def test_an_asker_that_does_not_read_stalls_neither_the_api_nor_the_result
         with Supervisor(host.tasks).launch() as asker:
             await asker.hear()
             await asker.say("start")
-            await asyncio.wait_for(host.api.ended[ID].wait(), 30)
+            await asyncio.wait_for(host.api.ended[ID].wait(), 10)
             assert host.api.logs[ID] == whole
             await until(lambda: not host.spooled())
             assert (await asker.to_the_end())[:2] == (whole, "ended")
@@ -340,7 +340,7 @@ async def test_a_refusal_of_the_launcher_is_one(host: Host) -> None:
             await asker.hear()
             await asker.say("start")
             assert (await asker.to_the_end())[1:] == ("refused", {"error": "unauthorized", "detail": "not here"})
-        await asyncio.wait_for(host.api.ended[ID].wait(), 30)
+        await asyncio.wait_for(host.api.ended[ID].wait(), 10)
     assert host.api.results[ID].state == "refused"
 
 
@@ -373,7 +373,7 @@ async def test_a_stop_lets_a_supervised_task_end(host: Host) -> None:
         with Supervisor(host.tasks).launch() as asker:
             await asker.hear()
             await asker.say("start")
-            await asyncio.wait_for(host.api.running.wait(), 30)
+            await asyncio.wait_for(host.api.running.wait(), 10)
             place.stopping.set()
             host.launcher.hold.set()
             assert (await asker.to_the_end())[2]["state"] == "success"
@@ -387,7 +387,7 @@ async def test_a_word_out_of_turn_ends_the_task(host: Host, kind: str) -> None:
         with Supervisor(host.tasks).launch() as asker:
             await asker.hear()
             await asker.say("start")
-            await asyncio.wait_for(host.api.running.wait(), 30)
+            await asyncio.wait_for(host.api.running.wait(), 10)
             await asker.say(kind)
-            await asyncio.wait_for(host.api.ended[ID].wait(), 30)
+            await asyncio.wait_for(host.api.ended[ID].wait(), 10)
     assert host.api.results[ID].state == "cancelled"

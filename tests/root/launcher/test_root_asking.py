@@ -109,7 +109,7 @@ async def test_a_monitor_that_goes_is_the_end_of_all_that_wait(asked: Asked) -> 
     asked.halves.theirs.close()
     with pytest.raises(EOFError, match="the monitor is gone"):
         await asking
-    await asyncio.wait_for(gone.wait(), 30)
+    await asyncio.wait_for(gone.wait(), 10)
     with pytest.raises(EOFError, match="the monitor is gone"):
         await asked.asking.account("nobody", "run")
     asked.halves.serving = asyncio.create_task(asyncio.sleep(0))

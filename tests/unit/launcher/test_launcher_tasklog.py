@@ -208,7 +208,7 @@ async def test_pieces_end_with_the_last_writer(written: Callable[..., Written]) 
     for source in SOURCES:
         task.close(source)
     with pytest.raises(StopAsyncIteration):
-        await asyncio.wait_for(anext(pieces), 30)
+        await asyncio.wait_for(anext(pieces), 5)
 
 
 def test_an_allowance_gives_four_seconds_at_once_and_then_its_rate() -> None:

@@ -94,6 +94,6 @@ async def test_nobody_waits_for_ever_when_the_loop_is_closed() -> None:
     assert doing.batches == [[2, 4]] and batches._task is not None
     for task in (*tasks, batches._task):
         task.cancel()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(10):
         outcomes = await asyncio.gather(*tasks, batches._task, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 4
