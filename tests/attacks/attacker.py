@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dagseal.airflow import asking
 from integrity import claims, envelopes, manifest, messages, tickets
 from integrity.claims import Result
 from integrity.digests import Digest
@@ -191,11 +192,7 @@ class Peer:
         self._sock.close()
 
     def raw(self, data: bytes, fds: Sequence[int] = ()) -> None:
-        if fds:
-            sent = socket.send_fds(self._sock, [data], list(fds))
-            data = data[sent:]
-        if data:  # the launcher may have answered and closed by now
-            self._sock.sendall(data)
+        asking.send(self._sock, data, *fds)
 
     def ancillary(self, data: bytes, beside: Sequence[tuple[int, int, bytes]]) -> None:
         """One sendmsg(2) with what is not for `raw`."""

@@ -10,14 +10,13 @@ that takes any word.
 from __future__ import annotations
 
 import base64
-import contextlib
 import os
 import resource
 import select
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -63,7 +62,7 @@ def watched_by(pid: int) -> set[int]:
     """The processes that it holds a pidfd of (proc_pid_fdinfo(5))."""
     watched = set()
     for path in Path(f"/proc/{pid}/fdinfo").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # closed since
+        with suppress(FileNotFoundError):  # closed since
             watched |= {int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith("Pid:")}
     return watched
 
@@ -82,7 +81,8 @@ def settled_fds(live: Live) -> int:
         spares = [spares_of(warm) for purpose in ("run", "describe") for warm in warm_pids(live, purpose)]
         if any(len(two) != 2 or {status_of(pid)["Seccomp"] for pid in two} != {"2"} for two in spares):
             return 0
-        if not {pid for two in spares for pid in two} <= watched_by(halves(live)[0]) & watched_by(halves(live)[1]):
+        waiting = {pid for two in spares for pid in two}
+        if not all(waiting <= watched_by(half) for half in halves(live)):
             return 0  # its pidfd is the last of its descriptors that each half opens, after it waits
         return 0 if connections(live) else fds(live)
 

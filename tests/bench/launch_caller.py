@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from dagseal.airflow import asking
 from integrity import claims, messages
 from integrity.digests import Digest
 from integrity.fields import to_base64
@@ -52,10 +53,8 @@ class _Socket:
         return cls(sock)
 
     def send(self, kind: str, fd: int | None = None, **fields: Any) -> None:
-        frame = messages.encode(kind, fds=0 if fd is None else 1, **fields)
-        sent = 0 if fd is None else socket.send_fds(self.sock, [frame], [fd])
-        if sent < len(frame):  # even no byte at all is an error when the launcher has answered and closed
-            self.sock.sendall(frame[sent:])
+        fds = [] if fd is None else [fd]
+        asking.send(self.sock, messages.encode(kind, fds=len(fds), **fields), *fds)
 
     def hear(self) -> dict[str, Any]:
         length = messages.body_length(self._exactly(messages.HEADER_BYTES))

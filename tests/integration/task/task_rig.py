@@ -5,7 +5,6 @@ Nothing here checks anything that the launcher would check; the tests do.
 
 from __future__ import annotations
 
-import array
 import contextlib
 import fcntl
 import io
@@ -27,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dagseal.airflow import asking
 from integrity import logrecords, messages
 from integrity.digests import Digest
 from integrity.grants import Secrets
@@ -43,11 +43,7 @@ USER = "nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
 
 
 def send(sock: socket.socket, kind: str, *, fds: tuple[int, ...] = (), **fields: Any) -> None:
-    data = messages.encode(kind, fds=len(fds), **fields)
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    sent = sock.sendmsg([data], rights)
-    if sent < len(data):  # even no byte at all is an error when the task has read it and died
-        sock.sendall(data[sent:])
+    asking.send(sock, messages.encode(kind, fds=len(fds), **fields), *fds)
 
 
 def confinement(profile: str = "minimal", **changes: Any) -> Confinement:
