@@ -23,7 +23,7 @@ setup: .venv/.ready
 	@# Also as constraints: without, pip before 23.3 takes the newest release for a requirement that names an extra.
 	$(BIN)/pip install -q --require-hashes -r requirements/dev.txt -c requirements/dev.txt
 	$(BIN)/pip install -q --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
-	$(BIN)/python -m compileall -q integrity submit_api worker_cache launcher dagseal
+	$(BIN)/python -m compileall -q integrity vocabulary submit_api worker_cache launcher notary dagseal
 	@touch $@
 
 quickstart: setup

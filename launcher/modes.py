@@ -1,4 +1,4 @@
-"""The ways to be privileged: what each cannot do is refused before anything is served, or said (`launcher.notary.unpromised`).
+"""The ways to be privileged: what each cannot do is refused before anything is served, or said (`notary.unpromised`).
 
     root          a daemon, or started by its caller through sudo (`--on-stdin`)
     capabilities  another account with CAP_SETUID, CAP_SETGID and CAP_KILL; no less to be trusted, as it can become root

@@ -62,10 +62,10 @@ def _be_notary(place: Place, monitor: socket.socket, parent: int) -> NoReturn:
                 resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             privileges.drop(place.notary)
         privileges.harden(parent=parent)
-        from launcher.notary import packages
+        from notary import packages
 
         packages.add_to_path()
-        from launcher.notary import main
+        from notary import main
 
         main.serve(place, monitor)
         code = 0

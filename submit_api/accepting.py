@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from integrity import authorship, claims, names
-from integrity import manifest as manifests
+from integrity import names
 from integrity.digests import Digest
 from integrity.errors import ConflictError, MalformedError, NotOwnerError, SecurityError
 from integrity.fields import from_base64
-from integrity.manifest import Manifest
 from submit_api import launches, modes, permissions, scopes
 from submit_api.identity import Caller
 from submit_api.refusals import AuthorSignatureError, DigestAlgorithmError, InvalidRequestError, PreconditionError
 from submit_api.registry.records import Archive, Release
+from vocabulary import authorship, claims
+from vocabulary import manifest as manifests
+from vocabulary.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

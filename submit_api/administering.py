@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from integrity import names
 from integrity.errors import ConflictError, MalformedError, NotFoundError, OutOfScopeError
 from integrity.fields import from_base64
-from integrity.keys import SealTo, VerifyKey, fingerprint
 from submit_api import audit, connections, identity, impersonation, modes, permissions
 from submit_api.identity import Caller, NewToken
 from submit_api.models.ownership import RuleRequest
@@ -22,6 +21,7 @@ from submit_api.registry import invitations, people, secrets
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Grant, Rule, Secret, Token, Worker
 from submit_api.service import Service
+from vocabulary.keys import SealTo, VerifyKey, fingerprint
 
 
 async def put_secrets(

@@ -11,13 +11,13 @@ import structlog
 from aiohttp import web
 from sqlalchemy.exc import SQLAlchemyError
 
-from integrity.keys import VerifyKey
 from submit_api import identity, signed
 from submit_api.identity import Caller
 from submit_api.oidc import callers, verifying
 from submit_api.refusals import NoSpaceError, UnavailableError
 from submit_api.registry import people
 from submit_api.service import Service
+from vocabulary.keys import VerifyKey
 
 _USE_IS_NEWS_US = 60_000_000  # a write for every request would be the dearest part of most
 _log = structlog.get_logger("submit_api")

@@ -27,11 +27,12 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import IO
 
-from integrity import canonical, envelopes
+from integrity import canonical
 from integrity.digests import Digest
 from integrity.errors import MalformedError
 from integrity.fields import Fields
-from integrity.keys import KeyRing, SigningKey
+from vocabulary import envelopes
+from vocabulary.keys import KeyRing, SigningKey
 
 PAYLOAD_TYPE = "application/vnd.dagseal.backup.v1+json"
 HEAD, END = "head.json", "end.json"

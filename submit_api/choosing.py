@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from integrity.errors import ConflictError, NotFoundError, OutOfScopeError
-from integrity.manifest import TaskEntry
 from submit_api import impersonation, launches, modes, permissions, scopes
 from submit_api.facts import Facts
 from submit_api.identity import Caller
 from submit_api.impersonation import Party, Question, Role, Source, Verdict
 from submit_api.registry import archives, ledger
 from submit_api.registry.records import Archive, Launch, Release
+from vocabulary.manifest import TaskEntry
 
 ASKED, PINNED, ACTIVE = "asked for", "which the run began with", "the active one"
 

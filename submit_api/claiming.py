@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import asyncio
 
-from integrity import claims, grants
-from integrity.claims import Result, VerifiedClaim, VerifiedResult
 from integrity.errors import (
     ConflictError,
     DagsealError,
@@ -23,7 +21,6 @@ from integrity.errors import (
     ReplayError,
     SecurityError,
 )
-from integrity.keys import SealTo, VerifyKey
 from submit_api import audit, connections, dispatching, granting, launches
 from submit_api.backends.lookup import Name
 from submit_api.effects import MICROSECONDS
@@ -34,6 +31,9 @@ from submit_api.registry.records import Launch, Worker
 from submit_api.registry.text import storable
 from submit_api.service import Service
 from submit_api.signals import of_launch, of_offers
+from vocabulary import claims, grants
+from vocabulary.claims import Result, VerifiedClaim, VerifiedResult
+from vocabulary.keys import SealTo, VerifyKey
 
 BEFORE_CLAIM = frozenset({"refused", "failed", "cancelled"})
 

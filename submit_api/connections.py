@@ -15,11 +15,11 @@ from typing import Any
 
 from integrity import canonical, names
 from integrity.errors import MalformedError
-from integrity.grants import MAX_SECRET_BYTES
 from submit_api import modes
 from submit_api.refusals import InvalidRequestError
 from submit_api.registry.records import Launch, Secret, StoredXcom
 from submit_api.rowkeys import RowKeys
+from vocabulary.grants import MAX_SECRET_BYTES
 
 KINDS = ("connection", "variable")
 CONNECTION_FIELDS = frozenset(

@@ -12,11 +12,12 @@ import socket
 from dataclasses import dataclass
 from typing import Protocol
 
-from integrity import messages, refusals
+from integrity import messages
 from integrity.digests import Digest
 from integrity.errors import FetchError, InvalidArchiveError, MalformedError
-from integrity.manifest import MAX_DAGS, DagEntry
 from submit_api import framing
+from vocabulary import refusals
+from vocabulary.manifest import MAX_DAGS, DagEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,12 +14,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from integrity import tickets
 from integrity.digests import Digest
 from integrity.errors import ConflictError, DagsealError, FetchError, NotFoundError, OutOfScopeError, SecurityError
-from integrity.keys import VerifyKey
-from integrity.manifest import VerifiedManifest
-from integrity.tickets import Ticket
 from submit_api import audit, choosing, launches
 from submit_api.effects import MICROSECONDS
 from submit_api.facts import Facts
@@ -30,6 +26,10 @@ from submit_api.registry.database import Transaction
 from submit_api.registry.records import Launch, Release, Worker
 from submit_api.service import Service
 from submit_api.signals import of_launch, of_offers
+from vocabulary import tickets
+from vocabulary.keys import VerifyKey
+from vocabulary.manifest import VerifiedManifest
+from vocabulary.tickets import Ticket
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

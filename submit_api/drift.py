@@ -21,7 +21,7 @@ VERIFIED, BEHIND, DRIFTED, SILENT = "verified", "behind", "drifted", "silent"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What an agent says of itself. `at` in microseconds, as the service received it; `held_root` as `integrity.holdings` has
+    """What an agent says of itself. `at` in microseconds, as the service received it; `held_root` as `vocabulary.holdings` has
     it, over what of the active releases it holds; `missing` and `damaged` may be only the first of so many."""
 
     at: int

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, TypeVar
 
-from integrity.manifest import VerifiedManifest
 from submit_api.registry import archives, ownership, people, secrets
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Archive, Queue, Release, Rule
 from submit_api.service import Service
+from vocabulary.manifest import VerifiedManifest
 
 T = TypeVar("T")
 

@@ -19,8 +19,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from integrity.digests import Digest
 from integrity.errors import DigestMismatchError, MalformedError, NotFoundError, SecurityError, SettingsError
-from integrity.keys import SealTo, VerifyKey, fingerprint
-from integrity.manifest import VerifiedManifest
 from submit_api import connections, fsck_log, fsck_sets, launches
 from submit_api.audit_numbers import MAX_FINDINGS, REMOVE, Numbers
 from submit_api.findings import Finding, damage, warning
@@ -30,6 +28,8 @@ from submit_api.registry.records import Release
 from submit_api.running import RESTORE_AGAIN, opened, restore_unfinished, state_lock
 from submit_api.service import Service
 from submit_api.settings import Settings
+from vocabulary.keys import SealTo, VerifyKey, fingerprint
+from vocabulary.manifest import VerifiedManifest
 
 _HEX = re.compile(r"[0-9a-f]{128}")
 _LAUNCH_ID = re.compile(r"[0-9a-f]{32}")

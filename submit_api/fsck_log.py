@@ -10,20 +10,20 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 
-from integrity import leaves, merkle
 from integrity.digests import Digest
 from integrity.errors import SecurityError
-from integrity.keys import VerifyKey
-from integrity.leaves import Keyed, Leaf, Released
-from integrity.logview import LoggedArchive, LoggedRelease, LogView
-from integrity.merkle import Tree
-from integrity.tiles import WIDTH
 from submit_api.findings import Finding, damage, warning
 from submit_api.registry import archives
 from submit_api.registry import leaves as rows
 from submit_api.registry.database import Transaction
 from submit_api.registry.leaves import Stored
 from submit_api.registry.records import Archive, Release
+from vocabulary import leaves, merkle
+from vocabulary.keys import VerifyKey
+from vocabulary.leaves import Keyed, Leaf, Released
+from vocabulary.logview import LoggedArchive, LoggedRelease, LogView
+from vocabulary.merkle import Tree
+from vocabulary.tiles import WIDTH
 
 _AT_ONCE = 4096
 

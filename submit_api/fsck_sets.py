@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from integrity import sets
 from integrity.digests import Digest
 from integrity.errors import MalformedError, SecurityError
 from submit_api.findings import Finding, damage
 from submit_api.registry import ledger, released_sets
 from submit_api.registry.database import Transaction
+from vocabulary import sets
 
 
 async def examined(tx: Transaction) -> list[Finding]:

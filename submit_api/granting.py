@@ -10,10 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from integrity.claims import VerifiedClaim
 from integrity.errors import DigestMismatchError, NotFoundError
-from integrity.grants import Secrets
-from integrity.manifest import TaskEntry
 from submit_api import choosing, connections, dispatching, launches
 from submit_api.backends.lookup import Name
 from submit_api.effects import MICROSECONDS
@@ -22,6 +19,9 @@ from submit_api.registry import ledger, secrets
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Launch, StoredXcom, Worker
 from submit_api.service import Service
+from vocabulary.claims import VerifiedClaim
+from vocabulary.grants import Secrets
+from vocabulary.manifest import TaskEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from integrity.digests import Digest
 from integrity.errors import DagsealError
-from integrity.keys import SigningKey
 from submit_api import recording
 from submit_api.accepting import OnRecord, Submitted, Wanted
 from submit_api.blobs import Upload
@@ -27,6 +26,7 @@ from submit_api.registry import activations, archives, events, leaves, logged, p
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Archive
 from submit_api.service import Service
+from vocabulary.keys import SigningKey
 
 _log = structlog.get_logger("submit_api")
 

@@ -14,13 +14,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from integrity.errors import ConflictError
-from integrity.keys import VerifyKey
-from integrity.leaves import Keyed
 from submit_api import audit, keyfiles, transparency
 from submit_api.effects import MICROSECONDS
 from submit_api.registry import leaves
 from submit_api.running import opened, state_lock
 from submit_api.settings import Settings
+from vocabulary.keys import VerifyKey
+from vocabulary.leaves import Keyed
 
 _ACTION = "signing-key.hand-on"
 

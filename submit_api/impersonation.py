@@ -19,9 +19,9 @@ from typing import Literal, TypeAlias
 
 from integrity import names
 from integrity.errors import OutOfScopeError
-from integrity.manifest import TaskEntry
 from submit_api.refusals import InvalidRequestError
 from submit_api.registry.records import Rule
+from vocabulary.manifest import TaskEntry
 
 ALLOW, DENY = "allow", "deny"
 Role: TypeAlias = Literal["owner", "submitter", "caller"]

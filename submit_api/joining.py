@@ -17,8 +17,6 @@ from dataclasses import replace
 
 from integrity.errors import ConflictError, MalformedError
 from integrity.fields import from_base64
-from integrity.keys import VerifyKey, fingerprint
-from integrity.signedrequests import Claimed
 from submit_api import administering, identity, signed
 from submit_api.effects import MICROSECONDS
 from submit_api.identity import Caller, NewToken
@@ -28,6 +26,8 @@ from submit_api.registry import invitations, people
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Invitation, Worker
 from submit_api.service import Service
+from vocabulary.keys import VerifyKey, fingerprint
+from vocabulary.signedrequests import Claimed
 
 KEPT_US = 7 * 86_400 * MICROSECONDS
 _AGAIN = "ask an administrator for a new invitation"

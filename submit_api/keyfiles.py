@@ -14,11 +14,11 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from integrity import durable
 from integrity.errors import SettingsError
-from integrity.keys import KEY_BYTES, KeyRing, RowKey, SigningKey, VerifyKey
 from submit_api.rowkeys import FIRST, RowKeys
 from submit_api.settings import Settings
+from vocabulary import durable
+from vocabulary.keys import KEY_BYTES, KeyRing, RowKey, SigningKey, VerifyKey
 
 NEW = ".new"
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from integrity import claims, names
-from integrity.claims import STATES
+from integrity import names
 from integrity.errors import (
     ConflictError,
     DigestMismatchError,
@@ -18,10 +17,12 @@ from integrity.errors import (
     NotOwnerError,
     OutOfScopeError,
 )
-from integrity.manifest import Manifest, TaskEntry
 from submit_api import modes
 from submit_api.refusals import CANCELLED, BelowFloorError, EndedError, InvalidRequestError, UnapprovedError
 from submit_api.registry.records import Archive, Launch, Queue, Release
+from vocabulary import claims
+from vocabulary.claims import STATES
+from vocabulary.manifest import Manifest, TaskEntry
 
 ENDS = frozenset(STATES)
 TRANSITIONS: dict[str, frozenset[str]] = {

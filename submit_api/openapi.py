@@ -14,9 +14,6 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from integrity import names
-from integrity.claims import PROFILES
-from integrity.lognews import MAX_BLOBS_BYTES
-from integrity.manifest import TASK_CHECKS
 from submit_api.audit import ACCEPTED, REFUSED
 from submit_api.http.routes import MAX_RELEASE_NUMBER, Answer, Content, Route
 from submit_api.importing import FORMATS
@@ -24,6 +21,9 @@ from submit_api.launches import TRANSITIONS
 from submit_api.models.system import Problem
 from submit_api.permissions import ACTIONS, PUBLIC
 from submit_api.problems import MEDIA_TYPE
+from vocabulary.claims import PROFILES
+from vocabulary.lognews import MAX_BLOBS_BYTES
+from vocabulary.manifest import TASK_CHECKS
 
 Document: TypeAlias = dict[str, Any]
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from aiohttp import web
 
-from integrity.archiverules import RULES, TOO_LARGE_RULES, UNSUPPORTED_RULES
 from integrity.errors import (
     ArchiveError,
     ConflictError,
@@ -38,6 +37,7 @@ from submit_api.refusals import (
     RequestError,
     UnauthenticatedError,
 )
+from vocabulary.archiverules import RULES, TOO_LARGE_RULES, UNSUPPORTED_RULES
 
 TYPE_PREFIX = "https://dagseal.dev/problems/"
 MEDIA_TYPE = "application/problem+json"

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from integrity import envelopes
 from integrity.digests import Digest
 from integrity.errors import ConflictError
-from integrity.keys import SigningKey
-from integrity.manifest import PAYLOAD_TYPE, Manifest, Member
 from submit_api import audit, launches, modes
 from submit_api.accepting import OnRecord, Submitted, Wanted, unchanged
 from submit_api.describing import Description
@@ -21,6 +18,9 @@ from submit_api.effects import MICROSECONDS
 from submit_api.identity import Caller
 from submit_api.registry import activations
 from submit_api.registry.records import Activation, Archive, Event, Release
+from vocabulary import envelopes
+from vocabulary.keys import SigningKey
+from vocabulary.manifest import PAYLOAD_TYPE, Manifest, Member
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

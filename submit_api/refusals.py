@@ -129,7 +129,7 @@ class UnauthenticatedError(SecurityError):
 
 
 class RequestSignatureError(UnauthenticatedError):
-    """The request is signed, but not as an agent of an enrolled worker signs it (`integrity.signedrequests`)."""
+    """The request is signed, but not as an agent of an enrolled worker signs it (`vocabulary.signedrequests`)."""
 
     slug = "request-signature"
 

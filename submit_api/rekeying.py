@@ -23,7 +23,6 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from integrity.errors import ConflictError, DagsealError, NotFoundError, SignatureError
-from integrity.keys import RowKey
 from submit_api import audit, connections, keyfiles, rowkeys
 from submit_api.identity import Caller
 from submit_api.refusals import NoSpaceError
@@ -31,6 +30,7 @@ from submit_api.registry import sealed
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Secret, StoredXcom
 from submit_api.service import Service
+from vocabulary.keys import RowKey
 
 KEYS = "keys"
 ROWS_AT_ONCE = 200

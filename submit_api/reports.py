@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from integrity import holdings
 from integrity.digests import Digest
 from submit_api import audit, dispatching, drift
 from submit_api.drift import Due, Report, Standing
@@ -19,6 +18,7 @@ from submit_api.registry import leaves, people
 from submit_api.registry.database import Transaction
 from submit_api.registry.records import Archive, Release, Worker
 from submit_api.service import Service
+from vocabulary import holdings
 
 
 async def receive(service: Service, caller: Caller, name: str, report: Report) -> Standing:

@@ -14,10 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from integrity import sets
 from integrity.digests import Digest
 from integrity.errors import ConflictError, DagsealError, DigestMismatchError, NotFoundError, SecurityError
-from integrity.sets import Member
 from submit_api import audit, choosing, launches
 from submit_api.choosing import Chosen
 from submit_api.facts import Facts
@@ -29,6 +27,8 @@ from submit_api.registry.records import Archive, Event, Launch, Release
 from submit_api.registry.text import storable
 from submit_api.service import Service
 from submit_api.signals import of_launch, of_offers
+from vocabulary import sets
+from vocabulary.sets import Member
 
 _REFUSALS = (SecurityError, ConflictError, NotFoundError, InvalidRequestError)
 _ACTION = "launch.reserve"

@@ -24,7 +24,6 @@ from typing import IO, Any
 
 from sqlalchemy import Table
 
-from integrity import durable
 from integrity.digests import Digest
 from integrity.errors import ConflictError, DigestMismatchError, MalformedError, SignatureError
 from submit_api import audit, keyfiles, launches, transparency
@@ -38,6 +37,7 @@ from submit_api.registry.database import Transaction
 from submit_api.running import RESTORE_MARKER, opened, restore_unfinished, state_lock
 from submit_api.service import Service
 from submit_api.settings import Settings
+from vocabulary import durable
 
 _AT_ONCE = 500
 _ACTION = "backup.restore"

@@ -4,7 +4,7 @@ Promise: never retired are the active release and the newest ones, what waits fo
 that has not ended, and what was launched or active within the last days. The row is changed first, with its audit event;
 its blob is removed after that commit, under the same writer lock, when no other release has these bytes. So nothing is ever
 recorded as kept whose bytes are gone. A crash in between leaves bytes that the next start removes; `fsck` knows them.
-Sets (`integrity.sets`) go by the same setting, when nothing was put or reserved by them for as many days.
+Sets (`vocabulary.sets`) go by the same setting, when nothing was put or reserved by them for as many days.
 """
 
 from __future__ import annotations

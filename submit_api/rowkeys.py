@@ -18,7 +18,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from integrity.errors import SignatureError
-from integrity.keys import RowKey
+from vocabulary.keys import RowKey
 
 MAGIC = b"dsk2"
 PREFIX_BYTES = len(MAGIC) + 16

@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from integrity import manifest
-from integrity.manifest import VerifiedManifest
 from submit_api.accepting import Submitted
 from submit_api.admission import Admission
 from submit_api.backends.lookup import Backends
@@ -28,6 +26,8 @@ from submit_api.signals import Signals
 from submit_api.strangers import Strangers
 from submit_api.throttling import Throttle
 from submit_api.transparency import TransparencyLog
+from vocabulary import manifest
+from vocabulary.manifest import VerifiedManifest
 
 _INLINE_MANIFEST_BYTES = 64 * 1024
 

@@ -6,7 +6,6 @@ used. A worker has any set, somebody else one of which he may read every archive
 
 from __future__ import annotations
 
-from integrity import sets
 from integrity.digests import Digest
 from integrity.errors import NotFoundError
 from submit_api import audit, modes, permissions
@@ -14,6 +13,7 @@ from submit_api.identity import WORKER, Caller
 from submit_api.registry import archives, released_sets
 from submit_api.registry.records import StoredSet
 from submit_api.service import Service
+from vocabulary import sets
 
 
 async def put(service: Service, caller: Caller, name: Digest, body: bytes) -> bool:

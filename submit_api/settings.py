@@ -18,11 +18,11 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from integrity.claims import PROFILES
 from integrity.errors import SettingsError
 from submit_api.blobs.section import BlobsSection
 from submit_api.models.fields import Kind, Profile, Queue
 from submit_api.oidc.section import OidcSection
+from vocabulary.claims import PROFILES
 
 _MIB = 1024 * 1024
 

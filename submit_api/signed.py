@@ -1,4 +1,4 @@
-"""Requests that an agent signs with its own key (`integrity.signedrequests`): whether this one is what it says, once and now.
+"""Requests that an agent signs with its own key (`vocabulary.signedrequests`): whether this one is what it says, once and now.
 
 Checked in this order: 1 the form, one signature and no bearer token beside it; 2 that it is for this server; 3 for this
 process of it, so that nothing that another process accepted is accepted again; 4 its time, by the service's clock, to
@@ -14,14 +14,14 @@ from datetime import UTC, datetime
 
 from aiohttp import web
 
-from integrity import signedrequests
 from integrity.errors import MalformedError, SignatureError
-from integrity.keys import VerifyKey
-from integrity.signedrequests import Claimed
 from submit_api import bodies
 from submit_api.effects import MICROSECONDS
 from submit_api.refusals import ClockSkewError, EpochError, RequestSignatureError
 from submit_api.service import Service
+from vocabulary import signedrequests
+from vocabulary.keys import VerifyKey
+from vocabulary.signedrequests import Claimed
 
 WINDOW_SECONDS = 60
 EPOCH_FIELD = "Dagseal-Epoch"

@@ -15,10 +15,8 @@ import errno
 import os
 from collections.abc import AsyncIterable
 
-from integrity import archives as archive_rules
 from integrity.digests import Digest
 from integrity.errors import ArchiveError, DigestMismatchError, InvalidArchiveError
-from integrity.manifest import Member
 from submit_api import accepting, audit, group_commit
 from submit_api.accepting import Submitted, Wanted
 from submit_api.blobs import Upload
@@ -28,6 +26,8 @@ from submit_api.recording import Candidate
 from submit_api.refusals import NO_SPACE, NoSpaceError
 from submit_api.registry import archives
 from submit_api.service import Service
+from vocabulary import archives as archive_rules
+from vocabulary.manifest import Member
 
 
 async def authorise(service: Service, caller: Caller, ask: Wanted) -> str:

@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from integrity import checkpoints, leaves, merkle, tiles
-from integrity.checkpoints import Checkpoint
 from integrity.errors import NotFoundError
-from integrity.keys import SigningKey, VerifyKey
-from integrity.leaves import Keyed
-from integrity.logview import LogView
-from integrity.merkle import Tree
-from integrity.tiles import WIDTH, TilePath
 from submit_api.effects import MICROSECONDS, Clock
 from submit_api.registry import archives, logged
 from submit_api.registry import leaves as rows
 from submit_api.registry.database import Database, Transaction
 from submit_api.registry.records import Release
+from vocabulary import checkpoints, leaves, merkle, tiles
+from vocabulary.checkpoints import Checkpoint
+from vocabulary.keys import SigningKey, VerifyKey
+from vocabulary.leaves import Keyed
+from vocabulary.logview import LogView
+from vocabulary.merkle import Tree
+from vocabulary.tiles import WIDTH, TilePath
 
 MAX_ENTRIES = 4096  # of one answer
 MAX_ENTRIES_BYTES = 8 * 1024 * 1024

@@ -7,9 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from integrity import differences
 from integrity.fields import to_base64
-from integrity.manifest import Manifest
 from submit_api import modes
 from submit_api.choosing import Chosen
 from submit_api.dispatching import Offer
@@ -21,6 +19,8 @@ from submit_api.models.workers import WorkerView
 from submit_api.registry.archives import Latest
 from submit_api.registry.records import Archive, Launch, Release, Worker
 from submit_api.reservations import Reserved
+from vocabulary import differences
+from vocabulary.manifest import Manifest
 
 V = TypeVar("V", bound=BaseModel)
 

@@ -2,7 +2,7 @@
 
 A row: its number in that document, the case, the name it is uploaded as, its bytes, and the answer: status, last part of the
 problem's type, entry named. Status 201 is a case that is harmless here; `why` says why. `vector(...)` are the committed
-files of `tests/vectors/integrity` (`make.py` there builds each); what is too large to be committed is built here.
+files of `tests/vectors/archives` (`make.py` there builds each); what is too large to be committed is built here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-VECTORS = Path(__file__).parent / "vectors" / "integrity"
+VECTORS = Path(__file__).parent / "vectors" / "archives"
 DAG = b"from airflow.sdk import DAG\n\nwith DAG('%s'):\n    pass\n"
 Bytes = Callable[[], bytes]
 

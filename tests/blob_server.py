@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from integrity import blobframes
 from integrity.digests import Digest
+from vocabulary import blobframes
 
 
 @dataclass(frozen=True)

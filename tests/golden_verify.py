@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from integrity import archives, authorship, checkpoints, leaves, manifest, merkle, zipwriter
-from integrity.checkpoints import Checkpoint
 from integrity.digests import Digest
 from integrity.fields import to_base64
-from integrity.keys import SigningKey, VerifyKey
-from integrity.leaves import Activated, Keyed, Leaf, Owned, Released
-from integrity.manifest import Manifest
-from integrity.proofs import Proof
+from vocabulary import archives, authorship, checkpoints, leaves, manifest, merkle, zipwriter
+from vocabulary.checkpoints import Checkpoint
+from vocabulary.keys import SigningKey, VerifyKey
+from vocabulary.leaves import Activated, Keyed, Leaf, Owned, Released
+from vocabulary.manifest import Manifest
+from vocabulary.proofs import Proof
 
 FIRST, SECOND, MALLORY = (SigningKey(bytes([number]) * 32) for number in (1, 2, 66))
 ORIGIN = checkpoints.origin_of(FIRST.public)

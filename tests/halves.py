@@ -12,7 +12,6 @@ from pathlib import Path
 
 from dagseal.footing import Accounts
 from integrity.fields import to_base64
-from integrity.keys import SigningKey
 from launcher import policy
 from launcher.cgroups import CgroupTrees, Limits
 from launcher.channel import Channel
@@ -20,6 +19,7 @@ from launcher.kinds import clean_environment
 from launcher.monitor import FRAME_BYTES, Monitor
 from launcher.powers import LocalPowers
 from launcher.trees import Trees, WalkTrees, children
+from vocabulary.keys import SigningKey
 
 USER = "nobody"
 

@@ -22,7 +22,7 @@ from typing import Any
 from dagseal.footing import free_port
 from dagseal.quickstart import default_user
 from dagseal.stack import Stack
-from integrity.claims import STATES as ENDED
+from vocabulary.claims import STATES as ENDED
 
 
 @dataclass(frozen=True, slots=True)

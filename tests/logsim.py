@@ -14,14 +14,14 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
-from integrity import checkpoints, leaves, lognews, merkle, tiles
-from integrity.checkpoints import Checkpoint
 from integrity.digests import Digest
-from integrity.keys import SigningKey, VerifyKey
-from integrity.leaves import Activated, Approved, Keyed, Leaf, Owned, Released, Retired, Revoked
-from integrity.logview import LogView
-from integrity.manifest import Manifest, Member, VerifiedManifest
-from integrity.merkle import Tree
+from vocabulary import checkpoints, leaves, lognews, merkle, tiles
+from vocabulary.checkpoints import Checkpoint
+from vocabulary.keys import SigningKey, VerifyKey
+from vocabulary.leaves import Activated, Approved, Keyed, Leaf, Owned, Released, Retired, Revoked
+from vocabulary.logview import LogView
+from vocabulary.manifest import Manifest, Member, VerifiedManifest
+from vocabulary.merkle import Tree
 from worker_cache.client import Client
 from worker_cache.following import Follower
 from worker_cache.logstore import LogStore

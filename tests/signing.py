@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from integrity import signedrequests
 from integrity.digests import Digest
 from integrity.fields import to_base64
-from integrity.keys import SealTo, SigningKey, VerifyKey
-from integrity.signedrequests import Request
+from vocabulary import signedrequests
+from vocabulary.keys import SealTo, SigningKey, VerifyKey
+from vocabulary.signedrequests import Request
 
 
 def nonce() -> str:

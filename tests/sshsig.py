@@ -6,9 +6,9 @@ import base64
 import hashlib
 import struct
 
-from integrity import authorship
 from integrity.digests import Digest
-from integrity.keys import SigningKey
+from vocabulary import authorship
+from vocabulary.keys import SigningKey
 
 
 def string(raw: bytes) -> bytes:

@@ -26,9 +26,10 @@ from airflow.sdk.execution_time import supervisor  # noqa: E402
 from airflow.sdk.execution_time.comms import CommsDecoder  # noqa: E402
 from airflow.sdk.execution_time.coordinator import reset_coordinator_manager  # noqa: E402
 
-from integrity import logrecords, messages  # noqa: E402
+from integrity import messages  # noqa: E402
 from integrity.fields import to_base64  # noqa: E402
 from integrity.messages import Message  # noqa: E402
+from vocabulary import logrecords  # noqa: E402
 
 os.environ.clear()
 os.environ.update(_BEFORE)  # what other tests start is not to inherit it

@@ -19,7 +19,7 @@ from contextlib import AsyncExitStack
 import structlog
 
 from integrity.errors import DagsealError, FetchError
-from integrity.logview import LogView
+from vocabulary.logview import LogView
 from worker_cache import agent, authors, mirrors, readers, serving, settings
 from worker_cache.cache import Cache
 from worker_cache.client import Client

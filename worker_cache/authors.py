@@ -7,7 +7,7 @@ The first glob that fits an archive's name (`fnmatch`, case-sensitive) decides, 
 author. The file belongs to root or to the agent's account, and nobody else can write it.
 
 Promise: of what the file names, nothing is launched, fetched ahead or handed out here unless one of the keys signed exactly
-this archive with this digest (`integrity.authorship`). A server that has every key of its own cannot make that.
+this archive with this digest (`vocabulary.authorship`). A server that has every key of its own cannot make that.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
-from integrity import authorship
 from integrity.digests import Digest
 from integrity.errors import MalformedError, SecurityError, SettingsError
-from integrity.keys import VerifyKey
-from integrity.logview import LoggedRelease
+from vocabulary import authorship
+from vocabulary.keys import VerifyKey
+from vocabulary.logview import LoggedRelease
 from worker_cache import guarded
 
 MAX_KEYS = 100

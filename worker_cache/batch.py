@@ -1,4 +1,4 @@
-"""Many blobs from one answer (`integrity.blobframes`): each frame proves itself, and no other.
+"""Many blobs from one answer (`vocabulary.blobframes`): each frame proves itself, and no other.
 
 Promise: a frame is named only when its length is the signed manifest's and its bytes have its digest. A wrong one is refused
 and the others are kept; where frames cannot be told apart any more, what came before is kept and the rest is refused.
@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
-from integrity import blobframes
 from integrity.digests import Digest
 from integrity.errors import DagsealError, DigestMismatchError, FetchError, MalformedError
+from vocabulary import blobframes
 from worker_cache import problems
 from worker_cache.receiving import INLINE_BYTES
 from worker_cache.store import Store

@@ -20,7 +20,7 @@ import structlog
 
 from integrity.digests import Digest
 from integrity.errors import DagsealError, DigestMismatchError, FetchError, NotFoundError, SecurityError
-from integrity.lognews import Blob
+from vocabulary.lognews import Blob
 from worker_cache.bandwidth import Bandwidth
 from worker_cache.evicting import Room
 from worker_cache.fetching import Fetcher

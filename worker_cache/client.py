@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from integrity import checkpoints, claims, envelopes, lognews, logrecords
 from integrity.digests import Digest
 from integrity.errors import FetchError
 from integrity.fields import to_base64
-from integrity.keys import SealTo, VerifyKey
+from vocabulary import checkpoints, claims, envelopes, lognews, logrecords
+from vocabulary.keys import SealTo, VerifyKey
 from worker_cache.transport import Answer, Transport
 
 ENVELOPE_TYPE = "application/vnd.dsse+json"
@@ -25,7 +25,7 @@ MAX_ENTRIES_BYTES = 8 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogPart:
-    """Some of a launch's log (`integrity.logrecords`, cut anywhere), where to go on, and the launch's state at that time."""
+    """Some of a launch's log (`vocabulary.logrecords`, cut anywhere), where to go on, and the launch's state at that time."""
 
     data: bytes
     next_offset: int
@@ -114,7 +114,7 @@ class Client:
         return self._transport.stream(f"/v1/blobs/sha512/{digest.hex}", start=start)
 
     def blobs(self, digests: Sequence[Digest]) -> AsyncGenerator[bytes, None]:
-        """Frames of many (`integrity.blobframes`) as they arrive, unverified."""
+        """Frames of many (`vocabulary.blobframes`) as they arrive, unverified."""
         return self._transport.stream_of_json("/v1/blobs/batch", {"digests": [str(digest) for digest in digests]})
 
     def audit_lines(self, media_type: str, query: Mapping[str, str]) -> AsyncGenerator[bytes, None]:

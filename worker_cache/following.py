@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager, suppress
 
 import structlog
 
-from integrity import checkpoints, tiles
 from integrity.errors import (
     DagsealError,
     FetchError,
@@ -22,10 +21,11 @@ from integrity.errors import (
     SecurityError,
     StaleError,
 )
-from integrity.keys import VerifyKey
-from integrity.lognews import Blob
-from integrity.logview import LoggedRelease, LogView, RevokedError
-from integrity.manifest import VerifiedManifest
+from vocabulary import checkpoints, tiles
+from vocabulary.keys import VerifyKey
+from vocabulary.lognews import Blob
+from vocabulary.logview import LoggedRelease, LogView, RevokedError
+from vocabulary.manifest import VerifiedManifest
 from worker_cache import logrules
 from worker_cache.client import Client
 from worker_cache.logrules import Announced, Followed, ForkError

@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from integrity import durable
 from integrity.digests import Digest
 from integrity.errors import SecurityError
+from vocabulary import durable
 from worker_cache import logstore, store
 from worker_cache.hashing import Hashed, hash_files
 

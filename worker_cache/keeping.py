@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from integrity import holdings
 from integrity.digests import Digest
 from integrity.errors import DagsealError, FetchError
-from integrity.logview import LogView
+from vocabulary import holdings
+from vocabulary.logview import LogView
 from worker_cache.authors import Authors
 from worker_cache.cache import Cache
 from worker_cache.client import Client, Report

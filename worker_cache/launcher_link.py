@@ -15,13 +15,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from integrity import claims, envelopes, messages, refusals
+from integrity import messages
 from integrity.digests import Digest
 from integrity.errors import FetchError, MalformedError
 from integrity.fields import Fields, to_base64
-from integrity.keys import KEY_BYTES, SealTo, VerifyKey
-from integrity.manifest import MAX_DAGS
 from integrity.messages import Message
+from vocabulary import claims, envelopes, refusals
+from vocabulary.keys import KEY_BYTES, SealTo, VerifyKey
+from vocabulary.manifest import MAX_DAGS
 from worker_cache import framing
 from worker_cache.launchers import Launcher
 

@@ -12,8 +12,8 @@ import asyncio
 import contextlib
 import os
 
-from integrity import durable
 from integrity.errors import FetchError, MalformedError
+from vocabulary import durable
 from worker_cache.client import Client
 
 CHUNK_BYTES = 256 * 1024

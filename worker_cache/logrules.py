@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from integrity import checkpoints, leaves, merkle
-from integrity.checkpoints import Checkpoint, VerifiedCheckpoint
 from integrity.errors import MalformedError, RollbackError, SecurityError, SignatureError
-from integrity.keys import VerifyKey
-from integrity.logview import LogView
-from integrity.merkle import Tree
-from integrity.notes import Note
+from vocabulary import checkpoints, leaves, merkle
+from vocabulary.checkpoints import Checkpoint, VerifiedCheckpoint
+from vocabulary.keys import VerifyKey
+from vocabulary.logview import LogView
+from vocabulary.merkle import Tree
+from vocabulary.notes import Note
 
 MAX_BYTES = 1024 * 1024 * 1024
 MAX_UNVERIFIED_BYTES = 64 * 1024 * 1024
@@ -127,7 +127,7 @@ def grown(known: Followed, found: Announced, entries: Sequence[bytes], *, pinned
     4 they are as many as the checkpoint is larger;
     5 after what is known they have the checkpoint's root: a follower has the whole tree, so this is what a consistency proof
       would show. If not: a fork, where the key that is known signed it; else forged;
-    6 each is a leaf and contradicts none before it, keys are handed on by the key before (`integrity.logview`);
+    6 each is a leaf and contradicts none before it, keys are handed on by the key before (`vocabulary.logview`);
     7 the pinned key is among the log's keys, so the newest one is it, or was handed on from it;
     8 the newest key signed the checkpoint, under the name of the log's first: by 2, if that was this key under this name.
 

@@ -19,11 +19,11 @@ import hashlib
 import os
 import threading
 
-from integrity import durable, tiles
-from integrity.checkpoints import MAX_BYTES, Checkpoint
 from integrity.errors import MalformedError, SecurityError, SettingsError
-from integrity.keys import VerifyKey
-from integrity.notes import Note
+from vocabulary import durable, tiles
+from vocabulary.checkpoints import MAX_BYTES, Checkpoint
+from vocabulary.keys import VerifyKey
+from vocabulary.notes import Note
 from worker_cache import logrules
 from worker_cache.logrules import Followed, Update
 

@@ -11,10 +11,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, aclosing
 
-from integrity import blobframes
 from integrity.digests import Digest
 from integrity.errors import DagsealError, DigestMismatchError, FetchError
-from integrity.lognews import Blob
+from vocabulary import blobframes
+from vocabulary.lognews import Blob
 from worker_cache import batch
 from worker_cache.bandwidth import Bandwidth
 from worker_cache.batch import BATCH_BYTES, BLOB_BYTES, Wanted

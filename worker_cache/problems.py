@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 from integrity import errors
-from integrity.archiverules import RULES
+from vocabulary.archiverules import RULES
 
 PROBLEM_TYPE = "application/problem+json"
 MAX_TEXT_CHARS = 2000

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from integrity import names
 from integrity.errors import DagsealError, SettingsError
-from integrity.logview import LoggedArchive
+from vocabulary.logview import LoggedArchive
 from worker_cache import guarded
 
 _READ = 4

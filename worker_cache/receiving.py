@@ -11,8 +11,8 @@ import os
 import threading
 from collections.abc import Callable
 
-from integrity import durable
 from integrity.digests import Digest
+from vocabulary import durable
 
 PART = ".part"
 KEPT_BYTES = 64 * 1024  # a shorter part is sooner fetched than kept

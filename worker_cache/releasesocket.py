@@ -30,7 +30,7 @@ from integrity import messages
 from integrity.digests import Digest
 from integrity.errors import DagsealError, FetchError, MalformedError, NotFoundError, NotOwnerError
 from integrity.fields import Fields
-from integrity.logview import LoggedRelease
+from vocabulary.logview import LoggedRelease
 from worker_cache import framing, sets
 from worker_cache.localsocket import LocalSocket
 from worker_cache.readers import NOBODY, Reader

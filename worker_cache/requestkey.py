@@ -14,9 +14,9 @@ import re
 import stat
 from collections.abc import Iterator
 
-from integrity import durable
 from integrity.errors import SettingsError
-from integrity.keys import KEY_BYTES, SigningKey
+from vocabulary import durable
+from vocabulary.keys import KEY_BYTES, SigningKey
 
 NEW = ".new"
 _KEY = re.compile(rb"[0-9a-f]{64}\n?")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from integrity.digests import Digest
 from integrity.errors import NotFoundError
-from integrity.logview import LoggedRelease, LogView
+from vocabulary.logview import LoggedRelease, LogView
 from worker_cache import sets, trees
 from worker_cache.authors import Authors
 from worker_cache.readers import Reader

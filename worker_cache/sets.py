@@ -1,6 +1,6 @@
 """Sets: which release of each archive is one version of what Airflow sees, by the verified log; the rules, without any I/O.
 
-Their format is `integrity.sets`. The active set of a reader has the active release of each archive that it may read and that
+Their format is `vocabulary.sets`. The active set of a reader has the active release of each archive that it may read and that
 fits its globs, where that release could run on this host: not revoked, not waiting, its bytes kept, by an author whom this host
 trusts. What is not in it is left out without a word; a set without a release is none.
 """
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 
-from integrity import sets
 from integrity.digests import Digest
 from integrity.errors import MalformedError, NotFoundError, NotOwnerError
 from integrity.fields import Fields
-from integrity.logview import LoggedArchive, LoggedRelease, LogView
-from integrity.sets import Member
+from vocabulary import sets
+from vocabulary.logview import LoggedArchive, LoggedRelease, LogView
+from vocabulary.sets import Member
 from worker_cache.authors import Authors
 from worker_cache.readers import Reader
 

@@ -51,7 +51,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from integrity import names
 from integrity.errors import DagsealError, SettingsError
 from integrity.fields import from_base64
-from integrity.keys import KEY_BYTES, VerifyKey
+from vocabulary.keys import KEY_BYTES, VerifyKey
 from worker_cache import requestkey, transport
 from worker_cache.launchers import AtSocket, Launcher, OnDemand
 from worker_cache.limits import Limits

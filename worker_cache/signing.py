@@ -1,4 +1,4 @@
-"""What an agent needs to sign its requests (`integrity.signedrequests`): its key, the server's, the time, and an epoch.
+"""What an agent needs to sign its requests (`vocabulary.signedrequests`): its key, the server's, the time, and an epoch.
 
 The epoch is that of one process of the server, which says it with each answer. It is not secret and not believed: with a false
 one a signature is good for nothing.
@@ -11,10 +11,10 @@ import os
 import re
 from collections.abc import Callable
 
-from integrity import signedrequests
 from integrity.digests import Digest
-from integrity.keys import SigningKey, VerifyKey
-from integrity.signedrequests import NONCE_BYTES, Request
+from vocabulary import signedrequests
+from vocabulary.keys import SigningKey, VerifyKey
+from vocabulary.signedrequests import NONCE_BYTES, Request
 
 EPOCH_FIELD = "Dagseal-Epoch"
 GOOD_FOR_SECONDS = 60

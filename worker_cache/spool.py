@@ -13,8 +13,8 @@ from __future__ import annotations
 import os
 import re
 
-from integrity import durable
-from integrity.claims import MAX_RESULT_BYTES
+from vocabulary import durable
+from vocabulary.claims import MAX_RESULT_BYTES
 from worker_cache.store import open_private
 
 REJECTED = "rejected"

@@ -26,9 +26,9 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
-from integrity import durable
 from integrity.digests import Digest
 from integrity.errors import DigestMismatchError, NotFoundError, SettingsError
+from vocabulary import durable
 from worker_cache.receiving import PART, Receiver
 
 READ_BYTES = 1024 * 1024

@@ -12,10 +12,11 @@ import contextlib
 import socket
 from typing import Any
 
-from integrity import claims, messages
+from integrity import messages
 from integrity.errors import DagsealError, FetchError, MalformedError
 from integrity.fields import to_base64
-from integrity.keys import VerifyKey
+from vocabulary import claims
+from vocabulary.keys import VerifyKey
 from worker_cache import framing
 from worker_cache.log_relay import KeptLog, LogReader
 from worker_cache.waiting import unless

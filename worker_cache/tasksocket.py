@@ -29,7 +29,7 @@ from typing import Any
 
 from integrity.errors import DagsealError, FetchError, MalformedError, UnauthorizedError
 from integrity.fields import Fields
-from integrity.keys import VerifyKey
+from vocabulary.keys import VerifyKey
 from worker_cache import agent, framing, launching, problems, trust
 from worker_cache.launching import Beside, Ready
 from worker_cache.localsocket import LocalSocket

@@ -19,10 +19,10 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from integrity import archives, durable
 from integrity.digests import Digest
 from integrity.errors import FetchError, SettingsError
-from integrity.logview import LoggedArchive, LoggedRelease
+from vocabulary import archives, durable
+from vocabulary.logview import LoggedArchive, LoggedRelease
 
 _FOLDER_MODE, _FILE_MODE, _ROOT_MODE = 0o555, 0o444, 0o711
 

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from integrity import envelopes, manifest, names, tickets
+from integrity import names
 from integrity.digests import Digest
 from integrity.errors import DigestMismatchError, MalformedError, OutOfScopeError
 from integrity.fields import Fields
-from integrity.keys import KeyRing, VerifyKey
-from integrity.manifest import MAX_XCOM_DAGS, VerifiedManifest
-from integrity.tickets import Ticket, VerifiedTicket
+from vocabulary import envelopes, manifest, tickets
+from vocabulary.keys import KeyRing, VerifyKey
+from vocabulary.manifest import MAX_XCOM_DAGS, VerifiedManifest
+from vocabulary.tickets import Ticket, VerifiedTicket
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

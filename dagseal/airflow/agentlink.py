@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dagseal.airflow.asking import Incoming, send
-from integrity import claims, messages
+from integrity import messages
 from integrity.errors import FetchError, MalformedError
 from integrity.messages import Message
+from vocabulary import claims
 
 MAX_LOG_BYTES = 8 * 1024 * 1024
 MAX_GRACE_SECONDS = 60
@@ -60,7 +61,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """Some of the log, as `integrity.logrecords`."""
+    """Some of the log, as `vocabulary.logrecords`."""
 
     data: bytes
 

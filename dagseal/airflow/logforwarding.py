@@ -14,7 +14,7 @@ import structlog
 from airflow.sdk._shared.logging.structlog import reconfigure_logger
 from airflow.sdk.execution_time.supervisor import forward_to_log, process_log_messages_from_subprocess
 
-from integrity import logrecords
+from vocabulary import logrecords
 
 _LEVELS = {"stdout": logging.INFO, "stderr": logging.ERROR, "launcher": logging.INFO, "": logging.WARNING}
 _NAMES = {"stdout": "task.stdout", "stderr": "task.stderr", "launcher": "launcher", "": "launcher"}

@@ -4,7 +4,7 @@ Airflow's DAG processor stored `DagSerialization.to_dict` as JSON in its databas
 rules, mapping, retries, queue. Here the digest of a task's entry is taken as `launcher.task.describe` took it when the archive
 was submitted, so that a stored form which somebody changed, or which comes from other bytes, is found before it is queued.
 
-Of what the way through the database changes, `integrity.taskdigest.normalise` makes tuples and lists equal; the keys by which
+Of what the way through the database changes, `vocabulary.taskdigest.normalise` makes tuples and lists equal; the keys by which
 Airflow marks an encoded value get back the spelling that the recorded digest has (`as_recorded`). The folder of the archive
 never stands in the stored form: the launcher that serialised it wrote `taskdigest.ARCHIVE_ROOT` for it.
 """
@@ -17,9 +17,9 @@ from pathlib import PurePath
 from typing import Any, TypeVar
 from uuid import UUID
 
-from integrity import taskdigest
 from integrity.digests import Digest
 from integrity.errors import FetchError, NotFoundError
+from vocabulary import taskdigest
 
 _MAX_KEPT = 512
 _ENUM_KEYS = {"__type": "Encoding.TYPE", "__var": "Encoding.VAR"}

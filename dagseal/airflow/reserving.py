@@ -14,10 +14,10 @@ from typing import Any
 
 import httpx
 
-from integrity import sets
 from integrity.digests import Digest
 from integrity.errors import FetchError, MalformedError, NotFoundError, SettingsError
 from integrity.fields import Fields
+from vocabulary import sets
 
 MAX_BATCH = 500
 MAX_ANSWER_BYTES = 16 * 1024 * 1024

@@ -34,8 +34,8 @@ from integrity.errors import (
     SettingsError,
     UnsafeArchiveError,
 )
-from integrity.manifest import MAX_DAGS
 from integrity.messages import Message
+from vocabulary.manifest import MAX_DAGS
 
 _CHUNK_BYTES = 256 * 1024
 

@@ -43,7 +43,7 @@ def read(path: str, name: str | None = None) -> Named:
 
 
 def _zipped(path: str) -> bytes:
-    from integrity import zipwriter
+    from vocabulary import zipwriter
 
     files: dict[str, bytes] = {}
     for folder, subfolders, names in os.walk(path, onerror=_raise):

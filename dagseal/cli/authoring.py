@@ -11,14 +11,14 @@ from dagseal.cli.exits import UsageError
 
 if TYPE_CHECKING:
     from integrity.digests import Digest
-    from integrity.keys import SigningKey
+    from vocabulary.keys import SigningKey
 
 _KEY = re.compile(rb"[0-9a-f]{64}\n?")
 
 
 def load(path: str) -> SigningKey:
     """Raises `UsageError` for what is no such file, or one that others may read."""
-    from integrity.keys import SigningKey
+    from vocabulary.keys import SigningKey
 
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -39,7 +39,7 @@ def load(path: str) -> SigningKey:
 def given(path: str, name: str, digest: Digest) -> bytes:
     """The signature in this file. Raises `UsageError`, and `SecurityError` where it is not one of this archive and digest."""
     from dagseal.cli import secret_input
-    from integrity import authorship
+    from vocabulary import authorship
 
     signature = secret_input.read_bytes(path)
     authorship.verify(signature, archive=name, digest=digest, keys=[authorship.key_of(signature)])

@@ -173,7 +173,7 @@ def launcher_check(socket_path: str) -> Diagnosis:
     import asyncio
 
     from integrity.errors import DagsealError
-    from integrity.keys import fingerprint
+    from vocabulary.keys import fingerprint
     from worker_cache import agent
     from worker_cache.launchers import AtSocket
 

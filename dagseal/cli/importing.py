@@ -12,8 +12,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from integrity import names, zipwriter
+from integrity import names
 from integrity.errors import InvalidArchiveError, UnsafeArchiveError
+from vocabulary import zipwriter
 
 Read = Callable[[str], bytes]
 

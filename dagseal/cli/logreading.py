@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from integrity import tiles
-from integrity.checkpoints import Checkpoint
 from integrity.errors import FetchError
-from integrity.notes import Note
+from vocabulary import tiles
+from vocabulary.checkpoints import Checkpoint
+from vocabulary.notes import Note
 
 if TYPE_CHECKING:
     from worker_cache.client import Client

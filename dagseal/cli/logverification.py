@@ -22,11 +22,11 @@ from dagseal.cli import report
 from dagseal.cli.logreading import Told
 from dagseal.cli.report import Check, Difference, FailedError, Report, ok, unmade
 from dagseal.cli.verification import MAX_AGE_SECONDS
-from integrity import checkpoints, leaves, manifest, merkle, proofs
 from integrity.errors import DagsealError
-from integrity.keys import KeyRing, VerifyKey
-from integrity.leaves import Released
-from integrity.logview import LoggedArchive, LoggedRelease, LogView
+from vocabulary import checkpoints, leaves, manifest, merkle, proofs
+from vocabulary.keys import KeyRing, VerifyKey
+from vocabulary.leaves import Released
+from vocabulary.logview import LoggedArchive, LoggedRelease, LogView
 
 CHECKS = {
     1: "whether the log contradicts itself",

@@ -85,7 +85,7 @@ class LogPrinter:
     SHA-512 is the launch's `log_digest`. On a terminal what is more than text and colours is shown, not obeyed."""
 
     def __init__(self, run: Run) -> None:
-        from integrity import logrecords
+        from vocabulary import logrecords
 
         self._bare = run.settings.output == "json"
         self._reader = logrecords.Reader()

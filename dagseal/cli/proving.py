@@ -8,8 +8,8 @@ from dagseal.cli.exits import NotVerifiedError, UsageError
 
 if TYPE_CHECKING:
     from dagseal.cli.context import Run
-    from integrity.keys import VerifyKey
-    from integrity.proofs import Proof
+    from vocabulary.keys import VerifyKey
+    from vocabulary.proofs import Proof
     from worker_cache.client import Client
 
 _HEX_CHARS = 64
@@ -19,7 +19,7 @@ _BINARY = 15 * 1024 * 1024
 async def fetched(client: Client, name: str, number: int) -> Proof:
     """Of a release, as of now. Raises `MalformedError` for an answer that is none."""
     from integrity.fields import Fields, from_base64
-    from integrity.proofs import Proof
+    from vocabulary.proofs import Proof
     from worker_cache.client import segment
 
     found = Fields(await client.get(f"/v1/archives/{segment(name)}/releases/{number}/proof"), "the server's proof")
@@ -71,7 +71,7 @@ def of_text(text: str) -> VerifyKey:
     """As `dagseal key show` prints it, or as the server's verify.key has it."""
     from integrity.errors import MalformedError
     from integrity.fields import from_base64
-    from integrity.keys import KEY_BYTES, VerifyKey
+    from vocabulary.keys import KEY_BYTES, VerifyKey
 
     if len(text) == _HEX_CHARS:
         try:

@@ -46,7 +46,7 @@ def read_bytes(source: str) -> bytes:
 
 def write_new(path: str, text: str) -> None:
     """Write a secret to a file that must be new, mode 0600, durably."""
-    from integrity import durable
+    from vocabulary import durable
 
     folder, name = os.path.split(os.path.abspath(path))
     try:

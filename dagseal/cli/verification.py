@@ -28,16 +28,16 @@ from typing import Any
 
 from dagseal.cli import report
 from dagseal.cli.report import Check, Difference, FailedError, Report, ok, unmade
-from integrity import archives, authorship, checkpoints, proofs
-from integrity.archives import Archive
-from integrity.checkpoints import Checkpoint
 from integrity.digests import Digest
 from integrity.errors import DagsealError
-from integrity.keys import VerifyKey
-from integrity.leaves import Released
-from integrity.manifest import Manifest, Member
-from integrity.notes import Note
-from integrity.proofs import Proof, VerifiedProof
+from vocabulary import archives, authorship, checkpoints, proofs
+from vocabulary.archives import Archive
+from vocabulary.checkpoints import Checkpoint
+from vocabulary.keys import VerifyKey
+from vocabulary.leaves import Released
+from vocabulary.manifest import Manifest, Member
+from vocabulary.notes import Note
+from vocabulary.proofs import Proof, VerifiedProof
 from worker_cache.authors import Authors
 
 MAX_AGE_SECONDS = 300

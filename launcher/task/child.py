@@ -19,10 +19,7 @@ import traceback
 from dataclasses import dataclass
 from typing import NoReturn
 
-from integrity import archives
-from integrity.archives import Archive
 from integrity.digests import Digest
-from integrity.durable import write_all
 from integrity.errors import (
     ArchiveError,
     DagsealError,
@@ -32,13 +29,16 @@ from integrity.errors import (
     SecurityError,
 )
 from integrity.fields import Fields
-from integrity.grants import MAX_SECRET_BYTES, Secrets
-from integrity.manifest import MAX_MEMBERS, Member
 from launcher import privileges
 from launcher.isolation import Confinement
-from launcher.notary.sealed import SEALS
 from launcher.privileges import Identity
 from launcher.task import clock, compiling, confining, frames, logs, refusals, rehearsal, terminating
+from notary.sealed import SEALS
+from vocabulary import archives
+from vocabulary.archives import Archive
+from vocabulary.durable import write_all
+from vocabulary.grants import MAX_SECRET_BYTES, Secrets
+from vocabulary.manifest import MAX_MEMBERS, Member
 
 CONTROL_FD, ARCHIVE_FD, SECRETS_FD = 3, 4, 5
 _FIRST_FREE_FD = logs.LOG_FD + 1

@@ -24,11 +24,11 @@ import resource
 import warnings
 from collections.abc import Iterable
 
-from integrity.archives import ArchiveMember
 from integrity.digests import Digest
 from integrity.errors import PrivilegeError
-from launcher.notary.codecache import MAX_ENTRY_BYTES
-from launcher.notary.sealed import SEALS
+from notary.codecache import MAX_ENTRY_BYTES
+from notary.sealed import SEALS
+from vocabulary.archives import ArchiveMember
 
 LIMITS = (
     (resource.RLIMIT_CPU, 10),

@@ -1,6 +1,6 @@
 """An archive's dags and tasks as data: what a manifest says of them, and the digest that a task must have at launch.
 
-`describe` gives `{airflow_version, dags}`; each dag is in the form of `integrity.manifest.DagEntry`, each task has besides
+`describe` gives `{airflow_version, dags}`; each dag is in the form of `vocabulary.manifest.DagEntry`, each task has besides
 `fields`: the name of each field of Airflow's serialised task to a short hash of its normalised value, by which two
 descriptions are compared.
 """
@@ -14,11 +14,12 @@ import airflow
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 from airflow.serialization.serialized_objects import DagSerialization
 
-from integrity import canonical, taskdigest
+from integrity import canonical
 from integrity.digests import Digest
 from integrity.errors import InvalidArchiveError
 from launcher.task import refusals, required
 from launcher.task.discover import FoundDag
+from vocabulary import taskdigest
 
 MAX_OPERATOR_CHARS = 250
 _SHORT_HASH_CHARS = 16

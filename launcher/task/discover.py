@@ -20,11 +20,12 @@ from airflow.exceptions import AirflowClusterPolicySkipDag
 from airflow.sdk import DAG
 from airflow.sdk.definitions._internal.contextmanager import DagContext
 
-from integrity import names, taskdigest
-from integrity.archives import Archive, ArchiveMember
+from integrity import names
 from integrity.errors import InvalidArchiveError, MalformedError
 from launcher.task import loader, refusals
 from launcher.task.files import PrivateCopy
+from vocabulary import taskdigest
+from vocabulary.archives import Archive, ArchiveMember
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

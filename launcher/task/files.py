@@ -14,7 +14,7 @@ import secrets
 import shutil
 import tempfile
 
-from integrity.archives import Archive
+from vocabulary.archives import Archive
 
 
 def fresh_path() -> str:

@@ -24,8 +24,8 @@ from importlib.machinery import ModuleSpec
 from importlib.readers import FileReader
 from types import CodeType, ModuleType
 
-from integrity.archives import Archive
 from integrity.errors import UnsafeArchiveError
+from vocabulary.archives import Archive
 
 spent_ns = {"compile": 0, "unmarshal": 0}
 _compiled: dict[str, CodeType] = {}

@@ -13,12 +13,13 @@ from collections.abc import Iterator
 
 from airflow.sdk.definitions._internal.dag_parsing_context import _airflow_parsing_context_manager
 
-from integrity import archives, messages
+from integrity import messages
 from integrity.digests import Digest
-from integrity.grants import Secrets
 from launcher.task import describe, logs, runner, secrets
 from launcher.task.comms import while_importing
 from launcher.task.discover import ImportedArchive
+from vocabulary import archives
+from vocabulary.grants import Secrets
 
 _NAME, _TASK = "dagseal_rehearsal", "one"
 _SECRETS = Secrets(

@@ -24,7 +24,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from integrity import names
 from integrity.errors import InvalidArchiveError, MalformedError
 
-MAX_CONNECTIONS = MAX_DECLARED = 100  # as integrity.manifest reads
+MAX_CONNECTIONS = MAX_DECLARED = 100  # as vocabulary.manifest reads
 _SUFFIX = "conn_id"
 _TEMPLATES = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, cache_size=0, autoescape=False)
 _TEMPLATES.globals.clear()

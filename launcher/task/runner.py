@@ -25,10 +25,10 @@ from airflow.sdk.observability.metrics import stats_utils
 from pydantic import JsonValue
 
 from integrity.errors import MalformedError
-from integrity.grants import Secrets
 from launcher.task import bridge, logs, refusals, required
 from launcher.task.comms import TaskComms
 from launcher.task.xcoms import XComs
+from vocabulary.grants import Secrets
 
 _NAMESPACE = uuid.UUID("6f0b9c5e-2f0a-5c39-9a5e-3b5a2c4de7a1")
 # Airflow builds this validator, which has no state, for every rendered field of every task: most of a small task's time.
@@ -49,7 +49,7 @@ class TaskName:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """`state` is one of `integrity.claims.STATES`."""
+    """`state` is one of `vocabulary.claims.STATES`."""
 
     state: str
     exit_code: int

@@ -19,7 +19,7 @@ from airflow.sdk.bases.secrets_backend import BaseSecretsBackend
 from airflow.sdk.exceptions import AirflowRuntimeError, AirflowSecretsBackendAccessDenied, ErrorType
 from airflow.sdk.execution_time.comms import ErrorResponse
 
-from integrity.grants import Secrets
+from vocabulary.grants import Secrets
 
 _HOW_TO_GRANT = {
     "connection": ("grant it to the archive's owner by `dagseal connection grant`", "AIRFLOW_CONN"),

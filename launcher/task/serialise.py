@@ -13,10 +13,10 @@ from typing import Any
 import airflow
 from airflow.serialization.serialized_objects import DagSerialization
 
-from integrity import taskdigest
 from integrity.errors import InvalidArchiveError
 from launcher.task import refusals
 from launcher.task.discover import FoundDag
+from vocabulary import taskdigest
 
 MAX_BYTES = 11 * 1024 * 1024  # together, as they stand in the frame, where a quote and a backslash take two
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from integrity.claims import MAX_XCOMS
+from vocabulary.claims import MAX_XCOMS
 
 MAX_KEY_CHARS = 512
 MAX_PUSHED_BYTES = 1024 * 1024

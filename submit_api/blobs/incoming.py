@@ -16,9 +16,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TypeVar
 
-from integrity import durable
 from integrity.digests import Digest
 from submit_api.blobs.recent import Recent
+from vocabulary import durable
 
 T = TypeVar("T")
 READ_BYTES = 1024 * 1024

@@ -1,6 +1,6 @@
 """Blobs in a folder: one file per SHA-512, `<first two digits>/<hex>`.
 
-Promise, beyond the store's: a name is visible only with exactly its bytes on disk (`integrity.durable`). Small bodies are
+Promise, beyond the store's: a name is visible only with exactly its bytes on disk (`vocabulary.durable`). Small bodies are
 handled inline, large ones in threads. What a crash leaves of an upload is in this folder, or beside the name of a small one.
 """
 
@@ -11,10 +11,10 @@ import os
 import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
-from integrity import durable
 from integrity.digests import Digest
 from integrity.errors import DigestMismatchError, NotFoundError
 from submit_api.blobs.incoming import READ_BYTES, Incoming, Upload, hashed, in_thread
+from vocabulary import durable
 
 _THREADS = 4
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -1,4 +1,4 @@
-"""Blobs over HTTP: one, whole or in part, or many in one answer (`integrity.blobframes`).
+"""Blobs over HTTP: one, whole or in part, or many in one answer (`vocabulary.blobframes`).
 
 Promise: only who has a release of the bytes finds them; workers find every release's. To everybody else what is hidden is as
 what is not there, and that it was hidden is recorded. No wrong blob is ever sent to its end: neither alone nor in a batch.
@@ -15,7 +15,6 @@ from contextlib import aclosing
 import structlog
 from aiohttp import web
 
-from integrity import blobframes
 from integrity.digests import Digest
 from integrity.errors import DagsealError, NotFoundError
 from submit_api import audit, modes, permissions, problems, scopes
@@ -25,6 +24,7 @@ from submit_api.models.archives import BlobsRequest
 from submit_api.refusals import RangeError
 from submit_api.registry import archives
 from submit_api.registry.records import Archive
+from vocabulary import blobframes
 
 GATHERED_BYTES = 256 * 1024
 _RANGE = re.compile(r"bytes=([0-9]{0,16})-([0-9]{0,16})")

@@ -6,8 +6,7 @@ import asyncio
 
 from aiohttp import web
 
-from integrity import logrecords, names
-from integrity.claims import MAX_CLAIM_BYTES, MAX_RESULT_BYTES
+from integrity import names
 from submit_api import bodies, claiming, dispatching, launches, reservations, reserving, scopes, views
 from submit_api.http.routes import BYTES, DSSE, Call, answer
 from submit_api.models.launches import (
@@ -24,6 +23,8 @@ from submit_api.models.launches import (
 from submit_api.refusals import InvalidRequestError
 from submit_api.registry import ledger
 from submit_api.registry.records import Launch
+from vocabulary import logrecords
+from vocabulary.claims import MAX_CLAIM_BYTES, MAX_RESULT_BYTES
 
 MAX_LISTED = 1000
 _ENVELOPE_OVERHEAD_BYTES = 4096

@@ -7,12 +7,8 @@ from contextlib import suppress
 
 from aiohttp import web
 
-from integrity import leaves as entries_of
-from integrity import lognews, tiles
 from integrity.errors import DagsealError
 from integrity.fields import to_base64
-from integrity.leaves import Activated, Released
-from integrity.tiles import TilePath
 from submit_api import modes, releasing
 from submit_api.http.routes import BYTES, Call, answer
 from submit_api.identity import WORKER
@@ -21,6 +17,10 @@ from submit_api.refusals import InvalidRequestError
 from submit_api.registry import leaves
 from submit_api.service import Service
 from submit_api.transparency import FEW_ENTRIES
+from vocabulary import leaves as entries_of
+from vocabulary import lognews, tiles
+from vocabulary.leaves import Activated, Released
+from vocabulary.tiles import TilePath
 
 NOTE = "text/plain"
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from integrity import sets
 from integrity.digests import Digest
 from submit_api import setting
 from submit_api.http.routes import JSON, Call
+from vocabulary import sets
 
 
 async def put(call: Call) -> web.Response:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from integrity import blobframes, lognews
-from integrity.logrecords import MEDIA_TYPE
 from submit_api.http import (
     administration,
     archives,
@@ -95,6 +93,8 @@ from submit_api.models.workers import (
     WorkerRequest,
     WorkerView,
 )
+from vocabulary import blobframes, lognews
+from vocabulary.logrecords import MEDIA_TYPE
 
 _RELEASE = "/v1/archives/{name}/releases/{number:[1-9][0-9]{0,8}}"
 _NAMED = "{secret:.+}"

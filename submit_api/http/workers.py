@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from integrity import merkle, names
+from integrity import names
 from integrity.digests import Digest
 from integrity.fields import from_base64
 from submit_api import administering, joining, reports, signed, views
@@ -23,6 +23,7 @@ from submit_api.models.workers import (
 )
 from submit_api.registry import people
 from submit_api.registry.records import Worker
+from vocabulary import merkle
 
 
 async def enroll(call: Call) -> web.Response:

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from integrity import blobframes
 from submit_api.models.fields import DigestText, In, Line, Mode, Out, Profile
+from vocabulary import blobframes
 
 
 class BlobsRequest(In):

@@ -63,7 +63,7 @@ DigestText = Annotated[str, Field(pattern=r"^sha512:[0-9a-f]{128}$")]
 Kind = Literal["connection", "variable"]
 SubjectKind = Literal["principal", "group"]
 Effect = Literal["allow", "deny"]  # submit_api.impersonation
-Profile = Literal["minimal", "standard", "strict"]  # integrity.claims.PROFILES
+Profile = Literal["minimal", "standard", "strict"]  # vocabulary.claims.PROFILES
 
 
 class In(BaseModel):

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import ColumnElement, and_, bindparam, func, insert, select, true, union, update
 
-from integrity.manifest import Manifest
 from submit_api.registry import leaves, logged
 from submit_api.registry.database import Transaction
 from submit_api.registry.ownership import readable
 from submit_api.registry.records import Archive, Release, Stored, columns, columns_of, record
 from submit_api.registry.tables import ArchiveRow, DagRow, ReleaseRow, TaskRow, table
+from vocabulary.manifest import Manifest
 
 _AT_ONCE = 200  # of parts of one query: SQLite takes 500
 _LAST = "\U0010ffff"  # comes after every character of a name

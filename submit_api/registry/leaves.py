@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from sqlalchemy import String, bindparam, cast, func, insert, select
 
-from integrity import leaves, merkle, tiles
 from integrity.errors import NotFoundError
-from integrity.leaves import Keyed, Leaf, Released
-from integrity.merkle import Tree
 from submit_api.registry.database import Transaction
 from submit_api.registry.tables import ArchiveRow, LeafRow, LogKeyRow, TileRow, table
+from vocabulary import leaves, merkle, tiles
+from vocabulary.leaves import Keyed, Leaf, Released
+from vocabulary.merkle import Tree
 
 
 @dataclass(frozen=True, slots=True)

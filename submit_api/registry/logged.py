@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from integrity import names
 from integrity.digests import Digest
 from integrity.errors import MalformedError
-from integrity.leaves import MAX_QUEUES, Activated, Approved, Leaf, Owned, Released, Retired, Revoked
-from integrity.manifest import Manifest
 from submit_api.effects import MICROSECONDS
 from submit_api.registry.records import Activation, Archive, Release
+from vocabulary.leaves import MAX_QUEUES, Activated, Approved, Leaf, Owned, Released, Retired, Revoked
+from vocabulary.manifest import Manifest
 
 SERVICE = "dagseal"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
-from integrity import authorship
 from integrity.digests import Digest
+from vocabulary import authorship
 
 T = TypeVar("T")
 _names_of: dict[type, tuple[str, ...]] = {}  # to ask a record for its fields costs as much as to copy them
@@ -250,7 +250,7 @@ class Launch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredSet:
-    """`hex` is the SHA-512 of `body` (`integrity.sets`)."""
+    """`hex` is the SHA-512 of `body` (`vocabulary.sets`)."""
 
     hex: str
     body: bytes = field(repr=False)

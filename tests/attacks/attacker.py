@@ -25,13 +25,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dagseal.airflow import asking
-from integrity import claims, envelopes, manifest, messages, tickets
-from integrity.claims import Result
+from integrity import messages
 from integrity.digests import Digest
-from integrity.keys import KeyRing, SealingKey, SigningKey, fingerprint
-from integrity.manifest import Manifest
-from integrity.tickets import Ticket
 from tests.live import Answer, Live
+from vocabulary import claims, envelopes, manifest, tickets
+from vocabulary.claims import Result
+from vocabulary.keys import KeyRing, SealingKey, SigningKey, fingerprint
+from vocabulary.manifest import Manifest
+from vocabulary.tickets import Ticket
 
 DSSE = "application/vnd.dsse+json"
 ANSWER_SECONDS = 30.0

@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import pytest
 
-from integrity import claims, grants, manifest, tickets
 from integrity.digests import Digest
 from integrity.errors import MalformedError, SecurityError, SignatureError
-from integrity.keys import KeyRing
 from tests.attacks.attacker import (
     LyingAgent,
     Offer,
@@ -32,6 +30,8 @@ from tests.attacks.attacker import (
     used_tickets,
 )
 from tests.live import Live
+from vocabulary import claims, grants, manifest, tickets
+from vocabulary.keys import KeyRing
 
 NOT_THE_BYTES = {"malformed", "signature"}
 SAMPLES = 16

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from integrity import canonical, envelopes, tickets
-from integrity.keys import SigningKey
+from integrity import canonical
 from tests.attacks.attacker import (
     LyingAgent,
     Offer,
@@ -29,6 +28,8 @@ from tests.attacks.attacker import (
     used_tickets,
 )
 from tests.live import Live
+from vocabulary import envelopes, tickets
+from vocabulary.keys import SigningKey
 
 FIELDS: dict[str, Any] = {
     "unix_user": "root",

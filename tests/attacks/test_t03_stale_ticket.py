@@ -10,7 +10,6 @@ import signal
 import threading
 import time
 
-from integrity.keys import SealingKey, SigningKey
 from tests.attacks.attacker import (
     LyingAgent,
     Offer,
@@ -25,6 +24,7 @@ from tests.attacks.attacker import (
     used_tickets,
 )
 from tests.live import Live
+from vocabulary.keys import SealingKey, SigningKey
 
 
 def offered(live: Live, agent: LyingAgent, traces: Traces, dag_id: str) -> Offer:

@@ -15,7 +15,6 @@ import secrets
 
 import pytest
 
-from integrity import envelopes, tickets
 from tests.attacks.attacker import (
     LyingAgent,
     Offer,
@@ -30,6 +29,7 @@ from tests.attacks.attacker import (
     used_tickets,
 )
 from tests.live import Live
+from vocabulary import envelopes, tickets
 
 PROFILES = ("standard", "minimal", "strict")
 NOT_NAMES = ("0", "#0", "+0", "-1", "65534", "4294967295", "Root", "root ", " root", "root\n", "ro ot", "../root", "")

@@ -15,10 +15,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from integrity import canonical, claims, envelopes, grants
+from integrity import canonical
 from integrity.digests import Digest
-from integrity.grants import Secrets
-from integrity.keys import SealingKey, SigningKey
 from tests.attacks.attacker import (
     LyingAgent,
     Offer,
@@ -32,6 +30,9 @@ from tests.attacks.attacker import (
     traced_dag,
 )
 from tests.live import Live
+from vocabulary import claims, envelopes, grants
+from vocabulary.grants import Secrets
+from vocabulary.keys import SealingKey, SigningKey
 
 SECRETS = Secrets(connections={"planted": "http://evil.example.com"}, variables={}, xcoms=(), run={})
 

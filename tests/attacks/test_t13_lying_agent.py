@@ -18,10 +18,8 @@ from typing import Any
 
 import pytest
 
-from integrity import canonical, claims
-from integrity.claims import Claim, Result
+from integrity import canonical
 from integrity.digests import Digest
-from integrity.keys import SigningKey
 from submit_api.http.table import ROUTES
 from submit_api.permissions import ACTIONS, FETCHERS, PUBLIC, WORKERS
 from tests.attacks.attacker import (
@@ -38,6 +36,9 @@ from tests.attacks.attacker import (
 )
 from tests.live import Answer, Live
 from tests.routes import path_of
+from vocabulary import claims
+from vocabulary.claims import Claim, Result
+from vocabulary.keys import SigningKey
 
 
 @contextmanager

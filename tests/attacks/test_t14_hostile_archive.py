@@ -1,7 +1,7 @@
 """T14 hostile-archive: every committed hostile vector is uploaded to the running service.
 
 Each is refused with its own rule and entry, and nothing of it is left: the tables have the same rows (but for one audit event),
-the folders of the API and of the launcher the same files. The rules themselves have their tests in `tests/unit/integrity`.
+the folders of the API and of the launcher the same files. The rules themselves have their tests in `tests/unit/vocabulary`.
 
 Seen to fail when weakened: `zipreader._check_entry` without the rules for links; `Upload.__exit__` that keeps its
 temporary file; a submission that publishes before it looks; `_audit_refusal` that returns.
@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from integrity.archiverules import TOO_LARGE_RULES, UNSUPPORTED_RULES
 from integrity.digests import Digest
 from tests.live import Live
+from vocabulary.archiverules import TOO_LARGE_RULES, UNSUPPORTED_RULES
 
-VECTORS = Path(__file__).parents[1] / "vectors" / "integrity"
+VECTORS = Path(__file__).parents[1] / "vectors" / "archives"
 BAD: list[dict[str, str]] = json.loads((VECTORS / "index.json").read_text(encoding="utf-8"))["bad"]
 UNCOUNTED = {"audit_events", "alembic_version", "sqlite_sequence"}
 

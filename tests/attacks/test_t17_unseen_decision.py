@@ -19,7 +19,7 @@ import pytest
 
 from integrity import canonical
 from integrity.errors import MalformedError
-from launcher.notary.journal import Journal, verify
+from notary.journal import Journal, verify
 from tests.attacks.attacker import (
     LyingAgent,
     Traces,

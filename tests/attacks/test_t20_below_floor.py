@@ -21,9 +21,7 @@ from typing import Any
 
 import pytest
 
-from integrity import canonical, claims
-from integrity.claims import Claim
-from integrity.keys import SigningKey
+from integrity import canonical
 from tests.attacks.attacker import (
     LyingAgent,
     Offer,
@@ -37,6 +35,9 @@ from tests.attacks.attacker import (
     until,
 )
 from tests.live import Live, running
+from vocabulary import claims
+from vocabulary.claims import Claim
+from vocabulary.keys import SigningKey
 
 SLUG = "below-isolation-floor"
 

@@ -3,7 +3,7 @@
 The API is the real one, in a process of its own. The attacker reads and changes all that an agent sends, as a proxy on the way
 could, and has tokens that were good once. Each attempt is told why it is refused, and the database is what it was.
 
-Seen to fail when weakened: `signed.read` and `accept` without any one of their steps; `integrity.signedrequests` without any
+Seen to fail when weakened: `signed.read` and `accept` without any one of their steps; `vocabulary.signedrequests` without any
 one of its components; `bodies.chunks` that does not compare; `people.worker_of_key` that finds a revoked worker;
 `joining.join` without `_invited` or `_require_open`, that does not use the invitation up, or that leaves the bearer tokens.
 """
@@ -23,15 +23,15 @@ from typing import Any
 
 import pytest
 
-from integrity import claims, tickets
-from integrity.claims import Claim
 from integrity.digests import Digest
-from integrity.keys import KeyRing, SigningKey, VerifyKey, fingerprint
 from tests import live as stacks
 from tests.attacks.attacker import dag, launcher_keys, until
 from tests.attacks.conftest import EVERY_REFUSAL
 from tests.live import Answer, Live
 from tests.signing import Hand, join_body
+from vocabulary import claims, tickets
+from vocabulary.claims import Claim
+from vocabulary.keys import KeyRing, SigningKey, VerifyKey, fingerprint
 
 LOG, DSSE = "application/octet-stream", "application/vnd.dsse+json"
 Fields = dict[str, str]

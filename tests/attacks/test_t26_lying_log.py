@@ -19,7 +19,6 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from integrity import checkpoints, lognews, notes, tiles
 from integrity.digests import Digest
 from integrity.errors import (
     DagsealError,
@@ -30,9 +29,6 @@ from integrity.errors import (
     SignatureError,
     StaleError,
 )
-from integrity.keys import SigningKey
-from integrity.leaves import Keyed
-from integrity.logview import RevokedError
 from tests.logsim import (
     QUEUES,
     Following,
@@ -47,6 +43,10 @@ from tests.logsim import (
     silent,
     stated,
 )
+from vocabulary import checkpoints, lognews, notes, tiles
+from vocabulary.keys import SigningKey
+from vocabulary.leaves import Keyed
+from vocabulary.logview import RevokedError
 from worker_cache import following as module
 from worker_cache import logrules
 from worker_cache.logrules import ForkError

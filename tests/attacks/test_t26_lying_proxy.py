@@ -30,13 +30,13 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from integrity import checkpoints, tiles
 from integrity.digests import Digest
-from integrity.keys import SigningKey
-from integrity.leaves import Revoked
 from tests.attacks.attacker import Traces, new_traces, traced_dag, until
 from tests.live import Live, running
 from tests.logsim import Log, binary, note, released
+from vocabulary import checkpoints, tiles
+from vocabulary.keys import SigningKey
+from vocabulary.leaves import Revoked
 
 HOP = frozenset({"host", "content-length", "transfer-encoding", "connection", "keep-alive"})
 

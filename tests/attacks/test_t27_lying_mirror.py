@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 import structlog
 
-from integrity import blobframes
 from integrity.digests import Digest
 from integrity.errors import DigestMismatchError, FetchError, MalformedError, NotFoundError
 from tests import blob_server
 from tests.blob_server import Blobs, Endless, sized, status
 from tests.cache_rig import Rig, rig
+from vocabulary import blobframes
 from worker_cache.problems import RequestError
 from worker_cache.sources import LIAR_RESTS_SECONDS
 

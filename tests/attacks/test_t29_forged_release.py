@@ -20,17 +20,18 @@ from pathlib import Path
 import pytest
 import structlog
 
-from integrity import authorship, canonical, envelopes
+from integrity import canonical
 from integrity.digests import Digest
 from integrity.errors import NotFoundError
 from integrity.fields import to_base64
-from integrity.keys import SigningKey
-from integrity.leaves import Activated, Keyed, Owned
-from integrity.logview import LogView
 from tests.integration.worker_cache.agent_host import Host
 from tests.integration.worker_cache.agent_peers import ARCHIVE, NAME, ApiSim, LauncherSim
 from tests.logsim import released
 from tests.sshsig import sshsig
+from vocabulary import authorship, envelopes
+from vocabulary.keys import SigningKey
+from vocabulary.leaves import Activated, Keyed, Owned
+from vocabulary.logview import LogView
 from worker_cache import askreleases, releasesocket
 from worker_cache.authors import Authors
 from worker_cache.batch import BLOB_BYTES

@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 from integrity.fields import to_base64
-from integrity.keys import SigningKey
 from tests.attacks.attacker import Traces, new_traces, traced_dag
 from tests.live import Live, running
+from vocabulary.keys import SigningKey
 
 OURS = SigningKey.generate()
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from integrity import sets
 from integrity.digests import Digest
-from integrity.sets import Member
 from tests.attacks.attacker import LyingAgent, dag, until
 from tests.live import Answer, Live
+from vocabulary import sets
+from vocabulary.sets import Member
 
 
 class Run:

@@ -19,13 +19,14 @@ from pathlib import Path
 import pytest
 import structlog
 
-from integrity import messages, zipwriter
+from integrity import messages
 from integrity.digests import Digest
 from integrity.errors import FetchError, NotFoundError
-from integrity.keys import SigningKey
-from integrity.leaves import Activated, Keyed, Leaf, Owned, Released, Revoked
-from integrity.logview import LoggedRelease, LogView
 from tests.forked import in_fork, refusal
+from vocabulary import zipwriter
+from vocabulary.keys import SigningKey
+from vocabulary.leaves import Activated, Keyed, Leaf, Owned, Released, Revoked
+from vocabulary.logview import LoggedRelease, LogView
 from worker_cache import askreleases, releasesocket
 from worker_cache.authors import ANYBODY
 from worker_cache.readers import Reader

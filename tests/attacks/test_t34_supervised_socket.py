@@ -24,8 +24,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from integrity import claims, grants, messages
-from integrity.claims import Result
+from integrity import messages
 from integrity.digests import Digest
 from integrity.fields import to_base64
 from tests.attacks.attacker import (
@@ -48,6 +47,8 @@ from tests.attacks.attacker import (
     used_tickets,
 )
 from tests.live import Live
+from vocabulary import claims, grants
+from vocabulary.claims import Result
 
 PROFILES = ("standard", "minimal", "strict")
 MOMENT = "2026-01-31T00:00:00+00:00"

@@ -12,7 +12,7 @@ import sys
 
 from aiohttp import web
 
-from integrity import durable
+from vocabulary import durable
 
 
 async def put(request: web.Request) -> web.Response:

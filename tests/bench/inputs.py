@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 
-from integrity import zipwriter
+from vocabulary import zipwriter
 
 SMALL_BYTES, LARGE_BYTES = 4 * 1024, 1024 * 1024
 

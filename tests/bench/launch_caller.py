@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from dagseal.airflow import asking
-from integrity import claims, messages
+from integrity import messages
 from integrity.digests import Digest
 from integrity.fields import to_base64
-from integrity.keys import SigningKey
 from tests.attacks.attacker import opened
 from tests.bench.launch_documents import SOURCE, Issuer, printed
+from vocabulary import claims
+from vocabulary.keys import SigningKey
 
 ANSWER_SECONDS = 60.0
 

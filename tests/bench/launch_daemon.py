@@ -29,10 +29,10 @@ from dagseal.quickstart import default_user
 from integrity.digests import Digest
 from integrity.errors import DagsealError
 from integrity.fields import to_base64
-from integrity.keys import SigningKey
 from launcher.isolation import PROFILES
 from submit_api.describing import Description, LauncherDescriber
 from tests.attacks.attacker import acting_as, opened
+from vocabulary.keys import SigningKey
 
 MAIN = str(Path(launcher.__file__).with_name("__main__.py"))
 _START_SECONDS = 60.0

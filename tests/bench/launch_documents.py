@@ -13,13 +13,13 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from integrity import archives, grants, manifest, tickets
 from integrity.digests import Digest
-from integrity.grants import Secrets
-from integrity.keys import KeyRing, SealTo, SigningKey, VerifyKey
-from integrity.manifest import Manifest
-from integrity.tickets import Ticket
 from submit_api.describing import Description
+from vocabulary import archives, grants, manifest, tickets
+from vocabulary.grants import Secrets
+from vocabulary.keys import KeyRing, SealTo, SigningKey, VerifyKey
+from vocabulary.manifest import Manifest
+from vocabulary.tickets import Ticket
 
 ARCHIVE, DAG_ID, TASK_ID = "bench_launching.py", "bench_launching", "noop"
 CONNECTION, VALUE = "sales", "postgresql://reader:not-a-secret@db.example/sales"

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from integrity.digests import Digest
-from integrity.keys import SigningKey, VerifyKey
 from tests.bench.keepalive import Http
 from tests.live import ENDED, Live
+from vocabulary.keys import SigningKey, VerifyKey
 from worker_cache.cache import Cache
 from worker_cache.client import Client
 from worker_cache.signing import Signer

@@ -30,17 +30,17 @@ from pathlib import Path
 from typing import Any
 
 from dagseal.footing import free_port
-from integrity import claims, tickets
-from integrity.claims import Claim, Result
 from integrity.digests import Digest
 from integrity.fields import from_base64, to_base64
-from integrity.keys import KeyRing, SealingKey, SigningKey, fingerprint
 from submit_api import keyfiles, settings
 from tests.bench import scale_rows
 from tests.bench.audit_pages import p99
 from tests.bench.figures import median
 from tests.bench.scale_rows import DEEP, FEW, HALF, Size, wide
 from tests.integration.submit_api.api_rig import DescribingPeer
+from vocabulary import claims, tickets
+from vocabulary.claims import Claim, Result
+from vocabulary.keys import KeyRing, SealingKey, SigningKey, fingerprint
 
 SIZES = {
     "small": Size(releases=1000, events=1000, launches=1000),

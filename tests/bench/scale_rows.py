@@ -12,15 +12,15 @@ from typing import Any
 from sqlalchemy import create_engine, event, func, insert, select
 from sqlalchemy.engine import Connection, Engine
 
-from integrity import manifest as manifests
 from integrity.digests import Digest
-from integrity.keys import SigningKey
-from integrity.manifest import Manifest, Member
 from submit_api.registry.records import Activation, Archive, Launch, Release, columns
 from submit_api.registry.tables import ActivationRow, ArchiveRow, DagRow, EventRow, LaunchRow, ReleaseRow, TaskRow
 from tests.bench.audit_pages import START, STEP_US
 from tests.bench.audit_pages import row as event_row
 from tests.integration.submit_api.api_rig import dag_entry
+from vocabulary import manifest as manifests
+from vocabulary.keys import SigningKey
+from vocabulary.manifest import Manifest, Member
 
 DEEP = "deep.py"  # the one with very many releases
 FEW, HALF = "alice", "bob"  # who may see twenty archives, and who may see half of them

@@ -9,12 +9,12 @@ import signal
 import sys
 
 from integrity.digests import Digest
-from integrity.manifest import DagEntry, TaskEntry
 from submit_api import audit, identity, keyfiles, logging_setup
 from submit_api.administering import issue
 from submit_api.describing import Description
 from submit_api.running import opened, serving
 from submit_api.settings import load
+from vocabulary.manifest import DagEntry, TaskEntry
 
 TASK = TaskEntry(
     task_id="t",

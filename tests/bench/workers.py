@@ -13,8 +13,8 @@ import structlog
 
 from integrity.digests import Digest
 from integrity.fields import to_base64
-from integrity.keys import SealingKey, SigningKey, VerifyKey, fingerprint
 from tests.bench.keepalive import Http
+from vocabulary.keys import SealingKey, SigningKey, VerifyKey, fingerprint
 from worker_cache.cache import Cache
 from worker_cache.client import Client
 from worker_cache.following import Follower

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from integrity import zipwriter
 from tests.live import Live
+from vocabulary import zipwriter
 
 DAG = """
 import importlib.resources

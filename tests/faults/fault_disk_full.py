@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dagseal.stack import Stack
-from launcher.notary import journal
+from notary import journal
 from submit_api import fsck, settings
 from tests.attacks.attacker import Peer, opened
 from tests.faults.fault_workload import ONCE, SMALL

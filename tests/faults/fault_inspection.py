@@ -12,14 +12,14 @@ from pathlib import Path
 
 from integrity.digests import Digest
 from integrity.errors import DagsealError, NotFoundError, ReplayError
-from integrity.tickets import Ticket, VerifiedTicket
-from launcher.notary import journal
-from launcher.notary.journal import Journal
+from notary import journal
+from notary.journal import Journal
 from submit_api import fsck as api_fsck
 from submit_api import settings as api_settings
 from submit_api.findings import DAMAGE
 from submit_api.registry import archives, ledger
 from submit_api.running import opened
+from vocabulary.tickets import Ticket, VerifiedTicket
 from worker_cache import fsck as cache_fsck
 from worker_cache.spool import Spool
 from worker_cache.store import Store, hash_fd

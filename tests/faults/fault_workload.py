@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from integrity import zipwriter
 from integrity.digests import Digest
 from tests.live import ENDED, Answer, Live
+from vocabulary import zipwriter
 
 RETRYABLE = frozenset({408, 425, 429})
 _NO_ANSWER = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)

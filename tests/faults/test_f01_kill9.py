@@ -23,8 +23,8 @@ from typing import Any
 import pytest
 
 from integrity.errors import SettingsError
-from launcher.notary import journal
 from launcher.trees import descendants
+from notary import journal
 from tests.attacks.attacker import is_alive, notary_pid
 from tests.faults.fault_workload import Workload
 from tests.live import ENDED, Live, running

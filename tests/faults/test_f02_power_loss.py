@@ -27,13 +27,13 @@ import dagseal.stack
 from dagseal.footing import free_port
 from dagseal.quickstart import default_user
 from dagseal.stack import Stack
-from integrity import zipwriter
 from integrity.digests import Digest
 from tests.faults import fault_inspection, fault_replay, test_f01_kill9
 from tests.faults.fault_recording import NO_COMPILER, Recording, recording
 from tests.faults.fault_replay import ACKNOWLEDGED, FSYNC, RENAME, SAY, WRITE, Disk, Record
 from tests.faults.fault_workload import SMALL
 from tests.live import Live
+from vocabulary import zipwriter
 
 pytestmark = [NO_COMPILER, pytest.mark.timeout(280)]
 
@@ -373,7 +373,7 @@ def test_f02_the_power_fails_at_each_of_fifty_kills() -> None:
 _VERBS = """
 import os, sys
 from pathlib import Path
-from integrity import durable
+from vocabulary import durable
 from tests.faults.fault_replay import acknowledge
 
 log, fd = Path(sys.argv[1]), os.open(sys.argv[2], os.O_RDONLY)
@@ -457,8 +457,8 @@ def test_f02_a_verb_without_its_fsync_is_found_out(verbs: Recording, deaf: str, 
 _LAUNCHES = """
 import os, sys
 from pathlib import Path
-from integrity.tickets import VerifiedTicket
-from launcher.notary.journal import Journal
+from vocabulary.tickets import VerifiedTicket
+from notary.journal import Journal
 from tests.faults.fault_inspection import used
 from tests.faults.fault_replay import acknowledge
 
@@ -495,7 +495,7 @@ def test_f02_a_journal_that_is_continued_in_another_file_forgets_no_ticket(names
 _AGAIN = """
 import os, sys
 from pathlib import Path
-from integrity import durable
+from vocabulary import durable
 from tests.faults.fault_replay import acknowledge
 
 log, trigger, fd = Path(sys.argv[1]), Path(sys.argv[2]), os.open(sys.argv[3], os.O_RDONLY)

@@ -49,7 +49,7 @@ MET = {
     *(("use", step) for step in ("open", "pread", "fstat", "utime")),
     *(("scrub", step) for step in ("open", "pread", "fstat")),
 }
-_OURS = ("worker_cache.", "integrity.durable")
+_OURS = ("worker_cache.", "vocabulary.durable")
 
 
 @contextmanager

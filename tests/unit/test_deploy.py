@@ -17,8 +17,8 @@ import submit_api.settings
 import worker_cache.settings
 from dagseal.cli.app import run
 from integrity.fields import to_base64
-from integrity.keys import SigningKey
 from launcher import policy
+from vocabulary.keys import SigningKey
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))

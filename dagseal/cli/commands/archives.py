@@ -37,9 +37,9 @@ def register(app: typer.Typer) -> None:
 def check(ctx: typer.Context, paths: list[str] = typer.Argument(..., metavar="PATH...")) -> None:
     """Judge files or folders by the archive rules, here, without running or sending anything."""
     from dagseal.cli import archive_input
-    from integrity import archives
     from integrity.digests import Digest
     from integrity.errors import ArchiveError, MalformedError
+    from vocabulary import archives
 
     run, found = run_of(ctx), []
     for path in paths:
@@ -90,10 +90,10 @@ def push(
 ) -> None:
     """Submit archives. Each is judged here first; the server judges again and decides."""
     from dagseal.cli import archive_input, authoring
-    from integrity import archives, authorship
-    from integrity.claims import PROFILES
     from integrity.digests import Digest
     from integrity.errors import DagsealError
+    from vocabulary import archives, authorship
+    from vocabulary.claims import PROFILES
 
     if name is not None and len(paths) > 1:
         raise UsageError("--name goes with one PATH")

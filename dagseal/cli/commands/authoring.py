@@ -23,8 +23,8 @@ def author_statement(
     dagseal author-statement etl.py | ssh-keygen -Y sign -n dagseal.dev/author -f ~/.ssh/id_ed25519 > etl.py.sig
     """
     from dagseal.cli import archive_input
-    from integrity import authorship
     from integrity.digests import Digest
+    from vocabulary import authorship
 
     named = archive_input.read(path, name)
     sys.stdout.buffer.write(authorship.statement(named.name, Digest.of(named.data)))
@@ -38,7 +38,7 @@ def author_new(
     """Make a key for an author. What is shown is its public half, for the authors_file of the workers."""
     from dagseal.cli import secret_input
     from integrity.fields import to_base64
-    from integrity.keys import SigningKey
+    from vocabulary.keys import SigningKey
 
     key = SigningKey.generate()
     secret_input.write_new(out, key.seed.hex())

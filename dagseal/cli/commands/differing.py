@@ -110,9 +110,9 @@ async def _with_file(client: Client, archive: str, before: str | None, file: str
     from dataclasses import asdict
 
     from dagseal.cli import archive_input
-    from integrity import archives, differences
     from integrity.digests import Digest
-    from integrity.manifest import Member
+    from vocabulary import archives, differences
+    from vocabulary.manifest import Member
 
     def listed(members: Mapping[str, bytes]) -> list[Member]:
         return [Member(name=name, size=len(data), digest=Digest.of(data)) for name, data in members.items()]
@@ -132,7 +132,7 @@ async def _with_file(client: Client, archive: str, before: str | None, file: str
 
 async def _members(client: Client, archive: str, number: int) -> dict[str, bytes]:
     """The files of a release, from bytes that have its digest."""
-    from integrity import archives
+    from vocabulary import archives
 
     release = await client.get(f"{path(archive)}/releases/{number}")
     data = await fetch_verified(client, release["digest"], release["size"])

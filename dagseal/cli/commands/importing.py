@@ -148,8 +148,8 @@ def _owner_rule(owner: str | None, owner_from: str | None, owner_map: list[str])
 
 def _record(run: Run, planned: Planned, data: bytes, query: dict[str, str], owner: str | None) -> str:
     """What became of it. The same bytes, and the same owner, are not recorded again."""
-    from integrity import archives as rules
     from integrity.digests import Digest
+    from vocabulary import archives as rules
 
     rules.read(planned.name, data)
     new, release = archives.push_one(run, planned.name, data, Digest.of(data), query, None, 0)

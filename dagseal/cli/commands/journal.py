@@ -80,7 +80,7 @@ def verify(ctx: typer.Context, journal: Path, offline: bool) -> None:
 
 
 def _read(path: Path) -> Told:
-    from launcher.notary import journal
+    from notary import journal
 
     told, last, one = Told(), None, path
     try:
@@ -106,7 +106,7 @@ def _files(path: Path) -> Iterator[Path]:
     """Of a folder all, in their order."""
     import os
 
-    from launcher.notary import journal
+    from notary import journal
 
     if not path.is_dir():
         yield path

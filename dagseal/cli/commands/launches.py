@@ -98,8 +98,8 @@ async def follow_launch(run: Run, client: Client, launch_id: str, *, offset: int
     import asyncio
     import random
 
-    from integrity.claims import STATES
     from integrity.errors import FetchError
+    from vocabulary.claims import STATES
     from worker_cache import backoff
     from worker_cache.client import segment
 

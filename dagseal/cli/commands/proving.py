@@ -12,7 +12,7 @@ from dagseal.cli.commands import releases
 from dagseal.cli.context import run_of
 
 if TYPE_CHECKING:
-    from integrity.proofs import Proof
+    from vocabulary.proofs import Proof
     from worker_cache.client import Client
 
 

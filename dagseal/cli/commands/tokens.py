@@ -115,7 +115,7 @@ def key_fingerprint(
     """The fingerprint of a public key: what two people compare."""
     from integrity.errors import MalformedError
     from integrity.fields import from_base64
-    from integrity.keys import KEY_BYTES
+    from vocabulary.keys import KEY_BYTES
 
     run = run_of(ctx)
     text = key or run.settings.api_key
@@ -178,7 +178,7 @@ def key_retire(ctx: typer.Context, key_id: str = typer.Argument(..., metavar="KE
 
 def _described(raw: bytes) -> dict[str, str]:
     from integrity.fields import to_base64
-    from integrity.keys import VerifyKey
+    from vocabulary.keys import VerifyKey
 
     key = VerifyKey(raw)
     return {"api_key": to_base64(key.raw), "fingerprint": key.key_id}

@@ -19,7 +19,7 @@ from dagseal.cli.exits import NotVerifiedError, UsageError, VerificationFailedEr
 
 if TYPE_CHECKING:
     from dagseal.cli.verification import Evidence
-    from integrity.keys import VerifyKey
+    from vocabulary.keys import VerifyKey
     from worker_cache.client import Client
 
 
@@ -97,7 +97,7 @@ def _offline(target: str, name: str | None, proof: str) -> Evidence:
     from dagseal.cli import archive_input
     from dagseal.cli.verification import Evidence
     from integrity.errors import MalformedError
-    from integrity.proofs import MAX_PROOF_BYTES, Proof
+    from vocabulary.proofs import MAX_PROOF_BYTES, Proof
 
     named = archive_input.read(target, name)
     try:

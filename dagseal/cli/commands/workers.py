@@ -168,7 +168,7 @@ def _from_file(source: str) -> dict[str, Any]:
     from dagseal.cli import secret_input
     from integrity.errors import MalformedError
     from integrity.fields import from_base64
-    from integrity.keys import KEY_BYTES
+    from vocabulary.keys import KEY_BYTES
 
     try:
         value = json.loads(secret_input.read_bytes(source))
@@ -182,7 +182,7 @@ def _from_file(source: str) -> dict[str, Any]:
 
 def _described(verify_key: bytes, sealing_key: bytes) -> dict[str, Any]:
     from integrity.fields import to_base64
-    from integrity.keys import SealTo, VerifyKey, fingerprint
+    from vocabulary.keys import SealTo, VerifyKey, fingerprint
 
     return {
         "fingerprint": fingerprint(VerifyKey(verify_key), SealTo(sealing_key)),

@@ -19,7 +19,7 @@ from airflow.utils.state import CallbackState, TaskInstanceState  # isort: skip
 from dagseal.airflow import executors
 from dagseal.airflow.celery_executor import SealedCeleryExecutor
 from dagseal.airflow.executors import SealedLocalExecutor
-from integrity import taskdigest
+from vocabulary import taskdigest
 
 
 @pytest.fixture

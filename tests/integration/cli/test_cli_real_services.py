@@ -22,10 +22,10 @@ from dagseal.footing import free_port
 from dagseal.quickstart import default_user
 from dagseal.stack import Stack
 from integrity.fields import to_base64
-from integrity.keys import SealingKey, SigningKey
 from tests import airflow_exporting
 from tests.forked_cli import Forked
 from tests.live import Live
+from vocabulary.keys import SealingKey, SigningKey
 
 DAG = """
 import os

@@ -21,7 +21,7 @@ from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.python import PythonOperator
 from airflow.sdk import DAG
 from integrity.digests import Digest
-from integrity.grants import Secrets
+from vocabulary.grants import Secrets
 from launcher import privileges
 from launcher.task import landlock, runner, seccomp
 

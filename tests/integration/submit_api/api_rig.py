@@ -12,12 +12,9 @@ from typing import Any
 
 import aiohttp
 
-from integrity import claims, grants, manifest, messages, tickets
-from integrity.claims import Claim, Result
+from integrity import messages
 from integrity.digests import Digest
 from integrity.fields import from_base64, to_base64
-from integrity.keys import KeyRing, SealingKey, SigningKey, fingerprint
-from integrity.manifest import DagEntry, TaskEntry
 from submit_api import audit, identity, keyfiles, transparency
 from submit_api.administering import issue
 from submit_api.findings import Finding
@@ -27,6 +24,10 @@ from submit_api.registry.database import Database
 from submit_api.running import opened, serving
 from submit_api.service import Service
 from submit_api.settings import Settings, load
+from vocabulary import claims, grants, manifest, tickets
+from vocabulary.claims import Claim, Result
+from vocabulary.keys import KeyRing, SealingKey, SigningKey, fingerprint
+from vocabulary.manifest import DagEntry, TaskEntry
 
 T0 = 1_800_000_000_000_000
 SOURCE = b"from airflow.sdk import DAG\nwith DAG('etl'):\n    pass\n"

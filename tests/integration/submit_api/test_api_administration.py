@@ -8,9 +8,9 @@ import pytest
 from api_rig import Api, WorkerPeer
 
 from integrity.fields import to_base64
-from integrity.keys import fingerprint
 from submit_api import connections
 from submit_api.registry import secrets
+from vocabulary.keys import fingerprint
 
 
 async def stored(api: Api, name: str, kind: str = "connection") -> str:

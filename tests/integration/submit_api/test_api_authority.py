@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from api_rig import SOURCE, Api, WorkerPeer, dag_entry, task_entry
 
-from integrity.claims import Xcom
-from integrity.manifest import MAX_XCOM_DAGS
+from vocabulary.claims import Xcom
+from vocabulary.manifest import MAX_XCOM_DAGS
 
 CONNECTIONS = {"both": ("alice", "bob"), "owners": ("alice",), "callers": ("bob",), "nobodys": ()}
 

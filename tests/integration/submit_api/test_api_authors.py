@@ -10,13 +10,14 @@ import pytest
 from api_rig import SOURCE, Api
 from sqlalchemy import text
 
-from integrity import authorship, canonical, leaves
+from integrity import canonical
 from integrity.digests import Digest
 from integrity.fields import from_base64, to_base64
-from integrity.keys import SigningKey
-from integrity.logview import LogView
 from submit_api.registry import leaves as rows
 from tests.sshsig import sshsig
+from vocabulary import authorship, leaves
+from vocabulary.keys import SigningKey
+from vocabulary.logview import LogView
 
 ANN, BOB = (SigningKey(bytes([number]) * 32) for number in (1, 2))
 DIGEST = Digest.of(SOURCE)

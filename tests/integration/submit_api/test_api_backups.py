@@ -27,7 +27,6 @@ from integrity.errors import (
     MalformedError,
     SettingsError,
 )
-from integrity.zipwriter import pack
 from submit_api.backup_file import Head, Writer
 from submit_api.backups import backup
 from submit_api.blobs.local import LocalStore
@@ -39,6 +38,7 @@ from submit_api.running import RESTORE_MARKER, opened
 from submit_api.settings import Settings, load
 from tests import postgres
 from tests.postgres import Server
+from vocabulary.zipwriter import pack
 
 OTHER = SOURCE.replace(b"etl", b"other")
 

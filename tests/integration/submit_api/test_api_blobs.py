@@ -14,11 +14,11 @@ import aiohttp
 import pytest
 from api_rig import SOURCE, Answer, Api, dag_entry
 
-from integrity import blobframes
 from integrity.digests import Digest
-from integrity.zipwriter import pack
 from submit_api import retiring
 from submit_api.blobs.recent import Recent
+from vocabulary import blobframes
+from vocabulary.zipwriter import pack
 
 
 def zipped(size: int) -> bytes:
@@ -40,7 +40,7 @@ async def push(api: Api, name: str, body: bytes, token: str | None = None) -> No
 
 
 def read_frames(body: bytes) -> list[tuple[Digest, bytes | str]]:
-    """Written apart from the agent's reader, after the text in `integrity.blobframes`."""
+    """Written apart from the agent's reader, after the text in `vocabulary.blobframes`."""
     found: list[tuple[Digest, bytes | str]] = []
     while body:
         line, _, body = body.partition(b"\n")

@@ -23,8 +23,8 @@ from pathlib import Path
 import pytest
 from api_rig import SOURCE
 
-from integrity import zipwriter
 from integrity.digests import Digest
+from vocabulary import zipwriter
 
 MIB = 1 << 20
 CLIENTS = 200

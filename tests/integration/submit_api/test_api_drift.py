@@ -6,11 +6,11 @@ from typing import Any
 
 from api_rig import SOURCE, Answer, Api, WorkerPeer
 
-from integrity import checkpoints, holdings, tiles
 from integrity.digests import Digest
 from integrity.fields import to_base64
-from integrity.leaves import from_bytes
-from integrity.logview import LogView
+from vocabulary import checkpoints, holdings, tiles
+from vocabulary.leaves import from_bytes
+from vocabulary.logview import LogView
 
 
 async def viewed(api: Api) -> tuple[checkpoints.Checkpoint, LogView]:

@@ -8,9 +8,9 @@ import pytest
 from api_rig import SOURCE, Answer, Api, WorkerPeer
 from sqlalchemy import text
 
-from integrity import manifest
-from integrity.claims import PROFILES
 from submit_api.registry import migrate, rows
+from vocabulary import manifest
+from vocabulary.claims import PROFILES
 
 PATH = "/v1/archives/etl.py/releases"
 UNKNOWN = [

@@ -19,9 +19,6 @@ from api_rig import SOURCE, Answer, Api, dag_entry, task_entry
 from sqlalchemy import delete, event
 
 from integrity.digests import Digest
-from integrity.leaves import from_bytes
-from integrity.logview import LogView
-from integrity.manifest import Member
 from submit_api import group_commit
 from submit_api.accepting import Submitted, wanted
 from submit_api.blobs import Upload
@@ -33,6 +30,9 @@ from submit_api.refusals import NO_SPACE, NoSpaceError
 from submit_api.registry import leaves, rows
 from submit_api.registry.database import Transaction
 from submit_api.registry.tables import LeafRow, LogKeyRow, TileRow
+from vocabulary.leaves import from_bytes
+from vocabulary.logview import LogView
+from vocabulary.manifest import Member
 
 TABLES = ("archives", "releases", "activations", "dags", "tasks", "audit_events")
 

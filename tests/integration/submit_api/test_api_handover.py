@@ -8,16 +8,16 @@ import io
 import pytest
 from api_rig import SOURCE, Api
 
-from integrity import checkpoints, manifest, tiles
 from integrity.errors import ConflictError, SettingsError, SignatureError
-from integrity.keys import KeyRing
-from integrity.leaves import Keyed, from_bytes
-from integrity.logview import LogView
 from submit_api import handover, keyfiles
 from submit_api.backups import backup
 from submit_api.restoring import restore
 from submit_api.running import opened, state_lock
 from submit_api.settings import Settings, load
+from vocabulary import checkpoints, manifest, tiles
+from vocabulary.keys import KeyRing
+from vocabulary.leaves import Keyed, from_bytes
+from vocabulary.logview import LogView
 
 
 def settings_of(folder: str) -> Settings:

@@ -19,11 +19,11 @@ from api_rig import SOURCE, Answer, Api, WorkerPeer
 from sqlalchemy import select, update
 
 from integrity.errors import FetchError, UnauthorizedError
-from integrity.keys import SigningKey, fingerprint
 from submit_api import running
 from submit_api.registry import invitations
 from submit_api.registry.tables import Base, TokenRow, WorkerRow
 from tests.signing import Hand, join_body
+from vocabulary.keys import SigningKey, fingerprint
 from worker_cache.client import Client
 from worker_cache.signing import Signer
 from worker_cache.transport import Transport

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from api_rig import SOURCE, Api, WorkerPeer, dag_entry, task_entry
 
-from integrity.claims import Xcom
 from integrity.digests import Digest
-from integrity.logrecords import encode
 from submit_api.dispatching import expire
+from vocabulary.claims import Xcom
+from vocabulary.logrecords import encode
 
 
 @pytest.fixture

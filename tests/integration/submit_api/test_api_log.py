@@ -19,13 +19,7 @@ from sqlalchemy import insert
 from test_api_backups import Target, taken, target  # noqa: F401
 from test_api_storage import filled
 
-from integrity import checkpoints, leaves, lognews, merkle, tiles
 from integrity.digests import Digest
-from integrity.leaves import Keyed, Leaf, Owned
-from integrity.logview import LogView
-from integrity.merkle import Tree
-from integrity.proofs import Proof, verify
-from integrity.tiles import WIDTH, TilePath
 from submit_api import retiring, transparency
 from submit_api.fsck import fsck
 from submit_api.http import log
@@ -34,6 +28,12 @@ from submit_api.registry import migrate
 from submit_api.registry.tables import LeafRow, TileRow, table
 from submit_api.restoring import restore
 from submit_api.running import opened
+from vocabulary import checkpoints, leaves, lognews, merkle, tiles
+from vocabulary.leaves import Keyed, Leaf, Owned
+from vocabulary.logview import LogView
+from vocabulary.merkle import Tree
+from vocabulary.proofs import Proof, verify
+from vocabulary.tiles import WIDTH, TilePath
 
 AT, DAY = "/v1/archives/etl.py", 86_400
 

@@ -13,12 +13,12 @@ from api_rig import SOURCE, Api
 from sqlalchemy import delete, text
 from test_api_log import grown
 
-from integrity import leaves
-from integrity.keys import SigningKey
-from integrity.leaves import Keyed, Leaf, Owned
-from integrity.tiles import WIDTH
 from submit_api.registry import leaves as rows
 from submit_api.registry.tables import LeafRow, LogKeyRow, TileRow
+from vocabulary import leaves
+from vocabulary.keys import SigningKey
+from vocabulary.leaves import Keyed, Leaf, Owned
+from vocabulary.tiles import WIDTH
 
 OTHER = leaves.to_bytes(Owned(at=1, by="eve", archive="etl.py", owner="eve", group="eve", mode=0o777))
 RELEASE, ARCHIVE = "log-release-disagrees", "log-archive-disagrees"

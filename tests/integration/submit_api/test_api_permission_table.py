@@ -16,10 +16,8 @@ import pytest
 from api_rig import SOURCE, Answer, Api, WorkerPeer, dag_entry, task_entry
 from sqlalchemy import delete, select, update
 
-from integrity import merkle, sets
 from integrity.digests import Digest
 from integrity.fields import to_base64
-from integrity.sets import Member
 from submit_api import connections, modes, permissions
 from submit_api.http.table import ROUTES
 from submit_api.registry import ownership, people, secrets
@@ -36,6 +34,8 @@ from submit_api.registry.tables import (
     SetRow,
     TokenRow,
 )
+from vocabulary import merkle, sets
+from vocabulary.sets import Member
 
 EMPTY = to_base64(merkle.root_of([]))
 OWNER, GROUP, ID = "alice", "team", "0" * 32

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from api_rig import SOURCE, Api
 
-from integrity import checkpoints
 from submit_api.polling import Polls
 from submit_api.registry.database import SQLITE
 from submit_api.server import Connection
+from vocabulary import checkpoints
 
 POLL = b"GET /v1/log/checkpoint HTTP/1.1\r\nHost: x\r\nAccept-Encoding: identity\r\n\r\n"
 OTHER = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"

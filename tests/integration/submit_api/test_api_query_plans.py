@@ -20,9 +20,9 @@ from api_rig import SOURCE, Api, dag_entry
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from integrity import sets
 from integrity.digests import Digest
-from integrity.sets import Member
+from vocabulary import sets
+from vocabulary.sets import Member
 
 GROW = ("archives", "releases", "activations", "tasks", "dags", "launches", "xcoms", "audit_events")
 # An archive has many releases: of its tasks only those of one are read.

@@ -10,12 +10,12 @@ import pytest
 from api_rig import SOURCE, Answer, Api, WorkerPeer, dag_entry, task_entry
 from sqlalchemy import text
 
-from integrity import sets
-from integrity.claims import Xcom
 from integrity.digests import Digest
-from integrity.sets import Member
 from submit_api.dispatching import expire
 from submit_api.signals import of_launch
+from vocabulary import sets
+from vocabulary.claims import Xcom
+from vocabulary.sets import Member
 
 DAY = 86_400
 

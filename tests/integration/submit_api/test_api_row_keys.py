@@ -15,8 +15,6 @@ from api_rig import SOURCE, Api
 from sqlalchemy import event, text
 
 from integrity import canonical
-from integrity.claims import Xcom
-from integrity.keys import RowKey
 from submit_api import audit, connections, keyfiles, rekeying
 from submit_api.bootstrap import bootstrap
 from submit_api.fsck import fsck
@@ -25,6 +23,8 @@ from submit_api.running import opened
 from submit_api.service import Service
 from submit_api.settings import Settings, load
 from tests.forked import in_fork
+from vocabulary.claims import Xcom
+from vocabulary.keys import RowKey
 
 VALUES = {f"c{number}": f"http://u:hunter{number}@h" for number in range(7)}
 STEPS = ("write", "fsync", "link", "rename", "unlink")

@@ -10,11 +10,11 @@ import pytest
 from api_rig import SOURCE, Api, WorkerPeer
 from sqlalchemy import text
 
-from integrity import sets
 from integrity.digests import Digest
-from integrity.sets import Member
 from submit_api import retiring
 from submit_api.registry import migrate
+from vocabulary import sets
+from vocabulary.sets import Member
 
 DAY = 86_400
 OTHER = SOURCE + b"#"

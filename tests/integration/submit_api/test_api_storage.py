@@ -11,7 +11,6 @@ import pytest
 from api_rig import SOURCE, Api
 from sqlalchemy import text
 
-from integrity.claims import Xcom
 from integrity.errors import SettingsError
 from submit_api import keyfiles
 from submit_api.bootstrap import bootstrap
@@ -19,6 +18,7 @@ from submit_api.findings import DAMAGE, WARNING, damaged
 from submit_api.fsck import fsck
 from submit_api.running import opened, state_lock
 from submit_api.settings import Settings, load
+from vocabulary.claims import Xcom
 
 
 async def filled(api: Api) -> None:

@@ -10,8 +10,8 @@ import zipfile
 import pytest
 from api_rig import SOURCE, Api, dag_entry, refused, task_entry
 
-from integrity import manifest
 from integrity.digests import Digest
+from vocabulary import manifest
 
 
 def zipped(members: dict[str, bytes]) -> bytes:

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from api_rig import SOURCE, Api, dag_entry, task_entry
 
-from integrity.claims import Xcom
 from submit_api import accepting
 from submit_api.http.routes import DSSE
 from submit_api.http.table import ROUTES
 from submit_api.permissions import ACTIONS, PUBLIC, WORKERS
 from tests.routes import path_of
+from vocabulary.claims import Xcom
 
 MARK = "m4rk3d"
 CONNECTION, VARIABLE, XCOM, SAID, LOGGED, SENT = (f"{MARK}-{n}" for n in ("conn", "var", "xcom", "said", "log", "sent"))

@@ -27,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from dagseal.airflow import asking
-from integrity import logrecords, messages
+from integrity import messages
 from integrity.digests import Digest
-from integrity.grants import Secrets
 from launcher.isolation import PROFILES, Confinement
+from vocabulary import logrecords
+from vocabulary.grants import Secrets
 
 ROOT = Path(__file__).parents[3]
 BECOME = str(ROOT / "launcher" / "become.py")
@@ -95,7 +96,7 @@ def gone(pid: int) -> bool:
 
 
 def zipped(members: dict[str, str | bytes]) -> bytes:
-    """A zip as `integrity.archives` accepts it."""
+    """A zip as `vocabulary.archives` accepts it."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in sorted(members.items()):

@@ -12,7 +12,7 @@ import pytest
 from task_corpus import AIRFLOW, DAGS, FILES, REFUSED, TASKS, source
 from task_rig import Answer, Warm
 
-from integrity.manifest import DagEntry
+from vocabulary.manifest import DagEntry
 
 SEEDS = ("1", "2", "3", "42")
 

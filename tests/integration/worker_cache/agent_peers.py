@@ -15,15 +15,16 @@ from typing import Any
 
 from aiohttp import web
 
-from integrity import claims, grants, manifest, messages, tickets
-from integrity.claims import Claim, Result
+from integrity import messages
 from integrity.digests import Digest
 from integrity.fields import to_base64
-from integrity.keys import KeyRing, SealingKey, SigningKey
-from integrity.leaves import Released
-from integrity.manifest import DagEntry, Manifest, Member, TaskEntry
-from integrity.tickets import Ticket
 from tests.logsim import Log, LogServer
+from vocabulary import claims, grants, manifest, tickets
+from vocabulary.claims import Claim, Result
+from vocabulary.keys import KeyRing, SealingKey, SigningKey
+from vocabulary.leaves import Released
+from vocabulary.manifest import DagEntry, Manifest, Member, TaskEntry
+from vocabulary.tickets import Ticket
 
 ARCHIVE = b"from airflow.sdk import DAG\n" * 40
 NAME = "etl.py"

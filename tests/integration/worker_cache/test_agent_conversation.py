@@ -12,7 +12,7 @@ from agent_host import Host, now
 from agent_peers import ARCHIVE, ApiSim, LauncherSim
 
 from integrity.digests import Digest
-from integrity.keys import SigningKey
+from vocabulary.keys import SigningKey
 
 ID = "1" * 32
 

@@ -11,12 +11,8 @@ import pytest
 from agent_peers import ARCHIVE, ApiSim, LauncherSim
 from test_agent_conversation import ID, Host, ended, now
 
-from integrity import leaves
 from integrity.digests import Digest
 from integrity.errors import DigestMismatchError, FetchError, NotFoundError, StaleError
-from integrity.keys import SigningKey
-from integrity.leaves import Released
-from integrity.logview import RevokedError
 from tests.logsim import (
     Log,
     LogServer,
@@ -28,6 +24,10 @@ from tests.logsim import (
     silent,
     stated,
 )
+from vocabulary import leaves
+from vocabulary.keys import SigningKey
+from vocabulary.leaves import Released
+from vocabulary.logview import RevokedError
 from worker_cache import following as module
 from worker_cache.logrules import ForkError
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 import structlog
 
-from integrity import leaves
 from integrity.digests import Digest
-from integrity.logview import LogView
 from tests import blob_server
 from tests.blob_server import Blobs, until
 from tests.cache_rig import Rig, rig
 from tests.logsim import QUEUES, Log, released
+from vocabulary import leaves
+from vocabulary.logview import LogView
 from worker_cache import authors
 from worker_cache.keeping import Keeper
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from integrity import blobframes
 from integrity.digests import Digest
 from integrity.errors import FetchError, MalformedError, NotFoundError, SecurityError
 from tests import blob_server
 from tests.blob_server import Asked, Blobs, Hold, sized, status
 from tests.cache_rig import MIB, rig
+from vocabulary import blobframes
 from worker_cache import batch
 from worker_cache.limits import Limits
 

@@ -16,13 +16,14 @@ import sys
 import time
 from typing import Any
 
-from integrity import archives, claims, grants, logrecords, manifest, messages, tickets
+from integrity import messages
 from integrity.digests import Digest
 from integrity.errors import FetchError
-from integrity.keys import KeyRing, SealTo, SigningKey, VerifyKey
-from integrity.manifest import DagEntry, Manifest
-from integrity.tickets import Ticket
 from tests.attacks.attacker import opened
+from vocabulary import archives, claims, grants, logrecords, manifest, tickets
+from vocabulary.keys import KeyRing, SealTo, SigningKey, VerifyKey
+from vocabulary.manifest import DagEntry, Manifest
+from vocabulary.tickets import Ticket
 from worker_cache import framing, launcher_link
 from worker_cache.launchers import AtSocket, OnDemand
 

@@ -26,7 +26,7 @@ from typing import Any, TextIO
 import launcher
 from dagseal.footing import Accounts
 from integrity.fields import to_base64
-from integrity.keys import SigningKey
+from vocabulary.keys import SigningKey
 
 ROOT = Path(launcher.__file__).parent.parent
 MAIN = Path(launcher.__file__).with_name("__main__.py")

@@ -14,10 +14,10 @@ import pytest
 from integrity.errors import OutOfScopeError, PrivilegeError
 from launcher.accounts import Account
 from launcher.kinds import of_run
-from launcher.notary.asking import Asking
-from launcher.notary.warmprocess import WarmProcess
 from launcher.powers import Killed, LocalPowers
 from launcher.trees import children
+from notary.asking import Asking
+from notary.warmprocess import WarmProcess
 from tests.halves import Halves, halves
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]

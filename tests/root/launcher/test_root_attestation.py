@@ -19,15 +19,15 @@ from launcher.accounts import Account
 from launcher.channel import Channel
 from launcher.isolation import PROFILES, Confinement
 from launcher.kinds import Kind
-from launcher.notary.attestation import attest
-from launcher.notary.tasklog import SOURCES, TaskLog
-from launcher.notary.taskprocess import TaskProcess
-from launcher.notary.warmprocess import WarmProcess
 from launcher.powers import LocalPowers, Started
 from launcher.privileges import Identity, drop, empty_bounding_set, harden, shed_capabilities
 from launcher.task import seccomp
 from launcher.task.confining import confine
 from launcher.trees import InitTree, WalkTrees
+from notary.attestation import attest
+from notary.tasklog import SOURCES, TaskLog
+from notary.taskprocess import TaskProcess
+from notary.warmprocess import WarmProcess
 
 pytestmark = pytest.mark.root
 

@@ -16,6 +16,7 @@ from launcher.isolation import PROFILES, Confinement
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 BECOME = os.path.join(ROOT, "launcher", "become.py")
 MAIN = os.path.join(ROOT, "launcher", "__main__.py")
+OURS = ("integrity", "launcher", "notary", "vocabulary")
 FLAGS = ["-s", "-P", "-S"]
 
 # Runs become.py's `main` up to the instant of the drop, where it prints what is loaded instead.
@@ -60,7 +61,7 @@ def ask(program: str) -> dict[str, object]:
 def outside(files: dict[str, str | None]) -> dict[str, str]:
     """Modules that are neither of the standard library nor of this project."""
     stdlib = sysconfig.get_paths()["stdlib"]
-    ours = tuple(os.path.join(ROOT, name, "") for name in ("launcher", "integrity"))
+    ours = tuple(os.path.join(ROOT, name, "") for name in OURS)
     found = {}
     for name, file in files.items():
         if file is None or file.startswith(ours):
@@ -80,7 +81,7 @@ def test_at_the_drop_nothing_third_party_is_loaded(profile: str) -> None:
     assert found["identity"] == [65534, 100]
     packages = {*site.getsitepackages(), sysconfig.get_paths()["purelib"]}
     assert not packages & set(found["path"])  # type: ignore[call-overload]
-    ours = sorted(name for name in found["files"] if name.split(".")[0] in ("launcher", "integrity"))  # type: ignore[attr-defined]
+    ours = sorted(name for name in found["files"] if name.split(".")[0] in OURS)  # type: ignore[attr-defined]
     assert ours == [
         "integrity",
         "integrity.errors",

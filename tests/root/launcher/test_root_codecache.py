@@ -11,12 +11,12 @@ import pytest
 from test_root_pool import Pool, kind, left
 
 from integrity.digests import Digest
-from integrity.grants import Secrets
 from launcher.cgroups import CgroupTrees, Limits
-from launcher.notary import codecache
-from launcher.notary.sealed import VerifiedCode, verify_and_seal
-from launcher.notary.taskprocess import TaskProcess
 from launcher.trees import Trees, WalkTrees
+from notary import codecache
+from notary.sealed import VerifiedCode, verify_and_seal
+from notary.taskprocess import TaskProcess
+from vocabulary.grants import Secrets
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 

@@ -11,10 +11,10 @@ import pytest
 from integrity.digests import Digest
 from integrity.errors import SettingsError
 from integrity.fields import to_base64
-from integrity.keys import SigningKey
 from launcher import policy
-from launcher.notary.sealed import verify_and_seal
 from launcher.privileges import Identity, drop
+from notary.sealed import verify_and_seal
+from vocabulary.keys import SigningKey
 
 pytestmark = pytest.mark.root
 

@@ -19,21 +19,21 @@ import pytest
 
 from integrity.digests import Digest
 from integrity.errors import FetchError, SettingsError
-from integrity.grants import Secrets
 from launcher.accounts import Account
 from launcher.cgroups import CgroupTrees, Limits
 from launcher.channel import wait_readable
 from launcher.isolation import PROFILES, Confinement
 from launcher.kinds import Kind, clean_environment
-from launcher.notary.attestation import attest
-from launcher.notary.sealed import verify_and_seal
-from launcher.notary.tasklog import TaskLog
-from launcher.notary.taskprocess import TaskProcess
-from launcher.notary.warmpool import PoolRules, WarmPool
-from launcher.notary.warmprocess import WarmProcess
 from launcher.powers import LocalPowers
 from launcher.privileges import status_of
 from launcher.trees import Trees, WalkTrees, children
+from notary.attestation import attest
+from notary.sealed import verify_and_seal
+from notary.tasklog import TaskLog
+from notary.taskprocess import TaskProcess
+from notary.warmpool import PoolRules, WarmPool
+from notary.warmprocess import WarmProcess
+from vocabulary.grants import Secrets
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 

@@ -19,12 +19,12 @@ from typing import ClassVar
 import pytest
 
 from dagseal.cli import app, authoring
-from integrity import authorship
 from integrity.digests import Digest
 from integrity.errors import MalformedError, SignatureError
 from integrity.fields import from_base64
-from integrity.keys import SigningKey
 from tests.sshsig import sshsig
+from vocabulary import authorship
+from vocabulary.keys import SigningKey
 
 SOURCE = b"import datetime\n"
 DIGEST = Digest.of(SOURCE)

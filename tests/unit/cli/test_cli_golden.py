@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 
 from dagseal.cli import app
-from integrity import leaves, manifest, merkle, proofs
-from integrity.checkpoints import Checkpoint, origin_of, sign
 from integrity.errors import SecurityError
-from integrity.leaves import Keyed
-from integrity.proofs import Proof
 from tests import golden_verify
 from tests.golden_verify import CASES, FIRST, MALLORY, ORIGIN, SECOND, Case
+from vocabulary import leaves, manifest, merkle, proofs
+from vocabulary.checkpoints import Checkpoint, origin_of, sign
+from vocabulary.leaves import Keyed
+from vocabulary.proofs import Proof
 
 DOCS = Path(__file__).parents[3] / "docs"
 PAGE, STANDALONE = DOCS / "verifying.md", DOCS / "verify_standalone.py"

@@ -11,7 +11,7 @@ import pytest
 from dagseal.cli.app import run
 from integrity import canonical
 from integrity.digests import Digest
-from launcher.notary.journal import Journal
+from notary.journal import Journal
 
 ONE, TWO, THREE = (f"journal.{seq:012}.jsonl" for seq in (1, 4, 8))
 

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from integrity import logrecords
+from vocabulary import logrecords
 
 SHOWN = "text \u00fc\n\x1b[31mred\x1b[0m\n"
 OBEYED = "\x1b]0;title\x07\x1b[2J\x1b[1;1H\x1b[6n\x9b2J\rover\x08\u202eevil\n"

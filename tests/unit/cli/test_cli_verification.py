@@ -16,12 +16,7 @@ from dagseal.cli import logverification, report
 from dagseal.cli.logreading import Told
 from dagseal.cli.report import FAILED, NOT_MADE, NOT_VERIFIED, OK, VERIFIED, Report
 from dagseal.cli.verification import Evidence, judge
-from integrity import authorship, checkpoints, leaves, manifest, merkle, zipwriter
-from integrity.checkpoints import Checkpoint
 from integrity.digests import Digest
-from integrity.keys import SigningKey, VerifyKey
-from integrity.leaves import Activated, Approved, Keyed, Leaf, Owned, Revoked
-from integrity.manifest import Member
 from submit_api import modes
 from tests.golden_verify import (
     AT,
@@ -38,6 +33,11 @@ from tests.golden_verify import (
     released,
     stated,
 )
+from vocabulary import authorship, checkpoints, leaves, manifest, merkle, zipwriter
+from vocabulary.checkpoints import Checkpoint
+from vocabulary.keys import SigningKey, VerifyKey
+from vocabulary.leaves import Activated, Approved, Keyed, Leaf, Owned, Revoked
+from vocabulary.manifest import Member
 from worker_cache.authors import Authors
 
 DATA, NOW = zipwriter.pack(FILES), AT + 3600

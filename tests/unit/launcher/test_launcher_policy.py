@@ -9,8 +9,8 @@ import pytest
 
 from integrity.errors import SettingsError
 from integrity.fields import to_base64
-from integrity.keys import SigningKey
 from launcher import policy
+from vocabulary.keys import SigningKey
 
 KEY = to_base64(SigningKey(b"k" * 32).public.raw)
 GOOD = {

@@ -9,9 +9,9 @@ import tarfile
 import pytest
 
 from integrity.errors import DagsealError, MalformedError, SignatureError
-from integrity.keys import KeyRing, SigningKey
 from submit_api import backup_file
 from submit_api.backup_file import Head, Reader, Writer
+from vocabulary.keys import KeyRing, SigningKey
 
 KEY = SigningKey(b"\x07" * 32)
 RING = KeyRing([KEY.public])

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from integrity.digests import Digest
 from integrity.errors import MalformedError, OutOfScopeError
-from integrity.manifest import TaskEntry
 from submit_api.impersonation import CALLER, OWNER, SUBMITTER, Party, Question, choose_user, decide
 from submit_api.refusals import InvalidRequestError
 from submit_api.registry.records import Rule
+from vocabulary.manifest import TaskEntry
 
 TASK = TaskEntry(
     task_id="t", digest=Digest.of(b""), operator="X", run_as_user=None, queue="q", connections=(), mapped=False

@@ -17,12 +17,8 @@ from hypothesis import strategies as st
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from integrity import errors
-from integrity.archiverules import RULES
-from integrity.claims import PROFILES, STATES
 from integrity.digests import Digest
 from integrity.errors import ConflictError, DagsealError, NotOwnerError, OutOfScopeError, SettingsError, SignatureError
-from integrity.keys import RowKey
-from integrity.manifest import TaskEntry
 from submit_api import (
     audit,
     connections,
@@ -43,6 +39,10 @@ from submit_api.models.fields import Profile
 from submit_api.refusals import BelowFloorError, InvalidRequestError, UnauthenticatedError
 from submit_api.registry.records import Launch, Queue, Secret, Token
 from submit_api.rowkeys import RowKeys, prefix
+from vocabulary.archiverules import RULES
+from vocabulary.claims import PROFILES, STATES
+from vocabulary.keys import RowKey
+from vocabulary.manifest import TaskEntry
 
 ALICE = Caller(principal="alice", kind="user", admin=False, token_id="t", address="", groups=frozenset({"team"}))
 ADMIN = replace(ALICE, principal="root", admin=True, groups=frozenset())
@@ -298,7 +298,9 @@ def every_error() -> list[type[DagsealError]]:
 
 
 def test_every_error_has_a_status_and_its_own_slug() -> None:
-    ours = [kind for kind in every_error() if kind.__module__.split(".")[0] in ("integrity", "submit_api")]
+    ours = [
+        kind for kind in every_error() if kind.__module__.split(".")[0] in ("integrity", "vocabulary", "submit_api")
+    ]
     slugs = [kind.slug for kind in ours if "slug" in vars(kind)]
     assert len(slugs) == len(set(slugs))
     for kind in ours:

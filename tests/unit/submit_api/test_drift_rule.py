@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from integrity import holdings
 from integrity.digests import Digest
 from submit_api import drift
 from submit_api.drift import BEHIND, DRIFTED, VERIFIED, Due, Report
+from vocabulary import holdings
 
 A, B = Digest.of(b"a"), Digest.of(b"b")
 DUE = Due(log_size=9, log_root=b"r" * 32, held_root=holdings.root([A, B]))

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from integrity.archives import ArchiveMember
 from integrity.digests import Digest
-from launcher.notary.sealed import SEALS
 from launcher.task import compiling, loader
+from notary.sealed import SEALS
+from vocabulary.archives import ArchiveMember
 
 ARCHIVE = Digest.of(b"the archive")
 SOURCE = b"def outer():\n    def inner():\n        return 1 / 0\n    return inner\nVALUE = 'compiled'\n"

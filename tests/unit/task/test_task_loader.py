@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from integrity.archives import Archive, ArchiveMember
 from integrity.errors import UnsafeArchiveError
 from launcher.task import loader
 from launcher.task.files import PrivateCopy, fresh_path
 from launcher.task.loader import MemberFinder, module_name
+from vocabulary.archives import Archive, ArchiveMember
 
 FILES = {
     "top.py": b"x = 1",

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from integrity import authorship
 from integrity.digests import Digest
 from integrity.errors import SettingsError
 from integrity.fields import to_base64
-from integrity.keys import SigningKey
-from integrity.logview import LoggedRelease
 from tests.sshsig import string
+from vocabulary import authorship
+from vocabulary.keys import SigningKey
+from vocabulary.logview import LoggedRelease
 from worker_cache import authors
 from worker_cache.authors import ANYBODY, AuthorError, Authors
 

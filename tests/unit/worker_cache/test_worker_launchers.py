@@ -9,7 +9,7 @@ import pytest
 
 from integrity.errors import FetchError, SettingsError
 from integrity.fields import to_base64
-from integrity.keys import SigningKey
+from vocabulary.keys import SigningKey
 from worker_cache import launcher_link, settings
 from worker_cache.launchers import AtSocket, OnDemand
 

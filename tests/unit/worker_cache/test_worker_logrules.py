@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from integrity import checkpoints, leaves, merkle, tiles
 from integrity.digests import Digest
 from integrity.errors import MalformedError, RollbackError, SecurityError, SignatureError
-from integrity.keys import SigningKey, VerifyKey
-from integrity.leaves import Activated, Keyed, Leaf, Released
-from integrity.logview import LogView
 from tests.logsim import Log, activated, approved, owned, released, retired, revoked
+from vocabulary import checkpoints, leaves, merkle, tiles
+from vocabulary.keys import SigningKey, VerifyKey
+from vocabulary.leaves import Activated, Keyed, Leaf, Released
+from vocabulary.logview import LogView
 from worker_cache import logrules
 from worker_cache.logrules import Followed, ForkError, Update
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from integrity import tiles
 from integrity.errors import SettingsError
-from integrity.keys import SigningKey
 from tests.logsim import Log
+from vocabulary import tiles
+from vocabulary.keys import SigningKey
 from worker_cache import fsck, logrules
 from worker_cache.logrules import Followed
 from worker_cache.logstore import LogStore

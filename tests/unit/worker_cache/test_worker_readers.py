@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from integrity.errors import SettingsError
-from integrity.logview import LoggedArchive
+from vocabulary.logview import LoggedArchive
 from worker_cache import readers
 from worker_cache.readers import NOBODY, Reader
 

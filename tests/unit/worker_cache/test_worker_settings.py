@@ -8,7 +8,7 @@ import pytest
 
 from integrity.errors import SettingsError
 from integrity.fields import to_base64
-from integrity.keys import SigningKey
+from vocabulary.keys import SigningKey
 from worker_cache import settings, transport
 from worker_cache.limits import Limits
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from integrity import zipwriter
 from integrity.digests import Digest
 from integrity.errors import DigestMismatchError, FetchError, SettingsError
-from integrity.logview import LoggedArchive, LoggedRelease
+from vocabulary import zipwriter
+from vocabulary.logview import LoggedArchive, LoggedRelease
 from worker_cache.trees import Trees
 
 MIB = 1024 * 1024
