@@ -139,8 +139,8 @@ def _look(control: socket.socket, kind: str, job: Fields, copy: str) -> None:
     archives.check_identifiers(archive)  # of all, before the first runs and can reach what checks them
 
     from launcher.task import describe, secrets, serialise
-    from launcher.task.comms import while_importing
     from launcher.task.discover import ImportedArchive
+    from launcher.task.importcomms import while_importing
 
     if variant:
         clock.shift()
@@ -193,8 +193,8 @@ def _run(control: socket.socket, job: Fields, copy: str, more: list[int]) -> Non
     from airflow.sdk.definitions._internal.dag_parsing_context import _airflow_parsing_context_manager
 
     from launcher.task import describe, loader, runner, secrets, supervised
-    from launcher.task.comms import while_importing
     from launcher.task.discover import ImportedArchive
+    from launcher.task.importcomms import while_importing
 
     loader.expect({key: code for fd in more for key, code in compiling.read(fd, digest).items()})
     frames.close_all(more)

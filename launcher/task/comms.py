@@ -1,5 +1,5 @@
 """Answers what a task asks of its supervisor, inside the task: there is no supervisor process, API server or database.
-A supervised task has one, and asks it (`launcher.task.supervised`), but for what `FROM_GRANT` answers.
+A supervised task has one, and asks it (`launcher.task.supervised`), but for what `launcher.task.granted` answers.
 
 Promise: every message that the Task SDK can send is in the table at the end, and each is answered from this launch's own
 archive and grant, or refused in words that say why. What belongs to other runs, or would change the state of Airflow, is
@@ -15,41 +15,14 @@ import structlog
 from airflow.sdk import DAG
 from airflow.sdk.api.datamodels._generated import DagRun, DagRunState
 from airflow.sdk.definitions.asset import Asset
-from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
-from airflow.sdk.execution_time import comms, supervisor, task_runner
+from airflow.sdk.exceptions import ErrorType
+from airflow.sdk.execution_time import comms
 
-from launcher.task import mapping, secrets
+from launcher.task import mapping
+from launcher.task.granted import FROM_GRANT, error, refused
 from launcher.task.xcoms import OWN_DAG, XComs
 
 log = structlog.get_logger(logger_name="task")
-
-
-class ImportTimeComms:
-    """While an archive is imported: notes that a connection or variable was asked for, and refuses everything."""
-
-    socket = None
-
-    def send(self, msg: Any) -> Any:
-        match msg:
-            case comms.MaskSecret():
-                return None
-            case comms.GetConnection():
-                secrets.note("connection", msg.conn_id)
-            case comms.GetVariable() | comms.PutVariable() | comms.DeleteVariable():
-                secrets.note("variable", msg.key)
-            case comms.GetVariableKeys():
-                secrets.note("variable", f"{msg.prefix or ''}*")
-        raise refused(f"{type(msg).__name__} is not answered while the archive is imported: do it inside a task")
-
-    async def asend(self, msg: Any) -> Any:
-        return self.send(msg)
-
-
-def while_importing(member_of: Callable[[str], str | None]) -> None:
-    """From here on the archive's code runs: no database, no supervisor, every question noted."""
-    supervisor.block_orm_access()
-    task_runner.SUPERVISOR_COMMS = ImportTimeComms()
-    secrets.watch_imports(member_of)
 
 
 class TaskComms:
@@ -128,7 +101,7 @@ class TaskComms:
     def _xcom_item(self, msg: comms.GetXComSequenceItem) -> Any:
         values = self._xcom_values(msg)
         if not -len(values) <= msg.offset < len(values):
-            return _error(ErrorType.XCOM_NOT_FOUND, f"{msg.task_id} pushed {len(values)} XComs {msg.key!r}")
+            return error(ErrorType.XCOM_NOT_FOUND, f"{msg.task_id} pushed {len(values)} XComs {msg.key!r}")
         return comms.XComSequenceIndexResult(root=values[msg.offset])
 
     def _xcom_slice(self, msg: comms.GetXComSequenceSlice) -> Any:
@@ -194,16 +167,16 @@ class TaskComms:
             for asset in (*task.inlets, *task.outlets):
                 if isinstance(asset, Asset) and (asset.name == name or asset.uri == uri):
                     return comms.AssetResult(name=asset.name, uri=asset.uri, group=asset.group, extra=asset.extra)
-        return _error(ErrorType.ASSET_NOT_FOUND, f"asset {name or uri!r} is not an inlet or outlet in this archive")
+        return error(ErrorType.ASSET_NOT_FOUND, f"asset {name or uri!r} is not an inlet or outlet in this archive")
 
     def _asset_store_value(self, msg: Any) -> Any:
-        return _error(ErrorType.ASSET_STORE_NOT_FOUND, "assets keep no state between launches here")
+        return error(ErrorType.ASSET_STORE_NOT_FOUND, "assets keep no state between launches here")
 
     # -- the task's own store
 
     def _get_stored(self, msg: comms.GetTaskStateStore) -> Any:
         if msg.key not in self._task_store:
-            return _error(ErrorType.TASK_STORE_NOT_FOUND, f"nothing was stored under {msg.key!r} in this try")
+            return error(ErrorType.TASK_STORE_NOT_FOUND, f"nothing was stored under {msg.key!r} in this try")
         return comms.TaskStateStoreResult(value=self._task_store[msg.key])
 
     def _set_stored(self, msg: comms.SetTaskStateStore) -> Any:
@@ -219,61 +192,6 @@ class TaskComms:
     def _clear_stored(self, msg: comms.ClearTaskStateStore) -> Any:
         self._task_store.clear()
         return comms.OKResponse(ok=True)
-
-
-# -- connections and variables, and what of them is to be masked: answered by the grant, whoever else there is to ask
-
-
-def _connection(msg: comms.GetConnection) -> Any:
-    value = secrets.connection_value(msg.conn_id)
-    if value is None:
-        return _error(ErrorType.PERMISSION_DENIED, secrets.refusal("connection", msg.conn_id))
-    from airflow.sdk.definitions.connection import Connection
-
-    found = secrets.parse(Connection, msg.conn_id, value)
-    return comms.ConnectionResult(
-        conn_id=msg.conn_id,
-        conn_type=found.conn_type or "",
-        host=found.host,
-        schema=found.schema,
-        login=found.login,
-        password=found.password,
-        port=found.port,
-        extra=found.extra,
-    )
-
-
-def _variable(msg: comms.GetVariable) -> Any:
-    value = secrets.variable_value(msg.key)
-    if value is None:
-        return _error(ErrorType.VARIABLE_NOT_FOUND, secrets.refusal("variable", msg.key))
-    return comms.VariableResult(key=msg.key, value=value)
-
-
-def _variable_keys(msg: comms.GetVariableKeys) -> Any:
-    names = [name for name in secrets.variable_names() if name.startswith(msg.prefix or "")]
-    return comms.VariableKeysResult(keys=names[msg.offset : msg.offset + msg.limit], total_entries=len(names))
-
-
-def _masked_here(msg: comms.MaskSecret) -> None:
-    """The log is masked before it leaves the task: nobody outside is told a secret in order to hide it."""
-
-
-FROM_GRANT: dict[type, Callable[[Any], Any]] = {
-    comms.MaskSecret: _masked_here,
-    comms.GetConnection: _connection,
-    comms.GetVariable: _variable,
-    comms.GetVariableKeys: _variable_keys,
-}
-
-
-def refused(message: str) -> AirflowRuntimeError:
-    """What the SDK raises in the task for a supervisor's refusal."""
-    return AirflowRuntimeError(_error(ErrorType.PERMISSION_DENIED, message))
-
-
-def _error(kind: ErrorType, message: str) -> comms.ErrorResponse:
-    return comms.ErrorResponse(error=kind, detail={"message": message})
 
 
 def _constant(make: Callable[[], Any]) -> Callable[[TaskComms, Any], Any]:

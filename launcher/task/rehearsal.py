@@ -16,8 +16,8 @@ from airflow.sdk.definitions._internal.dag_parsing_context import _airflow_parsi
 from integrity import messages
 from integrity.digests import Digest
 from launcher.task import describe, logs, runner, secrets
-from launcher.task.comms import while_importing
 from launcher.task.discover import ImportedArchive
+from launcher.task.importcomms import while_importing
 from vocabulary import archives
 from vocabulary.grants import Secrets
 

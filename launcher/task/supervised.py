@@ -2,8 +2,8 @@
 
 Promise: the socket is not here before the launch was granted, is read after the secrets came, and is not inherited by what the
 task starts. The supervisor's first word is to be the startup of the very task of the job. Connections, variables and masked
-values are answered from the grant (`comms.FROM_GRANT`): of those nothing is asked and nothing is told. Everything else (XComs,
-states, deferral, assets, the history of runs) is the supervisor's, and what its API holds.
+values are answered from the grant (`launcher.task.granted`): of those nothing is asked and nothing is told. Everything else
+(XComs, states, deferral, assets, the history of runs) is the supervisor's, and what its API holds.
 
 What Airflow does between a process's start and a task's end is done here in its order, but for what the launcher did before:
 finding and importing the dag file, becoming the user. A bundle's version is not locked, as the archive is in memory, and the
@@ -26,7 +26,7 @@ from structlog.contextvars import bind_contextvars
 
 from integrity.errors import MalformedError, SecurityError
 from launcher.task import frames, logs, refusals, runner
-from launcher.task.comms import FROM_GRANT
+from launcher.task.granted import FROM_GRANT
 from launcher.task.runner import ArchiveBundle, Outcome, TaskName
 
 SUPERVISOR_FD = logs.LOG_FD + 1

@@ -67,6 +67,7 @@ PRELOADED = (
     "launcher.task.comms",
     "launcher.task.describe",
     "launcher.task.discover",
+    "launcher.task.importcomms",
     "launcher.task.runner",
     "launcher.task.secrets",
     "launcher.task.serialise",
