@@ -11,8 +11,8 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import NamedTuple
 
 from integrity.digests import Digest
 from worker_cache.store import FILE, hash_fd
@@ -21,8 +21,7 @@ BATCH = 256
 FEWEST = 4  # batches that are worth a process
 
 
-@dataclass(frozen=True, slots=True)
-class Hashed:
+class Hashed(NamedTuple):
     """`digest` is None where it could not be read; then `trouble` says why, and is empty where it is gone."""
 
     path: str
@@ -88,9 +87,10 @@ def _one(folder: int, path: str) -> Hashed:
     except OSError as error:
         return Hashed(path, None, 0, str(error.strerror))
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
             return Hashed(path, None, 0, "not a file", is_file=False)
-        return Hashed(path, *hash_fd(fd))
+        return Hashed(path, *hash_fd(fd, found.st_size))
     except OSError as error:
         return Hashed(path, None, 0, str(error.strerror))
     finally:

@@ -74,10 +74,13 @@ def _make_durably(path: str) -> None:
         os.close(fd)
 
 
-def hash_fd(fd: int) -> tuple[Digest, int]:
-    """SHA-512 and length of everything behind `fd`, read with pread: the descriptor's position stays."""
-    hasher, offset = hashlib.sha512(), 0
-    while chunk := os.pread(fd, FIRST_BYTES if offset < FIRST_BYTES else READ_BYTES, offset):
+def hash_fd(fd: int, size: int = -1) -> tuple[Digest, int]:
+    """SHA-512 and length of everything behind `fd`, read with pread: the descriptor's position stays. With `size` no more than
+    that is looked for."""
+    chunk = os.pread(fd, FIRST_BYTES, 0)
+    hasher, offset = hashlib.sha512(chunk), len(chunk)
+    while chunk and offset != size:
+        chunk = os.pread(fd, READ_BYTES if offset >= FIRST_BYTES else FIRST_BYTES, offset)
         hasher.update(chunk)
         offset += len(chunk)
     return Digest(hasher.hexdigest()), offset
