@@ -27,11 +27,13 @@ BUNDLE = {"name": "dagseal", "classpath": "dagseal.airflow.SealedBundle", "kwarg
 
 
 class Agent:
-    """Gives out `active`, as the agent does of what is active in the log. `refusing` is the words of a refusal, or empty."""
+    """Gives out `active`, as the agent does of what is active in the log. `refusing` is the words of a refusal, or empty. The
+    next folder that is given out is `spoilt` before anybody looks into it."""
 
     def __init__(self, folder: Path) -> None:
         self.active: dict[str, tuple[int, bytes]] = {}
         self.refusing = ""
+        self.spoilt: Callable[[Path], object] | None = None
         self.questions: list[tuple[str, dict[str, Any]]] = []
         self.sets: dict[str, dict[str, tuple[int, bytes]]] = {}
         self._trees = folder / "trees"
@@ -73,7 +75,7 @@ class Agent:
         """Looked through, and made again where it is not what it was."""
         files = {name: data for name, (_, data) in self.sets[digest].items()}
         for found in self._trees.glob(f"{digest[:16]}-*"):
-            if {path.name: path.read_bytes() for path in found.iterdir()} == files:
+            if {path.name: path.read_bytes() for path in found.iterdir() if path.is_file()} == files:
                 return found
             shutil.rmtree(found)
         made = self._trees / f"{digest[:16]}-{secrets.token_hex(8)}"
@@ -117,7 +119,10 @@ class Agent:
             elif message.kind == "set":
                 digest = question["digest"] or self._set()
                 if digest in self.sets:
-                    peer.sendall(messages.encode("set", digest=digest, folder=str(self.folder_of(digest))))
+                    folder, spoilt, self.spoilt = self.folder_of(digest), self.spoilt, None
+                    if spoilt:
+                        spoilt(folder)
+                    peer.sendall(messages.encode("set", digest=digest, folder=str(folder)))
                 else:
                     peer.sendall(messages.encode("refused", error="not-found", detail="there is no such set"))
                 peer.close()

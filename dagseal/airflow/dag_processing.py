@@ -103,8 +103,21 @@ class SealedDagFileProcessorManager(DagFileProcessorManager):  # type: ignore[mi
         return list(super().claim_priority_files())
 
     def _refresh_dag_bundles(self, known_files: dict[str, set[DagFileInfo]]) -> None:
-        before = {name: self._bundle_versions.get(name) for name in self._sealed}
-        super()._refresh_dag_bundles(known_files=known_files)
+        """A set whose folder was cleaned away meanwhile is asked for again, and as if it were another one."""
+        versions: dict[str, Any] = self._bundle_versions
+        before = _only(versions, set(self._sealed))
+        try:
+            super()._refresh_dag_bundles(known_files=known_files)
+            self._look_into(known_files, before)
+        except FetchError as error:
+            self.log.warning("%s: it is asked for again", error)
+            for name in self._sealed:
+                versions.pop(name, None)
+                self.request_bundle_refresh(name)
+            versions.update(before)
+
+    def _look_into(self, known_files: dict[str, set[DagFileInfo]], before: dict[str, Any]) -> None:
+        """Raises `FetchError`."""
         for name, bundle in self._sealed.items():
             found = known_files.get(name)
             if not found:
@@ -112,13 +125,16 @@ class SealedDagFileProcessorManager(DagFileProcessorManager):  # type: ignore[mi
             # The agent may have made the same set's folder anew.
             files = {DagFileInfo(rel_path=info.rel_path, bundle_name=name, bundle_path=bundle.path) for info in found}
             known_files[name] = files
-            if self._bundle_versions.get(name) != before[name]:
+            if self._bundle_versions.get(name) != before.get(name):
                 self._look_through(files)
 
     def _look_through(self, files: set[DagFileInfo]) -> None:
-        """What is new in this set is parsed before anything else."""
+        """What is new in this set is parsed before anything else. Raises `FetchError`."""
         for info in files:
-            self._digests[info.presence_key] = Digest.of(info.absolute_path.read_bytes())
+            try:
+                self._digests[info.presence_key] = Digest.of(info.absolute_path.read_bytes())
+            except OSError as error:
+                raise FetchError(f"the set's folder has lost {info.rel_path} ({error.strerror})") from None
         new = [info for info in files if not self._is_outcome_of(info, self._digests[info.presence_key])]
         self._add_files_to_queue(new, mode="frontprio")
 
@@ -127,9 +143,12 @@ class SealedDagFileProcessorManager(DagFileProcessorManager):  # type: ignore[mi
         return parsed is not None and parsed.digest == digest
 
     def _find_files_in_bundle(self, bundle: Any) -> list[Path]:
-        """Every file of a set is an archive that defines dags: what it says is not searched for words."""
+        """Every file of a set is an archive that defines dags: what it says is not searched for words. Raises `FetchError`."""
         if isinstance(bundle, SealedBundle):
-            return [Path(name) for name in sorted(os.listdir(bundle.path))]
+            try:
+                return [Path(name) for name in sorted(os.listdir(bundle.path))]
+            except OSError as error:
+                raise FetchError(f"the set's folder is gone ({error.strerror})") from None
         return list(super()._find_files_in_bundle(bundle))
 
     def _get_observed_filelocs(self, present: set[DagFileInfo]) -> set[str]:
@@ -146,9 +165,10 @@ class SealedDagFileProcessorManager(DagFileProcessorManager):  # type: ignore[mi
         if bundle is None or dag_file in self._callback_to_execute:
             return super()._create_process(dag_file)
         digest = self._digests.get(dag_file.presence_key)
-        if digest is None:
-            digest = self._digests[dag_file.presence_key] = Digest.of((bundle.path / dag_file.rel_path).read_bytes())
         job = Serialising(archive=str(dag_file.rel_path), digest=digest, folder=str(bundle.path))
+        if digest is None:
+            job.fail(FetchError("the set that it is of was not looked through"))
+            return job
         earlier = self._parsed.get(dag_file.presence_key)
         if earlier and earlier.digest == digest and job.start_time - earlier.asked_at < self._file_process_interval:
             job.repeat(earlier)  # other archives changed: this one is only stored with the new version

@@ -41,12 +41,13 @@ _CHUNK_BYTES = 256 * 1024
 
 
 class Serialising:
-    """`digest`: of the bytes that it is about. At its end it has a `parsing_result`, or a `problem` and nothing is known."""
+    """`digest`: of the bytes that it is about, None where nobody knows them. At its end it has a `parsing_result`, or a
+    `problem` and nothing is known."""
 
     had_callbacks = False
     pid = 0  # no child of ours
 
-    def __init__(self, *, archive: str, digest: Digest, folder: str) -> None:
+    def __init__(self, *, archive: str, digest: Digest | None, folder: str) -> None:
         self.archive = archive
         self.digest = digest
         self.start_time = self.asked_at = time.monotonic()

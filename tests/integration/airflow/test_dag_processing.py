@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import signal
 import zipfile
 from pathlib import Path
@@ -150,6 +151,32 @@ def test_an_agent_that_was_away_is_asked_again(
     until(lambda: processor.said("the log is not there yet"))
     agent.refusing = ""
     until(lambda: airflow.rows("select 1 from serialized_dag"))
+
+
+def no_file(folder: Path) -> None:
+    """Its name is there still."""
+    folder.chmod(0o755)
+    (folder / "etl.py").unlink()
+    (folder / "etl.py").symlink_to("nowhere")
+
+
+@pytest.mark.parametrize("spoilt", [shutil.rmtree, no_file])
+def test_a_set_whose_folder_was_cleaned_away_is_asked_for_again(
+    airflow: Airflow, agent: Agent, parser: Parser, start: Any, seen: Path, spoilt: Any
+) -> None:
+    agent.push(etl__py=dag("etl", seen), other__py=dag("other", seen))
+    agent.spoilt = spoilt
+    processor = start()
+    until(lambda: len(airflow.rows("select 1 from serialized_dag")) == 2)
+
+    until(lambda: any(kind == "watch" for kind, _ in agent.questions))
+    agent.spoilt = spoilt
+    digest = agent.push(etl__py=dag("etl", seen, task="two"))
+    until(lambda: airflow.rows(f"select 1 from dag_version where dag_id = 'etl' and bundle_version = '{digest}'"))
+    until(lambda: airflow.rows(f"select 1 from dag where dag_id = 'other' and bundle_version = '{digest}'"))
+    assert agent.spoilt is None and processor.said("asked for again")
+    assert airflow.rows("select 1 from dag where is_stale or has_import_errors") == []
+    assert processor.process.poll() is None
 
 
 def test_files_of_other_bundles_are_refused_or_unsafe_by_name(
