@@ -42,10 +42,12 @@ _LEAST_TIMEOUT_SECONDS = 120
 
 @attrs.define(kw_only=True, slots=False)
 class SealedDagFileProcessorManager(DagFileProcessorManager):  # type: ignore[misc]
-    """`_digests`: of the files of the sets that are parsed now; `_parsed`: the latest outcome of each."""
+    """`_looked_into`: each bundle's set, and its folder, whose files were queued where they had no outcome; `_digests`: of
+    these files; `_parsed`: the latest outcome of each."""
 
     _sealed: dict[str, SealedBundle] = attrs.field(factory=dict, init=False)
     _watches: list[Watch] = attrs.field(factory=list, init=False)
+    _looked_into: dict[str, tuple[Any, Path]] = attrs.field(factory=dict, init=False)
     _digests: dict[tuple[str, Path], Digest] = attrs.field(factory=dict, init=False)
     _parsed: dict[tuple[str, Path], Serialising] = attrs.field(factory=dict, init=False)
     _not_before: float = attrs.field(default=0.0, init=False)
@@ -108,7 +110,7 @@ class SealedDagFileProcessorManager(DagFileProcessorManager):  # type: ignore[mi
         before = _only(versions, set(self._sealed))
         try:
             super()._refresh_dag_bundles(known_files=known_files)
-            self._look_into(known_files, before)
+            self._look_into(known_files)
         except FetchError as error:
             self.log.warning("%s: it is asked for again", error)
             for name in self._sealed:
@@ -116,17 +118,19 @@ class SealedDagFileProcessorManager(DagFileProcessorManager):  # type: ignore[mi
                 self.request_bundle_refresh(name)
             versions.update(before)
 
-    def _look_into(self, known_files: dict[str, set[DagFileInfo]], before: dict[str, Any]) -> None:
-        """Raises `FetchError`."""
+    def _look_into(self, known_files: dict[str, set[DagFileInfo]]) -> None:
+        """The agent may have made the same set's folder anew: Airflow forgets those that are queued in a folder that is gone.
+        Raises `FetchError`."""
         for name, bundle in self._sealed.items():
             found = known_files.get(name)
             if not found:
                 continue
-            # The agent may have made the same set's folder anew.
             files = {DagFileInfo(rel_path=info.rel_path, bundle_name=name, bundle_path=bundle.path) for info in found}
             known_files[name] = files
-            if self._bundle_versions.get(name) != before.get(name):
+            state = self._bundle_versions.get(name), bundle.path
+            if self._looked_into.get(name) != state:
                 self._look_through(files)
+                self._looked_into[name] = state
 
     def _look_through(self, files: set[DagFileInfo]) -> None:
         """What is new in this set is parsed before anything else. Raises `FetchError`."""
@@ -198,6 +202,12 @@ class SealedDagFileProcessorManager(DagFileProcessorManager):  # type: ignore[mi
     def handle_parsing_result(self, file: DagFileInfo, proc: Any, **kwargs: Any) -> None:
         """Raises `SettingsError` for what only an administrator can change."""
         if isinstance(proc, Serialising):
+            # Its code is read from there when it is stored: where the set is by now.
+            folder = self._sealed[file.bundle_name].path
+            proc.folder = str(folder)
+            if proc.problem is None and not (folder / file.rel_path).exists():
+                self._looked_into.pop(file.bundle_name, None)
+                proc.fail(FetchError("the set's folder is gone"))
             if isinstance(proc.problem, SettingsError):
                 raise proc.problem
             if proc.problem is not None:

@@ -54,7 +54,7 @@ class Serialising:
         self.dags: list[tuple[str, str]] = []
         self.refusal = ""
         self.problem: DagsealError | None = None
-        self._folder = folder
+        self.folder = folder
         self._sock: socket.socket | None = None
         self._selector: selectors.BaseSelector | None = None
         self._incoming = Incoming()
@@ -167,7 +167,7 @@ class Serialising:
     def _dag(self, relative: str, text: str) -> LazyDeserializedDAG:
         """Read anew each time: Airflow keeps and changes it. Its code is shown from the set's folder."""
         document = json.loads(text)
-        document["dag"] |= {"relative_fileloc": relative, "fileloc": f"{self._folder}/{relative}"}
+        document["dag"] |= {"relative_fileloc": relative, "fileloc": f"{self.folder}/{relative}"}
         return LazyDeserializedDAG(data=document, last_loaded=timezone.utcnow())
 
 

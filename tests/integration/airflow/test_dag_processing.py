@@ -153,6 +153,11 @@ def test_an_agent_that_was_away_is_asked_again(
     until(lambda: airflow.rows("select 1 from serialized_dag"))
 
 
+def no_folder(folder: Path) -> None:
+    folder.chmod(0o755)
+    shutil.rmtree(folder)
+
+
 def no_file(folder: Path) -> None:
     """Its name is there still."""
     folder.chmod(0o755)
@@ -160,7 +165,7 @@ def no_file(folder: Path) -> None:
     (folder / "etl.py").symlink_to("nowhere")
 
 
-@pytest.mark.parametrize("spoilt", [shutil.rmtree, no_file])
+@pytest.mark.parametrize("spoilt", [no_folder, no_file])
 def test_a_set_whose_folder_was_cleaned_away_is_asked_for_again(
     airflow: Airflow, agent: Agent, parser: Parser, start: Any, seen: Path, spoilt: Any
 ) -> None:
@@ -177,6 +182,28 @@ def test_a_set_whose_folder_was_cleaned_away_is_asked_for_again(
     assert agent.spoilt is None and processor.said("asked for again")
     assert airflow.rows("select 1 from dag where is_stale or has_import_errors") == []
     assert processor.process.poll() is None
+
+
+def test_what_is_parsed_and_queued_when_the_folder_is_cleaned_away_is_stored_all_the_same(
+    airflow: Airflow, agent: Agent, parser: Parser, start: Any, seen: Path, tmp_path: Path
+) -> None:
+    """Airflow by itself would come back to each file after an hour."""
+    cleaned = tmp_path / "cleaned"
+    cleaning = f"""
+import os, shutil
+if not os.path.exists({str(cleaned)!r}):
+    os.mkdir({str(cleaned)!r})
+    for folder in os.scandir({str(tmp_path / "trees")!r}):
+        os.chmod(folder, 0o755)
+        shutil.rmtree(folder)
+"""
+    others = {f"d{number}__py": dag(f"d{number}", seen) for number in range(6)}
+    agent.push(a__py=dag("a", seen) + cleaning, **others)
+    start(AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL="3600")
+    until(lambda: len(airflow.rows("select 1 from serialized_dag")) == 7)
+    assert cleaned.exists()
+    assert airflow.rows("select 1 from import_error") == []
+    assert airflow.rows("select 1 from dag where is_stale or has_import_errors") == []
 
 
 def test_files_of_other_bundles_are_refused_or_unsafe_by_name(
