@@ -171,6 +171,7 @@ class SealedDagFileProcessorManager(DagFileProcessorManager):  # type: ignore[mi
         digest = self._digests.get(dag_file.presence_key)
         job = Serialising(archive=str(dag_file.rel_path), digest=digest, folder=str(bundle.path))
         if digest is None:
+            self._looked_into.pop(dag_file.bundle_name, None)
             job.fail(FetchError("the set that it is of was not looked through"))
             return job
         earlier = self._parsed.get(dag_file.presence_key)
@@ -205,7 +206,8 @@ class SealedDagFileProcessorManager(DagFileProcessorManager):  # type: ignore[mi
             # Its code is read from there when it is stored: where the set is by now.
             folder = self._sealed[file.bundle_name].path
             proc.folder = str(folder)
-            if proc.problem is None and not (folder / file.rel_path).exists():
+            current = proc.digest == self._digests.get(file.presence_key)
+            if proc.problem is None and current and not (folder / file.rel_path).exists():
                 self._looked_into.pop(file.bundle_name, None)
                 proc.fail(FetchError("the set's folder is gone"))
             if isinstance(proc.problem, SettingsError):
@@ -215,7 +217,7 @@ class SealedDagFileProcessorManager(DagFileProcessorManager):  # type: ignore[mi
                 self._not_before = time.monotonic() + _PAUSE_SECONDS
                 self.request_bundle_refresh(file.bundle_name)
                 return
-            if proc.digest != self._digests.get(file.presence_key):
+            if not current:
                 self.log.info("%s was replaced while it was parsed", file.rel_path)
                 return
             self._parsed[file.presence_key] = proc
