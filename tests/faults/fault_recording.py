@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +49,13 @@ class Recording:
 
     def acknowledge(self, about: Any) -> None:
         fault_replay.acknowledge(self.log, about)
+
+    @contextmanager
+    def standstill(self) -> Iterator[None]:
+        """No recorded process is between a call and its record: it may be killed, and what it did is recorded."""
+        with self.log.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def records(self) -> list[Record]:
         return list(fault_replay.records(self.log))

@@ -2,6 +2,8 @@
  *
  * For files below DAGSEAL_RECORD_ROOTS (absolute, separated by ':') every change of bytes or names and every fsync is appended
  * to DAGSEAL_RECORD_LOG as one record, in the order in which it happened: a call and its record are one critical section.
+ * Whoever kills a recorded process holds the log's lock (flock) meanwhile: a system call that has begun ends also in a process
+ * that is killed, and its record would be missing.
  * Files are named by inode, so that a record means the same whatever became of the name. Not recorded: *-shm, the memory that
  * SQLite's connections share and rebuild.
  *
@@ -20,6 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -56,6 +59,21 @@ static int log_fd(void) {
         owner = getpid();
     }
     return fd;
+}
+
+/* From here to `end` nothing happens but one call and its record: no other thread's, and no kill. */
+static void begin(void) {
+    int kept = errno;
+    pthread_mutex_lock(&turn);
+    while (flock(log_fd(), LOCK_SH) && errno == EINTR) {}
+    errno = kept;
+}
+
+static void end(void) {
+    int kept = errno;
+    flock(log_fd(), LOCK_UN);
+    pthread_mutex_unlock(&turn);
+    errno = kept;
 }
 
 static void put(int kind, uint64_t inode, uint64_t folder, const char *name, uint64_t to_folder, const char *to_name,
@@ -137,14 +155,14 @@ static int opened(int (*really)(int, const char *, int, mode_t), int folder, con
     if (!(flags & (O_CREAT | O_TRUNC))) return really(folder, path, flags, mode);
     uint64_t in = place(folder, path, base);
     if (!in) return really(folder, path, flags, mode);
-    pthread_mutex_lock(&turn);
+    begin();
     uint64_t before = inode_at(folder, path);
     int fd = really(folder, path, flags, mode);
     if (fd >= 0) {
         if (!before) put(CREATE, inode_at(folder, path), in, base, 0, "", 0, "", 0);
         else if (flags & O_TRUNC) put(TRUNCATE, before, 0, "", 0, "", 0, "", 0);
     }
-    pthread_mutex_unlock(&turn);
+    end();
     return fd;
 }
 
@@ -172,11 +190,11 @@ ssize_t write(int fd, const void *data, size_t count) {
     REAL(ssize_t, write, int, const void *, size_t);
     uint64_t inode = watched(fd);
     if (!inode) return real(fd, data, count);
-    pthread_mutex_lock(&turn);
+    begin();
     uint64_t at = position(fd);
     ssize_t done = real(fd, data, count);
     if (done > 0) put(WRITE, inode, 0, "", 0, "", at, data, (size_t)done);
-    pthread_mutex_unlock(&turn);
+    end();
     return done;
 }
 
@@ -184,10 +202,10 @@ static ssize_t placed(int fd, const void *data, size_t count, off64_t at) {
     REAL(ssize_t, pwrite64, int, const void *, size_t, off64_t);
     uint64_t inode = watched(fd);
     if (!inode) return real(fd, data, count, at);
-    pthread_mutex_lock(&turn);
+    begin();
     ssize_t done = real(fd, data, count, at);
     if (done > 0) put(WRITE, inode, 0, "", 0, "", (uint64_t)at, data, (size_t)done);
-    pthread_mutex_unlock(&turn);
+    end();
     return done;
 }
 
@@ -198,7 +216,7 @@ ssize_t writev(int fd, const struct iovec *parts, int count) {
     REAL(ssize_t, writev, int, const struct iovec *, int);
     uint64_t inode = watched(fd);
     if (!inode) return real(fd, parts, count);
-    pthread_mutex_lock(&turn);
+    begin();
     uint64_t at = position(fd);
     ssize_t done = real(fd, parts, count), left = done;
     for (int i = 0; i < count && left > 0; i++) {
@@ -207,7 +225,7 @@ ssize_t writev(int fd, const struct iovec *parts, int count) {
         at += n;
         left -= (ssize_t)n;
     }
-    pthread_mutex_unlock(&turn);
+    end();
     return done;
 }
 
@@ -215,10 +233,10 @@ static int shortened(int fd, off64_t size) {
     REAL(int, ftruncate64, int, off64_t);
     uint64_t inode = watched(fd);
     if (!inode) return real(fd, size);
-    pthread_mutex_lock(&turn);
+    begin();
     int failed = real(fd, size);
     if (!failed) put(TRUNCATE, inode, 0, "", 0, "", (uint64_t)size, "", 0);
-    pthread_mutex_unlock(&turn);
+    end();
     return failed;
 }
 
@@ -230,11 +248,11 @@ int renameat(int from, const char *old, int to, const char *new) {
     char old_base[256], new_base[256];
     uint64_t in = place(from, old, old_base), into = place(to, new, new_base);
     if (!in && !into) return real(from, old, to, new);
-    pthread_mutex_lock(&turn);
+    begin();
     uint64_t inode = inode_at(from, old);
     int failed = real(from, old, to, new);
     if (!failed) put(RENAME, inode, in, old_base, into, new_base, 0, "", 0);
-    pthread_mutex_unlock(&turn);
+    end();
     return failed;
 }
 
@@ -245,10 +263,10 @@ int linkat(int from, const char *old, int to, const char *new, int flags) {
     char old_base[256], new_base[256];
     uint64_t in = place(from, old, old_base), into = place(to, new, new_base);
     if (!into) return real(from, old, to, new, flags);
-    pthread_mutex_lock(&turn);
+    begin();
     int failed = real(from, old, to, new, flags);
     if (!failed) put(LINK, inode_at(to, new), in, old_base, into, new_base, 0, "", 0);
-    pthread_mutex_unlock(&turn);
+    end();
     return failed;
 }
 
@@ -259,10 +277,10 @@ int unlinkat(int folder, const char *path, int flags) {
     char base[256];
     uint64_t in = place(folder, path, base);
     if (!in) return real(folder, path, flags);
-    pthread_mutex_lock(&turn);
+    begin();
     int failed = real(folder, path, flags);
     if (!failed) put(UNLINK, 0, in, base, 0, "", 0, "", 0);
-    pthread_mutex_unlock(&turn);
+    end();
     return failed;
 }
 
@@ -274,10 +292,10 @@ int mkdirat(int folder, const char *path, mode_t mode) {
     char base[256];
     uint64_t in = place(folder, path, base);
     if (!in) return real(folder, path, mode);
-    pthread_mutex_lock(&turn);
+    begin();
     int failed = real(folder, path, mode);
     if (!failed) put(MKDIR, inode_at(folder, path), in, base, 0, "", 0, "", 0);
-    pthread_mutex_unlock(&turn);
+    end();
     return failed;
 }
 
@@ -300,11 +318,11 @@ static void perhaps_die(void) {
 static int synced(int (*really)(int), int fd) {
     uint64_t inode = watched(fd);
     if (!inode) return really(fd);
-    pthread_mutex_lock(&turn);
+    begin();
     perhaps_die();
     int failed = really(fd);
     if (!failed) put(FSYNC, inode, 0, "", 0, "", 0, "", 0);
-    pthread_mutex_unlock(&turn);
+    end();
     return failed;
 }
 
@@ -316,11 +334,11 @@ static void said(const void *data, size_t count) {
     if (!getenv("DAGSEAL_RECORD_LOG") || some < 8) return;
     const char *kind = memmem(data, count, "\"kind\":\"", 8);
     int kept = errno;
-    pthread_mutex_lock(&turn);
+    begin();
     if (!memcmp(data, "POST /v1", 8)) put(SAY, 0, 0, "", 0, "", 0, data, some);
     else if (kind) put(SAY, 0, 0, memmem(data, count, "\"job\":\"run\"", 11) ? "run" : "", 0, "", 0, kind + 8,
                        strcspn(kind + 8, "\""));
-    pthread_mutex_unlock(&turn);
+    end();
     errno = kept;
 }
 

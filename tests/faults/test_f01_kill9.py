@@ -16,6 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ class Killer:
     died_with_it: int = 0
     failure: BaseException | None = None
     tell: Callable[[list[Any]], None] = lambda about: None
+    standstill: Callable[[], AbstractContextManager[None]] = nullcontext  # held while a process is killed
 
     def enough(self) -> bool:
         return self.failure is not None or self.done.total() >= self.kills
@@ -69,10 +71,13 @@ class Killer:
         while True:
             below = descendants(stack.processes[name].pid) if name == "launcher" else set()
             if part == "notary":
-                os.kill(notary_pid(self.live), signal.SIGKILL)
+                pid = notary_pid(self.live)
+                with self.standstill():
+                    os.kill(pid, signal.SIGKILL)
                 stack.processes.pop(name).wait()
             else:
-                stack.stop(name, number=signal.SIGKILL)
+                with self.standstill():
+                    stack.stop(name, number=signal.SIGKILL)
             self._gone(below)
             self.done[part] += 1
             self.tell(["kill", part])
@@ -85,7 +90,9 @@ class Killer:
                     os.sched_yield()
                 if process is not None:
                     self._worked(process.pid, self.rng.uniform(0, 1.2))
-                    process.kill()
+                    with self.standstill():
+                        process.kill()
+                        process.wait()
                 part = name  # it may be without a notary yet
             starting.join()
             if not again:
@@ -147,12 +154,13 @@ def survive(
     launches: int,
     apart: int,
     tell: Callable[[list[Any]], None] = lambda about: None,
+    standstill: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> None:
     """The workload, the kills, and then all checks. The stack is stopped when this returns."""
     seed = int(os.environ.get("DAGSEAL_FAULT_SEED", "20240607"))
     print(f"seed {seed}: {kills} kills during {uploads} uploads and {launches} launches")
     beat_faster(live)
-    killer = Killer(live, kills, apart, random.Random(seed), tell=tell)
+    killer = Killer(live, kills, apart, random.Random(seed), tell=tell, standstill=standstill)
     killer.launcher_pids.append(live.stack.processes["launcher"].pid)
     workload = Workload(live, uploads=uploads, launches=launches, marker=marker, enough=killer.enough, tell=tell)
     killing = threading.Thread(target=killer.run, args=(workload,))

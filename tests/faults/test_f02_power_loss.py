@@ -333,7 +333,9 @@ def power_fails_too(*, kills: int, uploads: int, launches: int, apart: int, poin
     with recorded(test_f01_kill9.API_TOML) as stack:
         marker = test_f01_kill9.marker_file(stack.live)
         wanted = {"kills": kills, "uploads": uploads, "launches": launches, "apart": apart}
-        test_f01_kill9.survive(stack.live, marker, **wanted, tell=stack.recording.acknowledge)
+        test_f01_kill9.survive(
+            stack.live, marker, **wanted, tell=stack.recording.acknowledge, standstill=stack.recording.standstill
+        )
         found, disk, promises = stack.recording.records(), stack.recording.disk(), Promises()
         told = [at for at, record in enumerate(found) if record.kind == ACKNOWLEDGED]
         killed = [at for at in told if found[at].about[0] == "kill"]
@@ -490,6 +492,42 @@ def test_f02_a_journal_that_is_continued_in_another_file_forgets_no_ticket(names
                 fault_inspection.journal_events(left)
                 assert [one for one in told if not fault_inspection.refuses_again(left, one)] == []
         assert (len(told), most) == (12, 4)
+
+
+_NAMES = """
+import itertools, os, sys
+
+fd = os.open(sys.argv[1], os.O_RDONLY)
+print("on", flush=True)
+for number in itertools.count():
+    name = f"{sys.argv[2]}-{number}"
+    file = os.open(name, os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=fd)
+    os.write(file, b"x")
+    os.close(file)
+    os.rename(name, f"{name}-whole", src_dir_fd=fd, dst_dir_fd=fd)
+"""
+
+
+def test_f02_the_recording_has_all_that_a_killed_process_did() -> None:
+    """The harness has no holes: a call that had begun when its process was killed did happen, and is in the recording."""
+    with tempfile.TemporaryDirectory(prefix="dagseal-holes-") as folder:
+        root = Path(folder) / "root"
+        root.mkdir()
+        record = recording(Path(folder), root=root)
+        for process in range(12):
+            environment = {**os.environ, **record.environment()}
+            command = [sys.executable, "-c", _NAMES, str(root), str(process)]
+            with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as busy:
+                assert busy.stdout and busy.stdout.readline() == b"on\n"
+                while not (root / f"{process}-{process}-whole").exists():
+                    os.sched_yield()
+                with record.standstill():
+                    busy.kill()
+                    busy.wait()
+        disk = record.disk()
+        for entry in record.records():
+            disk.apply(entry)
+        assert disk.files("root", names_first=True).keys() == set(os.listdir(root))
 
 
 _AGAIN = """
