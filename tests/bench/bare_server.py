@@ -1,5 +1,6 @@
 """What an upload costs at least: an aiohttp handler that hashes the body, writes it, syncs it and gives it its name, and no
-more. For `python -m tests.bench.submitting`."""
+more; and the same with a second SHA-512 in a thread, since a manifest has a digest of each member. For
+`python -m tests.bench.submitting`."""
 
 from __future__ import annotations
 
@@ -27,6 +28,21 @@ async def put(request: web.Request) -> web.Response:
     return web.Response(status=201)
 
 
+async def put_and_hash_members(request: web.Request) -> web.Response:
+    folder: int = request.app[FOLDER]
+    fd, temporary = durable.open_temporary(folder)
+    hashed, held = hashlib.sha512(), bytearray()
+    async for chunk in request.content.iter_any():
+        hashed.update(chunk)
+        held += chunk
+        durable.write_all(fd, [chunk])
+    members = asyncio.create_task(asyncio.to_thread(hashlib.sha512, held))
+    await asyncio.to_thread(durable.publish_temporary, folder, temporary, fd, folder, hashed.hexdigest())
+    await members
+    os.close(fd)
+    return web.Response(status=201)
+
+
 FOLDER = web.AppKey("folder", int)
 
 
@@ -34,6 +50,7 @@ async def main(folder: str) -> None:
     app = web.Application()
     app[FOLDER] = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     app.router.add_put("/{name}", put)
+    app.router.add_put("/members/{name}", put_and_hash_members)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

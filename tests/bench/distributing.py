@@ -4,6 +4,7 @@ in turn; the check at a launch; SHA-512 beside `openssl speed` and `sha512sum`; 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import platform
 import re
@@ -14,16 +15,18 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
+from functools import partial
 from pathlib import Path
 
 from integrity.digests import Digest
-from tests.bench import fleet, git_peers, inputs, workers
+from tests.bench import fleet, git_peers, inputs, taped, workers
 from tests.bench.figures import Row, median, table
 from tests.bench.keepalive import Http
 from tests.bench.submitting import server
 from tests.bench.workers import Worker, worker
 from worker_cache import store as cache_store
 from worker_cache.hashing import hash_files
+from worker_cache.transport import Transport
 
 DAGS, ROUNDS = 1000, 10
 LARGE_BYTES, SMALL_FILES, SMALL_BYTES = 256 * 1024 * 1024, 10_000, 4096
@@ -74,9 +77,19 @@ async def _changes(folder: Path, port: int, token: str, origin: git_peers.Origin
             took.setdefault(what, []).append(time.perf_counter() - begin)
 
     async with AsyncExitStack() as stack:
-        ours = await stack.enter_async_context(worker(folder / "cache", api, worker_token, pinned))
-        await ours.follower.sync()
-        await ours.fetch()
+        tape: taped.Tape = {}
+        recording, playing = partial(taped.Recording, tape=tape), partial(taped.Playing, tape=tape)
+
+        async def begun(name: str, transport: Callable[[str, str | None], Transport]) -> Worker:
+            made = await stack.enter_async_context(
+                worker(folder / name, api, worker_token, pinned, transport=transport)
+            )
+            await made.follower.sync()
+            await made.fetch()
+            return made
+
+        ours = await begun("cache", recording)
+        again = await begun("again", playing)  # the same answers, of nobody
         for number in range(ROUNDS + 1):
             name = names[number * 7]
             changed = {f"{name}.py": inputs.small_py(name)}
@@ -86,22 +99,37 @@ async def _changes(folder: Path, port: int, token: str, origin: git_peers.Origin
             timed("git-sync", git_sync.sync, number)
             timed("bundle", bundle.sync, number)
             timed("rsync", lambda: git_peers.rsync(origin.tree, copy), number)
-            await _ours(ours, took, f"{name}.py", changed[f"{name}.py"], number)
+            await _ours(ours, took, "ours", f"{name}.py", changed[f"{name}.py"], number)
+            await _ours(again, took, "alone", f"{name}.py", changed[f"{name}.py"], number)
             timed("git fetch, no change", fetch.poll, number)
             timed("clone", lambda number=number: git_peers.clone(url, folder / f"clone{number}"), number)
-            begin = time.perf_counter()
-            async with worker(folder / f"cold{number}", api, worker_token, pinned) as cold:
-                await cold.follower.sync()
-                await cold.fetch()
-                if number:
-                    took.setdefault("ours, cold", []).append(time.perf_counter() - begin)
-                assert len(cold.cache.holdings().digests) == DAGS
+            for what, transport in (("ours, cold", recording), ("alone, cold", playing)):
+                begin = time.perf_counter()
+                async with worker(folder / f"{what} {number}", api, worker_token, pinned, transport=transport) as cold:
+                    await cold.follower.sync()
+                    await cold.fetch()
+                    if number:
+                        took.setdefault(what, []).append(time.perf_counter() - begin)
+                    assert len(cold.cache.holdings().digests) == DAGS
+            timed("bare", lambda number=number: _bare(folder / f"bare {number}", files), number)
         digest = Digest.of(changed[f"{name}.py"])
         took["check"] = [ours.check(digest) for _ in range(1001)][1:]
     _print(took)
 
 
-async def _ours(ours: Worker, took: dict[str, list[float]], archive: str, data: bytes, number: int) -> None:
+def _bare(folder: Path, files: dict[str, bytes]) -> None:
+    """What a thousand files cost that are hashed, written and given their names in Python, without anything else."""
+    folder.mkdir()
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    for data in files.values():
+        file = os.open(".new", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=fd)
+        os.write(file, data)
+        os.rename(".new", hashlib.sha512(data).hexdigest(), src_dir_fd=fd, dst_dir_fd=fd)
+        os.close(file)
+    os.close(fd)
+
+
+async def _ours(ours: Worker, took: dict[str, list[float]], what: str, archive: str, data: bytes, number: int) -> None:
     begin = time.perf_counter()
     await ours.follower.sync()
     digest = await ours.fetch_release(archive)
@@ -109,8 +137,8 @@ async def _ours(ours: Worker, took: dict[str, list[float]], archive: str, data: 
     assert digest == Digest.of(data)
     await ours.follower.sync()
     if number:
-        took.setdefault("ours", []).append(done - begin)
-        took.setdefault("ours, no change", []).append(time.perf_counter() - done)
+        took.setdefault(what, []).append(done - begin)
+        took.setdefault(f"{what}, no change", []).append(time.perf_counter() - done)
 
 
 def _print(took: dict[str, list[float]]) -> None:
@@ -121,6 +149,7 @@ def _print(took: dict[str, list[float]]) -> None:
         Row(what="GitDagBundle's commands", seconds=took["bundle"], of=change),
         Row(what="rsync -ac, local", seconds=took["rsync"], of=change),
         Row(what="dagseal: checkpoint, leaves, blob, verified", seconds=took["ours"], of=change),
+        Row(what="  the agent's own part, answered at once", seconds=took["alone"], of=change),
     ]
     print("\n" + table(f"one changed DAG of {DAGS}", rows))
     print(f"git fetch takes {median(change) / median(took['ours']):.1f} times as long")
@@ -134,6 +163,8 @@ def _print(took: dict[str, list[float]]) -> None:
     rows = [
         Row(what="git clone --depth 1", seconds=cold),
         Row(what="dagseal: the whole log, every blob", seconds=took["ours, cold"], of=cold),
+        Row(what="  the agent's own part, answered at once", seconds=took["alone, cold"], of=cold),
+        Row(what="  the files alone: hash, write, rename, in Python", seconds=took["bare"], of=cold),
     ]
     print("\n" + table(f"cold start of {DAGS} DAGs", rows))
     print(f"git clone takes {median(cold) / median(took['ours, cold']):.1f} times as long")

@@ -92,11 +92,18 @@ def main() -> int:
             Peer(what="dagseal, 1 client", once=_loads(whole, archives + ".py", KIB, 30, 1)),
         ]
         large = [
-            Peer(what="aiohttp: hash, write, sync, rename, 4 clients", once=_loads(bare, "/{}.zip", MIB, 150, 4)),
+            Peer(
+                what="a bare handler: hash, write, sync, rename, 4 clients", once=_loads(bare, "/{}.zip", MIB, 150, 4)
+            ),
+            Peer(
+                what="  and a SHA-512 of the members",
+                once=_loads(bare, "/members/{}.zip", MIB, 150, 4),
+                of="a bare handler",
+            ),
             Peer(
                 what="dagseal but `describe`, 4 clients",
                 once=_loads(ours, archives + ".zip", MIB, 150, 4),
-                of="aiohttp",
+                of="a bare handler",
             ),
         ]
         _table("1 KiB .py, new archives", small)

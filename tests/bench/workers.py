@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -84,14 +84,20 @@ class Worker:
 
 @asynccontextmanager
 async def worker(
-    folder: Path, url: str, token: str, pinned: VerifyKey, *, known: Followed | None = None
+    folder: Path,
+    url: str,
+    token: str,
+    pinned: VerifyKey,
+    *,
+    known: Followed | None = None,
+    transport: Callable[[str, str | None], Transport] = Transport,
 ) -> AsyncIterator[Worker]:
     """With `known` it begins with what another one of the same log knows."""
     store = Store.open(str(folder))
     kept = LogStore(store.log_folder())
     try:
-        async with Transport(url, token) as transport:
-            made = Worker(Client(transport), store, kept, known or kept.load(pinned), pinned)
+        async with transport(url, token) as asked:
+            made = Worker(Client(asked), store, kept, known or kept.load(pinned), pinned)
             try:
                 yield made
             finally:
