@@ -3,7 +3,8 @@
 The strictest reading of POSIX. Bytes of a file, and its length, are durable when fsync or fdatasync of that file returned, as
 they were at that moment; a name (created, linked, renamed, removed, a folder made) is durable when fsync of its folder
 returned. So a rename between two folders of which only the second was synced leaves the file under both names. The folders
-that are recorded (`roots`) exist themselves.
+that are recorded (`roots`) exist themselves, and were empty: what is done to a file whose making was not recorded is a
+`KeyError`, as such a recording has a hole.
 
 `Disk.durable` materialises that. `names_first` is the other kind of disk: every name reached it at once, and only the bytes
 had to wait; it shows a file that was named before it was whole.
@@ -100,16 +101,15 @@ class Disk:
             self._rename(record)
 
     def _sync(self, inode: int) -> None:
-        found = self._known.get(inode)
-        if found is None or ("folders" if isinstance(found, _Folder) else "files") in self._deaf:
+        found = self._known[inode]
+        if ("folders" if isinstance(found, _Folder) else "files") in self._deaf:
             return
         found.sync()
         self.version[self._owner[inode]] += 1
 
     def _change(self, record: Record) -> None:
-        found = self._known.get(record.inode)
-        if not isinstance(found, _File):
-            return  # made before the recording began
+        found = self._known[record.inode]
+        assert isinstance(found, _File)
         if record.kind == TRUNCATE:
             del found.data[record.offset :]
             found.data.extend(bytes(record.offset - len(found.data)))
