@@ -6,7 +6,7 @@ called this.
 
 from __future__ import annotations
 
-from submit_api import administering, audit, identity, keyfiles
+from submit_api import audit, identity, issuing, keyfiles
 from submit_api.running import opened
 from submit_api.settings import Settings
 
@@ -17,5 +17,5 @@ async def bootstrap(settings: Settings) -> str:
     """Make what is missing; the text of a new token of the administrator `admin`."""
     keyfiles.create(settings)
     async with opened(settings) as service, service.database.write() as tx:
-        made = await administering.issue(tx, service, audit.SERVICE, principal=ADMIN, kind=identity.USER, admin=True)
+        made = await issuing.issue(tx, service, audit.SERVICE, principal=ADMIN, kind=identity.USER, admin=True)
         return made.text

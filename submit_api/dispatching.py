@@ -1,4 +1,4 @@
-"""The worker's side of launches, first half: offer one launch with a signed ticket, and watch over those that are out.
+"""The worker's side of launches, first part: offer one launch with a signed ticket, and watch over those that are out.
 
 Before a ticket is signed: 1 the stored bytes still have their digest; 2 the launch is still queued; 3 its release is
 neither revoked nor waits for approval; 4 the manifest's signature holds; 5 the owner's rule and grants still permit it. What

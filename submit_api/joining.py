@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from integrity.errors import ConflictError, MalformedError
 from integrity.fields import from_base64
-from submit_api import administering, identity, signed
+from submit_api import administering, enrolling, identity, signed
 from submit_api.effects import MICROSECONDS
 from submit_api.identity import Caller, NewToken
 from submit_api.models.workers import InvitationRequest, JoinRequest
@@ -67,7 +67,7 @@ async def join(service: Service, claimed: Claimed, name: str, wanted: JoinReques
     async with service.database.read() as tx:
         await _invited(service, tx, name, token_id, secret)
     request_key = _request_key(wanted.request_key)
-    verify_key, sealing_key = administering.launcher_keys(wanted)
+    verify_key, sealing_key = enrolling.launcher_keys(wanted)
     if claimed.key_id != request_key.key_id:
         raise RequestSignatureError("who joins signs with the key that it joins with")
     signed.accept(service, claimed, request_key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from integrity import names
-from submit_api import administering, choosing, connections, importing, modes, permissions, views
+from submit_api import administering, choosing, connections, importing, issuing, modes, permissions, storing, views
 from submit_api.facts import Facts
 from submit_api.http.routes import Call, answer
 from submit_api.models.ownership import RuleList, RuleRequest, RuleView
@@ -44,7 +44,7 @@ async def put_variable(call: Call) -> web.Response:
 
 async def _put(call: Call, kind: str, value: str) -> web.Response:
     name = call.part("secret")
-    (stored,) = await administering.put_secrets(call.service, call.caller, kind, {name: value}, action=f"{kind}.write")
+    (stored,) = await storing.put_secrets(call.service, call.caller, kind, {name: value}, action=f"{kind}.write")
     return answer(views.copied(SecretView, stored), status=201 if stored.version == 1 else 200)
 
 
@@ -53,23 +53,21 @@ async def import_connections(call: Call) -> web.Response:
     text = body.decode("utf-8-sig", "replace")
     form = importing.format_of(call.request.content_type, call.request.query.get("format"), text)
     found = importing.read(body, form)
-    await administering.put_secrets(call.service, call.caller, "connection", found, action="connection.import")
+    await storing.put_secrets(call.service, call.caller, "connection", found, action="connection.import")
     return answer(ImportedView(imported=sorted(found)))
 
 
 async def get_connection(call: Call) -> web.Response:
     return answer(
         views.copied(
-            SecretView, await administering.find_secret(call.service, call.caller, "connection", call.part("secret"))
+            SecretView, await storing.find_secret(call.service, call.caller, "connection", call.part("secret"))
         )
     )
 
 
 async def get_variable(call: Call) -> web.Response:
     return answer(
-        views.copied(
-            SecretView, await administering.find_secret(call.service, call.caller, "variable", call.part("secret"))
-        )
+        views.copied(SecretView, await storing.find_secret(call.service, call.caller, "variable", call.part("secret")))
     )
 
 
@@ -88,17 +86,17 @@ async def _names(call: Call, kind: str) -> list[SecretView]:
 
 
 async def remove_connection(call: Call) -> web.Response:
-    await administering.remove_secret(call.service, call.caller, "connection", call.part("secret"))
+    await storing.remove_secret(call.service, call.caller, "connection", call.part("secret"))
     return web.Response(status=204)
 
 
 async def remove_variable(call: Call) -> web.Response:
-    await administering.remove_secret(call.service, call.caller, "variable", call.part("secret"))
+    await storing.remove_secret(call.service, call.caller, "variable", call.part("secret"))
     return web.Response(status=204)
 
 
 async def add_grant(call: Call) -> web.Response:
-    grant = await administering.add_grant(call.service, call.caller, await call.body(GrantRequest))
+    grant = await storing.add_grant(call.service, call.caller, await call.body(GrantRequest))
     return answer(views.copied(GrantView, grant), status=201)
 
 
@@ -109,11 +107,11 @@ async def list_grants(call: Call) -> web.Response:
 
 
 async def get_grant(call: Call) -> web.Response:
-    return answer(views.copied(GrantView, await administering.find_grant(call.service, call.part("id"))))
+    return answer(views.copied(GrantView, await storing.find_grant(call.service, call.part("id"))))
 
 
 async def remove_grant(call: Call) -> web.Response:
-    await administering.remove_grant(call.service, call.caller, call.part("id"))
+    await storing.remove_grant(call.service, call.caller, call.part("id"))
     return web.Response(status=204)
 
 
@@ -180,12 +178,12 @@ async def list_groups(call: Call) -> web.Response:
 
 
 async def create_token(call: Call) -> web.Response:
-    made = await administering.create_token(call.service, call.caller, await call.body(TokenRequest))
+    made = await issuing.create_token(call.service, call.caller, await call.body(TokenRequest))
     return answer(NewTokenView(token_id=made.token_id, token=made.text), status=201)
 
 
 async def get_token(call: Call) -> web.Response:
-    return answer(views.copied(TokenView, await administering.find_token(call.service, call.part("id"))))
+    return answer(views.copied(TokenView, await issuing.find_token(call.service, call.part("id"))))
 
 
 async def list_tokens(call: Call) -> web.Response:
@@ -195,5 +193,5 @@ async def list_tokens(call: Call) -> web.Response:
 
 
 async def revoke_token(call: Call) -> web.Response:
-    await administering.revoke_token(call.service, call.caller, call.part("id"))
+    await issuing.revoke_token(call.service, call.caller, call.part("id"))
     return web.Response(status=204)

@@ -7,7 +7,7 @@ import asyncio
 from aiohttp import web
 
 from integrity import names
-from submit_api import bodies, claiming, dispatching, launches, reservations, reserving, scopes, views
+from submit_api import bodies, claiming, dispatching, finishing, launches, reservations, reserving, scopes, views
 from submit_api.http.routes import BYTES, DSSE, Call, answer
 from submit_api.models.launches import (
     Heartbeat,
@@ -106,20 +106,22 @@ async def claim(call: Call) -> web.Response:
 async def append_log(call: Call) -> web.Response:
     offset = call.number("offset", 0)
     data = await call.raw(call.service.settings.limits.max_log_chunk_bytes)
-    return answer(OffsetView(next_offset=await claiming.append_log(call.service, call.caller, _id(call), offset, data)))
+    return answer(
+        OffsetView(next_offset=await finishing.append_log(call.service, call.caller, _id(call), offset, data))
+    )
 
 
 async def state(call: Call) -> web.Response:
     """A result's envelope, a heartbeat, or the agent's word that its launcher refused."""
     if call.request.content_type == DSSE:
         envelope = await call.raw(MAX_RESULT_BYTES * 4 // 3 + _ENVELOPE_OVERHEAD_BYTES)
-        return _state(await claiming.finish(call.service, call.caller, _id(call), envelope))
+        return _state(await finishing.finish(call.service, call.caller, _id(call), envelope))
     body = await call.raw(call.service.settings.limits.max_json_bytes)
     if b'"refused"' in body:
         refused = bodies.parse_model(body, RefusedByWorker)
-        return _state(await claiming.refuse(call.service, call.caller, _id(call), refused.error, refused.detail))
+        return _state(await finishing.refuse(call.service, call.caller, _id(call), refused.error, refused.detail))
     bodies.parse_model(body, Heartbeat)
-    return _state(await claiming.heartbeat(call.service, call.caller, _id(call)))
+    return _state(await finishing.heartbeat(call.service, call.caller, _id(call)))
 
 
 def _state(launch: Launch) -> web.Response:

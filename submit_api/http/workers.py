@@ -7,7 +7,7 @@ from aiohttp import web
 from integrity import names
 from integrity.digests import Digest
 from integrity.fields import from_base64
-from submit_api import administering, joining, reports, signed, views
+from submit_api import enrolling, joining, reports, signed, views
 from submit_api.drift import Report
 from submit_api.http.routes import Call, answer
 from submit_api.models.workers import (
@@ -28,12 +28,12 @@ from vocabulary import merkle
 
 async def enroll(call: Call) -> web.Response:
     ask = await call.body(WorkerRequest)
-    made = await administering.enroll_worker(call.service, call.caller, ask)
+    made = await enrolling.enroll_worker(call.service, call.caller, ask)
     return answer(NewWorkerView(name=ask.name, token_id=made.token_id, token=made.text), status=201)
 
 
 async def one(call: Call) -> web.Response:
-    return answer(_view(call, await administering.find_worker(call.service, call.part("name"))))
+    return answer(_view(call, await enrolling.find_worker(call.service, call.part("name"))))
 
 
 async def listed(call: Call) -> web.Response:
@@ -43,7 +43,7 @@ async def listed(call: Call) -> web.Response:
 
 
 async def revoke(call: Call) -> web.Response:
-    await administering.revoke_worker(call.service, call.caller, call.part("name"))
+    await enrolling.revoke_worker(call.service, call.caller, call.part("name"))
     return web.Response(status=204)
 
 

@@ -11,7 +11,7 @@ import hashlib
 from dataclasses import dataclass
 
 from integrity.errors import ReplayError
-from submit_api import administering, audit
+from submit_api import audit, issuing
 from submit_api.identity import USER, Caller, NewToken
 from submit_api.oidc import verifying
 from submit_api.oidc.verifying import VerifiedToken
@@ -62,7 +62,7 @@ async def exchange(service: Service, text: str, address: str) -> Exchanged:
             about=f"publisher:{publisher.id}",
             detail=_first(publisher),
         )
-        made = await administering.issue(
+        made = await issuing.issue(
             tx,
             service,
             caller,

@@ -1,7 +1,7 @@
 """T13 lying-agent: a worker with a valid token claims twice, forges claims, results and logs, and reaches for others' launches.
 
 Seen to fail when weakened: `_require_current` without its first rule; `verify_claim` or `verify_result` that parses
-and does not verify; `claiming._own` that does not compare the worker; `dispatching.take` that does not compare the
+and does not verify; `finishing.own` that does not compare the worker; `dispatching.take` that does not compare the
 queues; `permissions.require_action` that lets workers pass; `TaskLog._keep` that hashes the text alone.
 """
 

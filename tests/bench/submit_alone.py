@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator
 
 from submit_api import accepting, audit, authenticating, identity, keyfiles, submissions
-from submit_api.administering import issue
+from submit_api.issuing import issue
 from submit_api.running import opened
 from submit_api.service import Service
 from submit_api.settings import load

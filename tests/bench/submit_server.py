@@ -10,8 +10,8 @@ import sys
 
 from integrity.digests import Digest
 from submit_api import audit, identity, keyfiles, logging_setup
-from submit_api.administering import issue
 from submit_api.describing import Description
+from submit_api.issuing import issue
 from submit_api.running import opened, serving
 from submit_api.settings import load
 from vocabulary.manifest import DagEntry, TaskEntry

@@ -16,9 +16,9 @@ from integrity import messages
 from integrity.digests import Digest
 from integrity.fields import from_base64, to_base64
 from submit_api import audit, identity, keyfiles, transparency
-from submit_api.administering import issue
 from submit_api.findings import Finding
 from submit_api.fsck import fsck
+from submit_api.issuing import issue
 from submit_api.registry import migrate, rows
 from submit_api.registry.database import Database
 from submit_api.running import opened, serving

@@ -18,8 +18,8 @@ from api_rig import SOURCE, T0, Api
 from sqlalchemy import insert
 
 from submit_api import audit, launches, modes, releasing
-from submit_api.administering import issue
 from submit_api.identity import USER
+from submit_api.issuing import issue
 from submit_api.registry import archives, ledger
 from submit_api.registry.records import Activation, Archive, Launch, Release, columns
 from submit_api.registry.tables import ActivationRow, ArchiveRow, DagRow, LaunchRow, ReleaseRow, TaskRow
