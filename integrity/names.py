@@ -52,5 +52,6 @@ def check(kind: str, name: object) -> str:
 
 
 def pattern(kind: str) -> str:
-    """The rule of `kind` as a JSON Schema's pattern, for the description of an interface; `check` decides."""
-    return rf"^(?!\.\.?$)(?:{_RULES[kind][0].pattern})$"
+    """The rule of `kind` as a JSON Schema's pattern, for the description of an interface; `check` decides. Of lone
+    surrogates it says nothing: they are in no JSON and in no URL, and not every reader of patterns takes them."""
+    return rf"^(?!\.\.?$)(?:{_RULES[kind][0].pattern})$".replace(r"\ud800-\udfff", "")

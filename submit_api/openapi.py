@@ -15,7 +15,7 @@ from pydantic.json_schema import models_json_schema
 
 from integrity import names
 from submit_api.audit import ACCEPTED, REFUSED
-from submit_api.http.routes import MAX_RELEASE_NUMBER, Answer, Content, Route
+from submit_api.http.routes import ANYTHING, MAX_RELEASE_NUMBER, Answer, Content, Route
 from submit_api.importing import FORMATS
 from submit_api.launches import TRANSITIONS
 from submit_api.models.system import Problem
@@ -155,7 +155,7 @@ def _parameters(route: Route) -> list[Document]:
         schema: Document = {"type": "string", "minLength": 1}
         if name in _INTEGERS:
             schema = {"type": "integer", "minimum": 1, "maximum": _INTEGERS[name]}
-        elif pattern and pattern != ".+":
+        elif pattern and pattern != ANYTHING:
             schema["pattern"] = f"^{pattern}$"
         elif kind := _kind_of(name, route.path):
             schema["pattern"] = names.pattern(kind)

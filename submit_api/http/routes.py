@@ -14,6 +14,7 @@ from submit_api.identity import Caller
 from submit_api.service import Service
 
 JSON, BYTES, DSSE = "application/json", "application/octet-stream", "application/vnd.dsse+json"
+ANYTHING = "(?s:.+)"  # the rest of a path: a line break in it is no good name, and not another address
 MAX_RELEASE_NUMBER = 999_999_999  # nine digits, as the paths have them
 M = TypeVar("M", bound=BaseModel)
 

@@ -17,7 +17,7 @@ from submit_api.http import (
     system,
     workers,
 )
-from submit_api.http.routes import BYTES, DSSE, JSON, Route
+from submit_api.http.routes import ANYTHING, BYTES, DSSE, JSON, Route
 from submit_api.models.archives import (
     ApproveRequest,
     ArchiveDetail,
@@ -97,7 +97,7 @@ from vocabulary import blobframes, lognews
 from vocabulary.logrecords import MEDIA_TYPE
 
 _RELEASE = "/v1/archives/{name}/releases/{number:[1-9][0-9]{0,8}}"
-_NAMED = "{secret:.+}"
+_NAMED = f"{{secret:{ANYTHING}}}"
 _OWNERSHIP = "/v1/ownership/{kind:(?:archive|connection|variable|queue)}/" + _NAMED
 _PLAIN, _HTML, _CSS = "text/plain", "text/html", "text/css"
 

@@ -68,6 +68,9 @@ async def test_a_connection_id_may_hold_slashes_and_a_variable_any_text(api: Api
     listed = (await api.call("GET", "/v1/variables", token=api.admin)).json["variables"]
     assert [row["name"] for row in listed] == ["déjà vu"]
     assert (await api.call("PUT", "/v1/variables/x", token=api.admin, json={"value": {"a": 1}})).status == 422
+    for unwanted in ("%0A", "x%0Ay", "x%C2%85"):
+        answer = await api.call("PUT", f"/v1/variables/{unwanted}", token=api.admin, json={"value": "é"})
+        assert (answer.status, answer.slug) == (400, "malformed")
 
 
 EXPORTED_JSON = json.dumps(

@@ -8,15 +8,17 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import get_args
 
+import jsonschema_rs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from integrity import errors
+from integrity import errors, names
 from integrity.digests import Digest
 from integrity.errors import ConflictError, DagsealError, NotOwnerError, OutOfScopeError, SettingsError, SignatureError
 from submit_api import (
@@ -344,6 +346,23 @@ def test_the_description_is_valid_openapi_and_names_every_route() -> None:
     assert len(ids) == len(set(ids))
     page = docs_page.render(document)
     assert all(path in page for path, _ in operations) and "<script" not in page
+
+
+def test_what_the_description_says_of_names_can_be_read_by_others() -> None:
+    """Also by validators whose patterns are of code points, which a lone surrogate is none of."""
+
+    def patterns(value: object) -> Iterator[str]:
+        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        if isinstance(value, dict) and isinstance(value.get("pattern"), str):
+            yield value["pattern"]
+        for one in inside:
+            yield from patterns(one)
+
+    found = set(patterns(openapi.document(ROUTES)))
+    assert names.pattern("variable") in found and len(found) > 20
+    for pattern in found:
+        large = jsonschema_rs.FancyRegexOptions(size_limit=2**26)  # 250 letters of any script
+        jsonschema_rs.validator_for({"type": "string", "pattern": pattern}, pattern_options=large)
 
 
 def test_settings_come_from_the_environment_then_the_file(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
