@@ -240,7 +240,8 @@ async def put(tx: Transaction, found: Iterable[Archive], *, known: Collection[st
     if new:
         await tx.session.execute(_ADD_ARCHIVES, new)
     if changed:
-        await tx.session.execute(_CHANGE, [{**row, "known": row["name"]} for row in changed])
+        # Its name is not written again: SQLite would look through every release for one that refers to the old one.
+        await tx.session.execute(_CHANGE, [{"known": row.pop("name"), **row} for row in changed])
 
 
 async def add_dags(tx: Transaction, dags: Mapping[str, str]) -> None:
