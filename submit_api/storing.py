@@ -12,6 +12,7 @@ from submit_api.administering import note
 from submit_api.identity import Caller
 from submit_api.models.secrets import GrantRequest
 from submit_api.registry import secrets
+from submit_api.registry.database import Transaction
 from submit_api.registry.records import Grant, Secret
 from submit_api.service import Service
 
@@ -44,21 +45,23 @@ async def put_secrets(
 
 async def find_secret(service: Service, caller: Caller, kind: str, name: str) -> Secret:
     async with service.database.read() as tx:
-        found = await secrets.find(tx, kind, name)
-    if found is None:
-        raise NotFoundError(f"there is no {kind} {name!r}")
-    permissions.require(caller, modes.READ, found, f"{kind} {name}")
-    return found
+        return await _held(tx, caller, kind, name, modes.READ)
 
 
 async def remove_secret(service: Service, caller: Caller, kind: str, name: str) -> None:
     async with service.database.write() as tx:
-        found = await secrets.find(tx, kind, name)
-        if found is None:
-            raise NotFoundError(f"there is no {kind} {name!r}")
-        permissions.require(caller, modes.WRITE, found, f"{kind} {name}")
+        await _held(tx, caller, kind, name, modes.WRITE)
         await secrets.remove(tx, kind, name)
         await note(tx, service, caller, f"{kind}.remove", f"{kind}:{name}", "its grants are gone with it")
+
+
+async def _held(tx: Transaction, caller: Caller, kind: str, name: str, mode: int) -> Secret:
+    """One that is there, and that the caller may use so. Raises `NotFoundError`, and what `permissions.require` raises."""
+    found = await secrets.find(tx, kind, name)
+    if found is None:
+        raise NotFoundError(f"there is no {kind} {name!r}")
+    permissions.require(caller, mode, found, f"{kind} {name}")
+    return found
 
 
 async def add_grant(service: Service, caller: Caller, wanted: GrantRequest) -> Grant:

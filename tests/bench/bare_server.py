@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -17,30 +18,35 @@ from vocabulary import durable
 
 
 async def put(request: web.Request) -> web.Response:
-    folder: int = request.app[FOLDER]
-    fd, temporary = durable.open_temporary(folder)
-    hashed = hashlib.sha512()
-    async for chunk in request.content.iter_any():
-        hashed.update(chunk)
-        durable.write_all(fd, [chunk])
-    await asyncio.to_thread(durable.publish_temporary, folder, temporary, fd, folder, hashed.hexdigest())
-    os.close(fd)
+    await _name(request, *await _receive(request))
     return web.Response(status=201)
 
 
 async def put_and_hash_members(request: web.Request) -> web.Response:
-    folder: int = request.app[FOLDER]
-    fd, temporary = durable.open_temporary(folder)
-    hashed, held = hashlib.sha512(), bytearray()
+    held = bytearray()
+    received = await _receive(request, held.extend)
+    members = asyncio.create_task(asyncio.to_thread(hashlib.sha512, held))
+    await _name(request, *received)
+    await members
+    return web.Response(status=201)
+
+
+async def _receive(request: web.Request, *told: Callable[[bytes], object]) -> tuple[int, str, str]:
+    """The body's descriptor, temporary name and SHA-512; `told` are given each piece, too."""
+    fd, temporary = durable.open_temporary(request.app[FOLDER])
+    hashed = hashlib.sha512()
     async for chunk in request.content.iter_any():
         hashed.update(chunk)
-        held += chunk
         durable.write_all(fd, [chunk])
-    members = asyncio.create_task(asyncio.to_thread(hashlib.sha512, held))
-    await asyncio.to_thread(durable.publish_temporary, folder, temporary, fd, folder, hashed.hexdigest())
-    await members
+        for tell in told:
+            tell(chunk)
+    return fd, temporary, hashed.hexdigest()
+
+
+async def _name(request: web.Request, fd: int, temporary: str, name: str) -> None:
+    folder = request.app[FOLDER]
+    await asyncio.to_thread(durable.publish_temporary, folder, temporary, fd, folder, name)
     os.close(fd)
-    return web.Response(status=201)
 
 
 FOLDER = web.AppKey("folder", int)
